@@ -1,0 +1,153 @@
+"""What a successful task's outlets and events do: asset events, and Dags queued for a run.
+
+It happens in the transaction of the state itself, so that a recorded success and its events are one. All inserts into
+shared tables are sorted: Airflow's own server iterates sets there, and two successes that queue the same Dags deadlock.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import structlog
+
+from app.compat import Revision
+from app.db import assets, audit
+from app.db.assets import AssetKey
+from app.db.session import WriteSession
+from app.db.tables import AnyRow
+from app.schemas.assets import AssetProfile
+from app.transitions import Refuse, RegisterAssets
+
+log = structlog.get_logger(__name__)
+
+PARTITIONED_UNSUPPORTED = Refuse(
+    422,
+    {
+        "reason": "partitioned_consumers_unsupported",
+        "message": "This success emits an asset event with a partition key for a Dag with a partitioned schedule, which"
+        " this server does not map yet; nothing was recorded",
+    },
+)
+
+
+@dataclass(slots=True)
+class _Emission:
+    """One event to record for one asset."""
+
+    asset_pk: int
+    name: str
+    uri: str
+    extra: Mapping[str, Any]
+    partition_key: str | None
+    alias_names: frozenset[str] = field(default_factory=frozenset)
+
+
+async def register(
+    session: WriteSession, *, row: AnyRow, effect: RegisterAssets, now: datetime, revision: Revision
+) -> Refuse | None:
+    """Record the events of a success and queue the Dags that wait for them.
+
+    :param row: the locked task instance with its run.
+    :returns: the refusal of what cannot be recorded faithfully; the caller must then roll back.
+    """
+    emissions = await _direct(session, row, effect, revision)
+    emissions += await _through_aliases(session, row, effect, now)
+    queued: list[tuple[int, str]] = []
+    for emission in emissions:
+        alias_pks = (
+            await assets.attach_aliases(session, asset_pk=emission.asset_pk, names=emission.alias_names)
+            if emission.alias_names
+            else []
+        )
+        await assets.record_event(
+            session,
+            asset_pk=emission.asset_pk,
+            extra=emission.extra,
+            partition_key=emission.partition_key,
+            source=row,
+            alias_pks=alias_pks,
+            now=now,
+        )
+        waiting = await assets.consumers(
+            session, asset_pk=emission.asset_pk, name=emission.name, uri=emission.uri, alias_pks=alias_pks
+        )
+        partitioned = [dag.dag_id for dag in waiting if dag.timetable_partitioned]
+        if partitioned and emission.partition_key:
+            return PARTITIONED_UNSUPPORTED
+        if partitioned:
+            await _record_missing_partition_key(session, row, emission, partitioned, now)
+        if emission.partition_key is None:
+            queued += [(emission.asset_pk, dag.dag_id) for dag in waiting if not dag.timetable_partitioned]
+    await assets.queue(session, pairs=queued, now=now)
+    return None
+
+
+async def _direct(session: WriteSession, row: AnyRow, effect: RegisterAssets, revision: Revision) -> list[_Emission]:
+    """Return the events of the outlets that name assets, by key, name or uri."""
+    outlets: tuple[AssetProfile, ...] = effect.outlets
+    keys = {(o.name, o.uri) for o in outlets if o.type == "Asset" and o.name and o.uri}
+    names = {o.name for o in outlets if o.type == "AssetNameRef" and o.name}
+    uris = {o.uri for o in outlets if o.type == "AssetUriRef" and o.uri}
+    if not (keys or names or uris):
+        return []
+    found = await assets.find(session, keys=keys, names=names, uris=uris)
+    payloads = _payloads(effect, revision)
+    emissions = []
+    wanted = [
+        *(a for a in found if (a.name, a.uri) in keys),
+        *{a.name: a for a in found if a.name in names}.values(),
+        *{a.uri: a for a in found if a.uri in uris}.values(),
+    ]
+    if len(wanted) < len(keys) + len(names) + len(uris):
+        log.warning("the task has inactive assets among its outlets", dag_id=row.dag_id, task_id=row.task_id)
+    for outlet in wanted:
+        for extra, partition_key in payloads.get((outlet.name, outlet.uri), [({}, None)]):
+            effective = row.partition_key if partition_key is None else partition_key
+            emissions.append(_Emission(outlet.id, outlet.name, outlet.uri, extra, effective))
+    return emissions
+
+
+def _payloads(effect: RegisterAssets, revision: Revision) -> dict[AssetKey, list[tuple[Mapping[str, Any], str | None]]]:
+    """Return the emitted (extra, partition key) by asset."""
+    payloads: dict[AssetKey, list[tuple[Mapping[str, Any], str | None]]] = {}
+    for event in effect.events:
+        if "source_alias_name" in event:
+            continue
+        key = (event["dest_asset_key"]["name"], event["dest_asset_key"]["uri"])
+        if revision.event_per_emission:
+            payloads.setdefault(key, []).append((event["extra"], event.get("partition_key")))
+        else:
+            payloads[key] = [(event["extra"], None)]
+    return payloads
+
+
+async def _through_aliases(session: WriteSession, row: AnyRow, effect: RegisterAssets, now: datetime) -> list[_Emission]:
+    """Return the events that came through the task's aliases, one per asset and extra; unknown assets are created."""
+    alias_names = {outlet.name for outlet in effect.outlets if outlet.type == "AssetAlias" and outlet.name}
+    grouped: dict[tuple[AssetKey, str, str], set[str]] = {}
+    for event in effect.events:
+        if event.get("source_alias_name") in alias_names:
+            key = (event["dest_asset_key"]["name"], event["dest_asset_key"]["uri"])
+            asset_extra = json.dumps(event.get("dest_asset_extra", {}), sort_keys=True)
+            extra = json.dumps(event["extra"], sort_keys=True)
+            grouped.setdefault((key, asset_extra, extra), set()).add(event["source_alias_name"])
+    emissions = []
+    for (key, asset_extra, extra), through in sorted(grouped.items()):
+        asset_pk = await assets.find_or_create(session, key=key, extra=json.loads(asset_extra), now=now)
+        emissions.append(_Emission(asset_pk, *key, json.loads(extra), row.partition_key, frozenset(through)))
+    return emissions
+
+
+async def _record_missing_partition_key(
+    session: WriteSession, row: AnyRow, emission: _Emission, dag_ids: list[str], now: datetime
+) -> None:
+    """Tell in the audit log, as Airflow does, that partitioned Dags hear an event without a partition key."""
+    extra = (
+        f"Listening Dags are partition-aware but the run has no partition key (listening_dags={dag_ids},"
+        f" asset_id={emission.asset_pk}, run_id={row.run_id}, dag_id={row.dag_id}, task_id={row.task_id})"
+    )
+    await audit.record_for(session, rows=[row], event="missing partition key", extra=extra, now=now)

@@ -1,0 +1,76 @@
+"""What differs between the supported metadata revisions, in one place.
+
+Facts: the two schemas that ``airflow db migrate`` creates (``app/db/schema``) and the behaviour of the Airflow releases
+that run on them. Everything else in the code base is written for the newest revision and asks here what to leave out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One supported revision of Airflow's metadata database.
+
+    :param name: the Airflow minor release that made it.
+    :param alembic_version: ``alembic_version.version_num`` of a database at this revision.
+    :param newest_api_date: the newest API date that Airflow's own server of this revision serves.
+    :param missing_columns: columns of our tables (see ``app.db.tables``) that this revision does not have yet.
+    :param workload_tokens: whether ``/run`` takes a token of scope ``workload`` and swaps it.
+    :param archived_rtif_is_gone: whether rendered fields for an archived try are refused with 410 instead of 404.
+    :param retry_keeps_end_date: whether a failed try ends when the worker says, and not when the server hears of it.
+    :param resume_tells_start: whether a task that resumes from a deferral is told when it first started.
+    :param event_per_emission: whether a task may emit several events, each with its own partition key, for one asset.
+    :param pod_yaml_is_json_null: whether rendered fields without a pod store JSON's null instead of SQL's.
+    """
+
+    name: str
+    alembic_version: str
+    newest_api_date: str
+    missing_columns: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    workload_tokens: bool = True
+    archived_rtif_is_gone: bool = True
+    retry_keeps_end_date: bool = True
+    resume_tells_start: bool = True
+    event_per_emission: bool = True
+    pod_yaml_is_json_null: bool = True
+
+    def has_column(self, table: str, column: str) -> bool:
+        return column not in self.missing_columns.get(table, ())
+
+    def known(self, table: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return ``values`` without the columns that ``table`` lacks at this revision."""
+        missing = self.missing_columns.get(table)
+        return {name: value for name, value in values.items() if not missing or name not in missing}
+
+
+AIRFLOW_3_2 = Revision(
+    name="3.2",
+    alembic_version="1d6611b6ab7c",
+    newest_api_date="2026-04-06",
+    missing_columns={
+        "task_instance": frozenset({"retry_delay_override", "retry_reason"}),
+        "task_instance_history": frozenset({"retry_delay_override", "retry_reason"}),
+        "trigger": frozenset({"team_name"}),
+        "xcom": frozenset({"dag_result"}),
+        "task_outlet_asset_reference": frozenset({"allow_consumer_teams", "allow_global_consumers"}),
+        "dag_schedule_asset_reference": frozenset({"allow_producer_teams", "allow_global_producers"}),
+    },
+    workload_tokens=False,
+    archived_rtif_is_gone=False,
+    retry_keeps_end_date=False,
+    resume_tells_start=False,
+    event_per_emission=False,
+    pod_yaml_is_json_null=False,
+)
+AIRFLOW_3_3 = Revision(name="3.3", alembic_version="d2f4e1b3c5a7", newest_api_date="2026-06-30")
+
+REVISIONS = (AIRFLOW_3_2, AIRFLOW_3_3)
+
+
+def revision_of(alembic_version: str) -> Revision | None:
+    """Return the supported revision with this ``alembic_version``, or None."""
+    return next((revision for revision in REVISIONS if revision.alembic_version == alembic_version), None)

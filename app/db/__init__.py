@@ -1,0 +1,1 @@
+"""The database: engines, sessions, tables, and one module of statements per resource."""

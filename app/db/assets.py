@@ -1,0 +1,140 @@
+"""Assets, their aliases and events, and the queue from which the scheduler starts asset-triggered runs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import or_, select, tuple_
+from sqlalchemy.dialects.postgresql import insert
+
+from app.db.session import ReadSession, WriteSession
+from app.db.tables import (
+    AnyRow,
+    asset,
+    asset_active,
+    asset_alias,
+    asset_alias_asset,
+    asset_alias_asset_event,
+    asset_dag_run_queue,
+    asset_event,
+    dag,
+    dag_schedule_asset_alias_reference,
+    dag_schedule_asset_name_reference,
+    dag_schedule_asset_reference,
+    dag_schedule_asset_uri_reference,
+)
+
+AssetKey = tuple[str, str]  # name, uri
+
+
+async def active_keys(session: ReadSession, *, keys: Collection[AssetKey]) -> set[AssetKey]:
+    """Return those of ``keys`` that name active assets."""
+    statement = select(asset_active.c.name, asset_active.c.uri).where(
+        tuple_(asset_active.c.name, asset_active.c.uri).in_(sorted(keys))
+    )
+    return {(name, uri) for name, uri in (await session.execute(statement)).all()}
+
+
+async def find(
+    session: WriteSession,
+    *,
+    keys: Collection[AssetKey] = (),
+    names: Collection[str] = (),
+    uris: Collection[str] = (),
+) -> Sequence[AnyRow]:
+    """Return id, name and uri of the active assets with these keys, names or uris, in key order."""
+    wanted = or_(
+        tuple_(asset.c.name, asset.c.uri).in_(sorted(keys)), asset.c.name.in_(sorted(names)), asset.c.uri.in_(sorted(uris))
+    )
+    statement = (
+        select(asset.c.id, asset.c.name, asset.c.uri)
+        .join(asset_active, (asset_active.c.name == asset.c.name) & (asset_active.c.uri == asset.c.uri))
+        .where(wanted)
+        .order_by(asset.c.name, asset.c.uri)
+    )
+    return (await session.execute(statement)).all()
+
+
+async def find_or_create(session: WriteSession, *, key: AssetKey, extra: Mapping[str, Any], now: datetime) -> int:
+    """Return the id of an asset, active or not; one that a task emits through an alias is made when it is new."""
+    by_key = select(asset.c.id).where(asset.c.name == key[0], asset.c.uri == key[1])
+    if (found := await session.scalar(by_key)) is not None:
+        return int(found)
+    values = {"name": key[0], "uri": key[1], "group": "asset", "extra": extra, "created_at": now, "updated_at": now}
+    made = insert(asset).values(**values).on_conflict_do_nothing().returning(asset.c.id)
+    if (created := await session.scalar(made)) is not None:
+        return int(created)
+    return int((await session.execute(by_key)).scalar_one())  # another task made it in between
+
+
+async def attach_aliases(session: WriteSession, *, asset_pk: int, names: Collection[str]) -> list[int]:
+    """Attach an asset to aliases, making those that do not exist, and return their ids."""
+    known = select(asset_alias.c.name, asset_alias.c.id).where(asset_alias.c.name.in_(sorted(names)))
+    ids = dict((await session.execute(known)).tuples())
+    if missing := sorted(set(names) - ids.keys()):
+        rows = [{"name": name, "group": "asset"} for name in missing]
+        await session.execute(insert(asset_alias).values(rows).on_conflict_do_nothing())
+        ids = dict((await session.execute(known)).tuples())
+    pairs = [{"alias_id": alias_pk, "asset_id": asset_pk} for alias_pk in sorted(ids.values())]
+    await session.execute(insert(asset_alias_asset).values(pairs).on_conflict_do_nothing())
+    return sorted(ids.values())
+
+
+async def record_event(
+    session: WriteSession,
+    *,
+    asset_pk: int,
+    extra: Mapping[str, Any],
+    partition_key: str | None,
+    source: AnyRow,
+    alias_pks: Collection[int],
+    now: datetime,
+) -> int:
+    """Insert an asset event and return its id.
+
+    :param source: the task instance that emitted it.
+    :param alias_pks: the aliases through which it came.
+    """
+    values = {
+        "asset_id": asset_pk,
+        "extra": extra,
+        "partition_key": partition_key,
+        "source_dag_id": source.dag_id,
+        "source_task_id": source.task_id,
+        "source_run_id": source.run_id,
+        "source_map_index": source.map_index,
+        "timestamp": now,
+    }
+    event_pk = int((await session.execute(insert(asset_event).values(**values).returning(asset_event.c.id))).scalar_one())
+    if alias_pks:
+        pairs = [{"alias_id": alias_pk, "event_id": event_pk} for alias_pk in sorted(alias_pks)]
+        await session.execute(insert(asset_alias_asset_event).values(pairs))
+    return event_pk
+
+
+async def consumers(
+    session: WriteSession, *, asset_pk: int, name: str, uri: str, alias_pks: Collection[int]
+) -> Sequence[AnyRow]:
+    """Return the unpaused Dags that wait for an asset, by id, name, uri or alias, and whether each is partitioned."""
+    by_asset, by_alias = dag_schedule_asset_reference, dag_schedule_asset_alias_reference
+    by_name, by_uri = dag_schedule_asset_name_reference, dag_schedule_asset_uri_reference
+    waiting = or_(
+        dag.c.dag_id.in_(select(by_asset.c.dag_id).where(by_asset.c.asset_id == asset_pk)),
+        dag.c.dag_id.in_(select(by_alias.c.dag_id).where(by_alias.c.alias_id.in_(sorted(alias_pks)))),
+        dag.c.dag_id.in_(select(by_name.c.dag_id).where(by_name.c.name == name)),
+        dag.c.dag_id.in_(select(by_uri.c.dag_id).where(by_uri.c.uri == uri)),
+    )
+    statement = select(dag.c.dag_id, dag.c.timetable_partitioned).where(waiting, dag.c.is_paused.is_(False))
+    return (await session.execute(statement.order_by(dag.c.dag_id))).all()
+
+
+async def queue(session: WriteSession, *, pairs: Iterable[tuple[int, str]], now: datetime) -> None:
+    """Queue Dags for a run, once each; in key order, so that two reports that queue the same Dags cannot deadlock.
+
+    :param pairs: (asset id, Dag id).
+    """
+    rows = [{"asset_id": asset_pk, "target_dag_id": dag_id, "created_at": now} for asset_pk, dag_id in sorted(set(pairs))]
+    if rows:
+        await session.execute(insert(asset_dag_run_queue).values(rows).on_conflict_do_nothing())

@@ -1,0 +1,59 @@
+"""The audit log."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import insert
+
+from app.db.session import WriteSession
+from app.db.tables import AnyRow, log
+
+_INSERT = insert(log)
+
+
+async def record_transition(session: WriteSession, *, row: AnyRow, event: str, hostname: str | None, now: datetime) -> None:
+    """Insert the audit row of a task instance's new state.
+
+    :param row: the locked task instance.
+    :param event: the new state.
+    :param hostname: the worker's host; without one the row has no ``extra``.
+    """
+    await session.execute(
+        _INSERT,
+        {
+            "dttm": now,
+            "event": event,
+            "dag_id": row.dag_id,
+            "task_id": row.task_id,
+            "run_id": row.run_id,
+            "map_index": row.map_index,
+            "try_number": row.try_number,
+            "logical_date": row.logical_date,
+            "owner": row.owners,
+            "extra": json.dumps({"host_name": hostname}) if hostname else None,
+        },
+    )
+
+
+async def record_for(session: WriteSession, *, rows: Sequence[AnyRow], event: str, extra: str, now: datetime) -> None:
+    """Insert one audit row for each of several task instances, as Airflow writes them: without owner and logical date."""
+    if rows:
+        await session.execute(
+            _INSERT,
+            [
+                {
+                    "dttm": now,
+                    "event": event,
+                    "dag_id": row.dag_id,
+                    "task_id": row.task_id,
+                    "run_id": row.run_id,
+                    "map_index": row.map_index,
+                    "try_number": row.try_number,
+                    "extra": extra,
+                }
+                for row in rows
+            ],
+        )

@@ -1,0 +1,132 @@
+"""Dag runs, read only here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import bindparam, func, select
+
+from app.db.session import ReadSession, WriteSession
+from app.db.tables import (
+    AnyRow,
+    as_text,
+    asset,
+    asset_alias,
+    asset_alias_asset_event,
+    asset_event,
+    dag_run,
+    dagrun_asset_event,
+    task_instance,
+)
+
+_COLUMNS = (
+    dag_run.c.dag_id,
+    dag_run.c.run_id,
+    dag_run.c.logical_date,
+    dag_run.c.data_interval_start,
+    dag_run.c.data_interval_end,
+    dag_run.c.run_after,
+    dag_run.c.start_date,
+    dag_run.c.end_date,
+    dag_run.c.clear_number,
+    dag_run.c.run_type,
+    dag_run.c.state,
+    as_text(dag_run.c.conf),
+    dag_run.c.triggering_user_name,
+    dag_run.c.partition_key,
+    dag_run.c.partition_date,
+)
+_BY_KEY = select(*_COLUMNS).where(dag_run.c.dag_id == bindparam("dag_id"), dag_run.c.run_id == bindparam("run_id"))
+_STATE = select(dag_run.c.state).where(dag_run.c.dag_id == bindparam("dag_id"), dag_run.c.run_id == bindparam("run_id"))
+
+
+async def get(session: ReadSession, *, dag_id: str, run_id: str) -> AnyRow | None:
+    """Return a run, or None."""
+    return (await session.execute(_BY_KEY, {"dag_id": dag_id, "run_id": run_id})).one_or_none()
+
+
+async def state(session: ReadSession, *, dag_id: str, run_id: str) -> str | None:
+    """Return a run's state, or None when there is no such run."""
+    return await session.scalar(_STATE, {"dag_id": dag_id, "run_id": run_id})
+
+
+async def previous(session: ReadSession, *, dag_id: str, before: datetime, state: str | None) -> AnyRow | None:
+    """Return the newest run with a logical date before ``before``, in ``state`` if one is given."""
+    statement = (
+        select(*_COLUMNS)
+        .where(dag_run.c.dag_id == dag_id, dag_run.c.logical_date < before)
+        .order_by(dag_run.c.logical_date.desc())
+        .limit(1)
+    )
+    if state is not None:
+        statement = statement.where(dag_run.c.state == state)
+    return (await session.execute(statement)).one_or_none()
+
+
+async def count(
+    session: ReadSession,
+    *,
+    dag_id: str,
+    logical_dates: Sequence[datetime] | None,
+    run_ids: Sequence[str] | None,
+    states: Sequence[str] | None,
+) -> int:
+    """Count a Dag's runs; empty filters do not filter."""
+    statement = select(func.count()).select_from(dag_run).where(dag_run.c.dag_id == dag_id)
+    if logical_dates:
+        statement = statement.where(dag_run.c.logical_date.in_(logical_dates))
+    if run_ids:
+        statement = statement.where(dag_run.c.run_id.in_(run_ids))
+    if states:
+        statement = statement.where(dag_run.c.state.in_(states))
+    return await session.scalar(statement) or 0
+
+
+_own_run = dag_run.alias("own_run")
+_PREVIOUS_SUCCESSFUL = (
+    select(dag_run.c.data_interval_start, dag_run.c.data_interval_end, dag_run.c.start_date, dag_run.c.end_date)
+    .select_from(task_instance)
+    .join(_own_run, (_own_run.c.dag_id == task_instance.c.dag_id) & (_own_run.c.run_id == task_instance.c.run_id))
+    .join(dag_run, (dag_run.c.dag_id == task_instance.c.dag_id) & (dag_run.c.logical_date < _own_run.c.logical_date))
+    .where(task_instance.c.id == bindparam("pk"), dag_run.c.state == "success")
+    .order_by(dag_run.c.logical_date.desc())
+    .limit(1)
+)
+
+
+async def previous_successful(session: ReadSession, *, ti_id: Any) -> AnyRow | None:
+    """Return the times of the last successful run before a task instance's own, or None."""
+    return (await session.execute(_PREVIOUS_SUCCESSFUL, {"pk": ti_id})).one_or_none()
+
+
+_CONSUMED = (
+    select(
+        asset.c.name,
+        asset.c.uri,
+        as_text(asset.c.extra).label("asset_extra"),
+        as_text(asset_event.c.extra),
+        asset_event.c.source_task_id,
+        asset_event.c.source_dag_id,
+        asset_event.c.source_run_id,
+        asset_event.c.source_map_index,
+        asset_event.c.timestamp,
+        asset_event.c.partition_key,
+        select(func.array_agg(asset_alias.c.name))
+        .join(asset_alias_asset_event, asset_alias_asset_event.c.alias_id == asset_alias.c.id)
+        .where(asset_alias_asset_event.c.event_id == asset_event.c.id)
+        .scalar_subquery()
+        .label("aliases"),
+    )
+    .select_from(dagrun_asset_event)
+    .join(asset_event, asset_event.c.id == dagrun_asset_event.c.event_id)
+    .join(asset, asset.c.id == asset_event.c.asset_id)
+    .where(dagrun_asset_event.c.dag_run_id == bindparam("run_pk"))
+    .order_by(asset_event.c.id)
+)
+
+
+async def consumed_asset_events(session: ReadSession | WriteSession, *, run_pk: int) -> Sequence[AnyRow]:
+    """Return the asset events that a run consumed, oldest first."""
+    return (await session.execute(_CONSUMED, {"run_pk": run_pk})).all()

@@ -1,0 +1,81 @@
+"""Dags, and the few things that we read from their serialized form in the database."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from typing import Any
+
+from sqlalchemy import ColumnElement, Text, bindparam, cast, func, select, text
+
+from app.db.session import ReadSession, WriteSession
+from app.db.tables import AnyRow, dag, dag_run, dag_tag, serialized_dag
+
+_TAGS = select(func.array_agg(dag_tag.c.name)).where(dag_tag.c.dag_id == dag.c.dag_id).scalar_subquery().label("tags")
+_BY_ID = select(
+    dag.c.dag_id,
+    dag.c.is_paused,
+    dag.c.bundle_name,
+    dag.c.bundle_version,
+    dag.c.relative_fileloc,
+    dag.c.owners,
+    dag.c.next_dagrun,
+    _TAGS,
+).where(dag.c.dag_id == bindparam("dag_id"))
+
+
+async def get(session: ReadSession, *, dag_id: str) -> AnyRow | None:
+    """Return a Dag with its tags, or None."""
+    return (await session.execute(_BY_ID, {"dag_id": dag_id})).one_or_none()
+
+
+def _part(path: str) -> ColumnElement[Any]:
+    """Select a part of the serialized Dag as JSON text, so that PostgreSQL sends no more than that."""
+    return cast(func.jsonb_path_query_first(serialized_dag.c.data, text(f"'{path}'::jsonpath")), Text)
+
+
+_NEWEST = (serialized_dag.c.created_at.desc(), serialized_dag.c.id.desc())
+_TASK_GROUP = (
+    select(_part("$.dag.task_group").label("part"), serialized_dag.c.data_compressed)
+    .where(serialized_dag.c.dag_id == bindparam("dag_id"))
+    .order_by(*_NEWEST)
+    .limit(1)
+)
+
+
+async def root_task_group(session: ReadSession, *, dag_id: str) -> dict[str, Any] | None:
+    """Return the serialized root task group of a Dag's newest version, or None when there is no such Dag."""
+    row = (await session.execute(_TASK_GROUP, {"dag_id": dag_id})).one_or_none()
+    return None if row is None else _decoded(row, "task_group")
+
+
+_of_run = (serialized_dag.c.dag_id == dag_run.c.dag_id) & (
+    dag_run.c.bundle_version.is_(None)
+    | dag_run.c.created_dag_version_id.is_(None)
+    | (serialized_dag.c.dag_version_id == dag_run.c.created_dag_version_id)
+)
+_TASKS_OF_RUN = (
+    select(_part("$.dag.tasks").label("part"), serialized_dag.c.data_compressed)
+    .select_from(dag_run)
+    .join(serialized_dag, _of_run)
+    .where(dag_run.c.dag_id == bindparam("dag_id"), dag_run.c.run_id == bindparam("run_id"))
+    .order_by(*_NEWEST)
+    .limit(1)
+)
+
+
+async def tasks_of_run(session: ReadSession | WriteSession, *, dag_id: str, run_id: str) -> dict[str, dict[str, Any]]:
+    """Return the serialized tasks, by id, of the Dag version that a run has; empty when it was never serialized.
+
+    A run of a versioned bundle has the version that it was made from; any other the newest.
+    """
+    row = (await session.execute(_TASKS_OF_RUN, {"dag_id": dag_id, "run_id": run_id})).one_or_none()
+    tasks = (_decoded(row, "tasks") if row is not None else None) or []
+    return {task["__var"]["task_id"]: task["__var"] for task in tasks}
+
+
+def _decoded(row: AnyRow, part: str) -> Any:
+    """Decode a part of a serialized Dag; a compressed one (``[core] compress_serialized_dags``) comes whole."""
+    if row.data_compressed:
+        return json.loads(zlib.decompress(row.data_compressed))["dag"][part]
+    return json.loads(row.part) if row.part else None

@@ -1,0 +1,112 @@
+"""Sessions: the only begin, commit and rollback in the code base.
+
+A handler opens its session itself, with ``async with``: FastAPI's ``yield`` dependencies end after the response was
+sent, and then a client could hold a 2xx for a transaction that fails to commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+from app.compat import Revision, revision_of
+from app.db.engine import create_engine
+from app.errors import ConfigurationError
+from app.retrying import translated
+from app.settings import DatabaseSettings
+
+
+class ReadSession(AsyncSession):
+    """A session for statements that change nothing, each a snapshot of its own; PostgreSQL is asked once per statement."""
+
+
+class WriteSession(AsyncSession):
+    """A session inside one transaction, committed when its block ends and rolled back when the block raises."""
+
+
+class Database:
+    """The metadata database of one process.
+
+    :param settings: where it is and how long to wait.
+    """
+
+    def __init__(self, settings: DatabaseSettings) -> None:
+        self.settings = settings
+        self.engine: AsyncEngine = create_engine(settings)
+        self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[WriteSession]:
+        """Open a transaction; it is committed when the block ends, before anything of a response is sent.
+
+        :raises RetryableDatabaseError: when the database cannot do it now, at commit too; nothing was written.
+        :raises RejectedByDatabase: when it does not take a value; nothing was written.
+        """
+        with translated():
+            async with WriteSession(self.engine, expire_on_commit=False, autoflush=False) as session, session.begin():
+                yield session
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[ReadSession]:
+        """Open a session for reading; no transaction is held between its statements.
+
+        :raises RetryableDatabaseError: when the database cannot answer now.
+        """
+        with translated():
+            if self.settings.pgbouncer:  # the timeouts live in a transaction there
+                async with ReadSession(self.engine, expire_on_commit=False, autoflush=False) as session:
+                    yield session
+                    return
+            async with ReadSession(self._autocommit, expire_on_commit=False, autoflush=False) as session:
+                yield session
+
+    @asynccontextmanager
+    async def autocommit(self) -> AsyncIterator[WriteSession]:
+        """Open a session whose every statement is a transaction of its own: one round trip, no lock kept after it.
+
+        :raises RetryableDatabaseError: when the database cannot do it now.
+        """
+        if self.settings.pgbouncer:
+            async with self.transaction() as session:
+                yield session
+                return
+        with translated():
+            async with WriteSession(self._autocommit, expire_on_commit=False, autoflush=False) as session:
+                yield session
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self.engine.dispose()
+
+    async def ping(self) -> None:
+        """Ask the database for nothing.
+
+        :raises RetryableDatabaseError: when it cannot answer now.
+        """
+        async with self.snapshot() as session:
+            await session.execute(text("SELECT 1"))
+
+    async def revision(self) -> Revision:
+        """Return the metadata revision of this database.
+
+        :raises ConfigurationError: when it is no metadata database, or of a revision that is not supported.
+        :raises RetryableDatabaseError: when the database cannot be reached.
+        """
+        async with self.snapshot() as session:
+            exists = await session.scalar(text("SELECT to_regclass('alembic_version') IS NOT NULL"))
+            found = list(await session.scalars(text("SELECT version_num FROM alembic_version"))) if exists else []
+        where = f"{self.settings.url.host or 'localhost'}/{self.settings.url.database}"
+        if not found:
+            raise ConfigurationError(
+                f"[database] sql_alchemy_conn names {where}, which is not an Airflow metadata database:"
+                " it has no alembic_version; run 'airflow db migrate' on it first"
+            )
+        if (revision := revision_of(found[0])) is None:
+            raise ConfigurationError(
+                f"[database] sql_alchemy_conn names {where}, a metadata database at revision {found[0]!r}:"
+                " expected that of Airflow 3.2 (1d6611b6ab7c) or 3.3 (d2f4e1b3c5a7)"
+            )
+        return revision

@@ -1,0 +1,320 @@
+"""Core tables that mirror the part of Airflow's metadata database that we use.
+
+Airflow owns the schema and its migrations (``app/db/schema`` holds both supported revisions); a column that an older
+revision lacks is listed in :mod:`app.compat`. JSON that we only pass through is read and written as text, so that it
+arrives exactly as it was stored: see :func:`as_text` and :func:`from_text`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    ColumnElement,
+    DateTime,
+    Double,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Row,
+    String,
+    Table,
+    Text,
+    Uuid,
+    cast,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+metadata = MetaData()
+
+AnyRow: TypeAlias = Row[*tuple[Any, ...]]  # a result row, its columns read by name
+
+
+def _time(name: str) -> Column[Any]:
+    return Column(name, DateTime(timezone=True))
+
+
+def _text(*names: str) -> list[Column[Any]]:
+    return [Column(name, String) for name in names]
+
+
+def _ti_key(*, primary_key: bool = False) -> list[Column[Any]]:
+    """Return the four columns by which Airflow names a task instance across its retries."""
+    names = ("dag_id", "task_id", "run_id")
+    return [
+        *(Column(n, String, primary_key=primary_key) for n in names),
+        Column("map_index", Integer, primary_key=primary_key),
+    ]
+
+
+def _attempt() -> list[Column[Any]]:
+    """Return what a task instance and the history of its tries have in common."""
+    return [
+        *_ti_key(),
+        Column("try_number", Integer),
+        _time("start_date"),
+        _time("end_date"),
+        Column("duration", Double),
+        Column("state", String),
+        Column("max_tries", Integer),
+        *_text("hostname", "unixname", "pool"),
+        Column("pool_slots", Integer),
+        Column("queue", String),
+        Column("priority_weight", Integer),
+        *_text("operator", "custom_operator_name"),
+        _time("queued_dttm"),
+        _time("scheduled_dttm"),
+        Column("queued_by_job_id", Integer),
+        Column("pid", Integer),
+        Column("executor", String),
+        Column("executor_config", LargeBinary),
+        _time("updated_at"),
+        Column("rendered_map_index", String),
+        Column("context_carrier", JSONB),
+        Column("span_status", String),
+        Column("external_executor_id", Text),
+        Column("trigger_id", Integer),
+        _time("trigger_timeout"),
+        Column("next_method", String),
+        Column("next_kwargs", JSONB),
+        *_text("task_display_name"),
+        Column("dag_version_id", Uuid),
+        Column("retry_delay_override", Double),
+        Column("retry_reason", String),
+    ]
+
+
+def _hitl_request() -> list[Column[Any]]:
+    """Return what a human-in-the-loop request and its history have in common."""
+    return [
+        Column("options", JSON),
+        Column("subject", Text),
+        Column("body", Text),
+        Column("defaults", JSON),
+        Column("multiple", Boolean),
+        Column("params", JSON),
+        Column("assignees", JSON),
+        _time("created_at"),
+        _time("responded_at"),
+        Column("responded_by", JSON),
+        Column("chosen_options", JSON),
+        Column("params_input", JSON),
+    ]
+
+
+task_instance = Table(
+    "task_instance", metadata, Column("id", Uuid, primary_key=True), *_attempt(), _time("last_heartbeat_at")
+)
+task_instance_history = Table(
+    "task_instance_history", metadata, Column("task_instance_id", Uuid, primary_key=True), *_attempt()
+)
+task_reschedule = Table(
+    "task_reschedule",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("ti_id", Uuid),
+    _time("start_date"),
+    _time("end_date"),
+    Column("duration", Integer),
+    _time("reschedule_date"),
+)
+dag_run = Table(
+    "dag_run",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    *_text("dag_id", "run_id", "state", "run_type", "triggering_user_name", "partition_key"),
+    *(
+        _time(name)
+        for name in (
+            "logical_date",
+            "start_date",
+            "end_date",
+            "data_interval_start",
+            "data_interval_end",
+            "run_after",
+            "partition_date",
+        )
+    ),
+    Column("clear_number", Integer),
+    Column("conf", JSONB),
+    Column("created_dag_version_id", Uuid),
+    Column("bundle_version", String),
+)
+dag_run_note = Table("dag_run_note", metadata, Column("dag_run_id", Integer, primary_key=True), Column("content", String))
+dag = Table(
+    "dag",
+    metadata,
+    Column("dag_id", String, primary_key=True),
+    *(Column(name, Boolean) for name in ("is_paused", "is_stale", "timetable_partitioned", "fail_fast")),
+    *_text("bundle_name", "bundle_version", "relative_fileloc", "owners"),
+    _time("next_dagrun"),
+)
+dag_tag = Table("dag_tag", metadata, Column("name", String, primary_key=True), Column("dag_id", String, primary_key=True))
+serialized_dag = Table(
+    "serialized_dag",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("dag_id", String),
+    Column("data", JSONB),
+    Column("data_compressed", LargeBinary),
+    _time("created_at"),
+    Column("dag_hash", String),
+    Column("dag_version_id", Uuid),
+)
+dag_bundle_team = Table(
+    "dag_bundle_team",
+    metadata,
+    Column("dag_bundle_name", String, primary_key=True),
+    Column("team_name", String, primary_key=True),
+)
+log = Table(
+    "log",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    _time("dttm"),
+    *_ti_key(),
+    Column("event", String),
+    _time("logical_date"),
+    *_text("owner", "extra"),
+    Column("try_number", Integer),
+)
+trigger = Table(
+    "trigger",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    *_text("classpath", "kwargs", "queue", "team_name"),
+    _time("created_date"),
+)
+hitl_detail = Table("hitl_detail", metadata, Column("ti_id", Uuid, primary_key=True), *_hitl_request())
+hitl_detail_history = Table(
+    "hitl_detail_history", metadata, Column("ti_history_id", Uuid, primary_key=True), *_hitl_request()
+)
+rendered_task_instance_fields = Table(
+    "rendered_task_instance_fields",
+    metadata,
+    *_ti_key(primary_key=True),
+    Column("rendered_fields", JSON),
+    Column("k8s_pod_yaml", JSON),
+)
+task_map = Table(
+    "task_map", metadata, *_ti_key(primary_key=True), Column("length", Integer), Column("keys", JSONB(none_as_null=True))
+)
+xcom = Table(
+    "xcom",
+    metadata,
+    Column("dag_run_id", Integer, primary_key=True),
+    Column("task_id", String, primary_key=True),
+    Column("map_index", Integer, primary_key=True),
+    Column("key", String, primary_key=True),
+    *_text("dag_id", "run_id"),
+    Column("value", JSONB),
+    _time("timestamp"),
+    Column("dag_result", Boolean),
+)
+variable = Table(
+    "variable",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    *_text("key", "val", "description", "team_name"),
+    Column("is_encrypted", Boolean),
+)
+connection = Table(
+    "connection",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    *_text("conn_id", "conn_type", "host", "schema", "login", "password", "extra", "team_name"),
+    Column("port", Integer),
+    Column("is_encrypted", Boolean),
+    Column("is_extra_encrypted", Boolean),
+)
+asset = Table(
+    "asset",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    *_text("name", "uri", "group"),
+    Column("extra", JSON),
+    _time("created_at"),
+    _time("updated_at"),
+)
+asset_active = Table(
+    "asset_active", metadata, Column("name", String, primary_key=True), Column("uri", String, primary_key=True)
+)
+asset_alias = Table("asset_alias", metadata, Column("id", Integer, primary_key=True), *_text("name", "group"))
+asset_alias_asset = Table(
+    "asset_alias_asset",
+    metadata,
+    Column("alias_id", Integer, primary_key=True),
+    Column("asset_id", Integer, primary_key=True),
+)
+asset_event = Table(
+    "asset_event",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("asset_id", Integer),
+    Column("extra", JSON),
+    *_text("source_task_id", "source_dag_id", "source_run_id", "partition_key"),
+    Column("source_map_index", Integer),
+    _time("timestamp"),
+)
+asset_alias_asset_event = Table(
+    "asset_alias_asset_event",
+    metadata,
+    Column("alias_id", Integer, primary_key=True),
+    Column("event_id", Integer, primary_key=True),
+)
+dagrun_asset_event = Table(
+    "dagrun_asset_event",
+    metadata,
+    Column("dag_run_id", Integer, primary_key=True),
+    Column("event_id", Integer, primary_key=True),
+)
+asset_dag_run_queue = Table(
+    "asset_dag_run_queue",
+    metadata,
+    Column("asset_id", Integer, primary_key=True),
+    Column("target_dag_id", String, primary_key=True),
+    _time("created_at"),
+)
+dag_schedule_asset_reference = Table(
+    "dag_schedule_asset_reference",
+    metadata,
+    Column("asset_id", Integer, primary_key=True),
+    Column("dag_id", String, primary_key=True),
+    Column("allow_producer_teams", JSON),
+    Column("allow_global_producers", Boolean),
+)
+dag_schedule_asset_alias_reference = Table(
+    "dag_schedule_asset_alias_reference",
+    metadata,
+    Column("alias_id", Integer, primary_key=True),
+    Column("dag_id", String, primary_key=True),
+)
+dag_schedule_asset_name_reference = Table(
+    "dag_schedule_asset_name_reference",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("dag_id", String, primary_key=True),
+)
+dag_schedule_asset_uri_reference = Table(
+    "dag_schedule_asset_uri_reference",
+    metadata,
+    Column("uri", String, primary_key=True),
+    Column("dag_id", String, primary_key=True),
+)
+
+
+def as_text(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Select a JSON column as the text that PostgreSQL stores, to pass it on without decoding it."""
+    return cast(column, Text).label(getattr(column, "name", None))
+
+
+def from_text(value: ColumnElement[Any], kind: type[JSON] = JSONB) -> ColumnElement[Any]:
+    """Give a JSON column its value as text; PostgreSQL parses it, once.
+
+    :param value: an expression of JSON text.
+    :param kind: the column's type, ``JSONB`` or ``JSON``.
+    """
+    return cast(cast(value, Text), kind)

@@ -1,0 +1,446 @@
+"""Statements about task instances: the one row lock, the guarded heartbeat, transitions and their history."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    extract,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    tuple_,
+    update,
+)
+
+from app.compat import Revision
+from app.db.session import ReadSession, WriteSession
+from app.db.tables import (
+    AnyRow,
+    as_text,
+    dag,
+    dag_run,
+    dagrun_asset_event,
+    hitl_detail,
+    hitl_detail_history,
+    task_instance,
+    task_instance_history,
+    task_reschedule,
+    xcom,
+)
+from app.schemas.base import TerminalTIState
+
+BATCH = 100  # rows locked at once by a report that stops others: some milliseconds of work, so nobody waits for long
+TERMINAL = [state.value for state in TerminalTIState]
+HISTORY_COLUMNS = [column.name for column in task_instance_history.c if column.name != "task_instance_id"]
+HITL_COLUMNS = [column.name for column in hitl_detail_history.c if column.name != "ti_history_id"]
+
+_STOPPABLE = (
+    task_instance.c.id,
+    task_instance.c.dag_id,
+    task_instance.c.task_id,
+    task_instance.c.run_id,
+    task_instance.c.map_index,
+    task_instance.c.try_number,
+    task_instance.c.state,
+)
+_this_pk = task_instance.c.id == bindparam("pk")
+
+_locked = (
+    select(
+        task_instance.c.id,
+        task_instance.c.dag_id,
+        task_instance.c.task_id,
+        task_instance.c.run_id,
+        task_instance.c.map_index,
+        task_instance.c.state,
+        task_instance.c.try_number,
+        task_instance.c.max_tries,
+        task_instance.c.start_date,
+        task_instance.c.hostname,
+        task_instance.c.unixname,
+        task_instance.c.pid,
+        task_instance.c.next_method,
+        as_text(task_instance.c.next_kwargs),
+        dag_run.c.id.label("run_pk"),
+        dag_run.c.logical_date,
+        dag_run.c.data_interval_start,
+        dag_run.c.data_interval_end,
+        dag_run.c.run_after,
+        dag_run.c.start_date.label("run_start_date"),
+        dag_run.c.end_date.label("run_end_date"),
+        dag_run.c.clear_number,
+        dag_run.c.run_type,
+        dag_run.c.state.label("run_state"),
+        as_text(dag_run.c.conf),
+        dag_run.c.triggering_user_name,
+        dag_run.c.partition_key,
+        dag_run.c.partition_date,
+        dag.c.owners,
+        dag.c.fail_fast,
+    )
+    .join(dag_run, (dag_run.c.dag_id == task_instance.c.dag_id) & (dag_run.c.run_id == task_instance.c.run_id))
+    .join(dag, dag.c.dag_id == task_instance.c.dag_id)
+    .where(_this_pk)
+)
+_LOCK = _locked.with_for_update(of=task_instance, key_share=True)
+_LOCK_TO_RENAME = _locked.with_for_update(of=task_instance)
+
+
+async def lock_by_pk(session: WriteSession, *, ti_id: uuid.UUID, rename: bool = False) -> AnyRow | None:
+    """Lock one task instance and return it with its run and Dag: the only row lock of a request.
+
+    The lock is ``FOR NO KEY UPDATE OF task_instance``: neither the run nor the Dag is locked, and the rows that refer to
+    this one (XComs, rendered fields, reschedules) can still be inserted by others.
+
+    :param ti_id: the primary key.
+    :param rename: whether the id itself will change, which needs ``FOR UPDATE``: what refers to it must wait.
+    :raises RetryableDatabaseError: when the lock is not granted within the lock timeout.
+    """
+    return (await session.execute(_LOCK_TO_RENAME if rename else _LOCK, {"pk": ti_id})).one_or_none()
+
+
+async def lock_ready(session: WriteSession, *, where: ColumnElement[bool]) -> Sequence[AnyRow]:
+    """Lock those matching task instances that nobody else holds, in id order, at most :data:`BATCH` of them.
+
+    It never waits (``SKIP LOCKED``), so a transaction that holds other rows may call it: Airflow's own multi-row updates
+    lock in no particular order, and whoever waits for one row while it holds another can deadlock with them.
+
+    :param where: a condition on ``task_instance``.
+    :returns: their keys, try numbers and states.
+    """
+    statement = (
+        select(*_STOPPABLE)
+        .where(where)
+        .order_by(task_instance.c.id)
+        .limit(BATCH)
+        .with_for_update(of=task_instance, key_share=True, skip_locked=True)
+    )
+    return (await session.execute(statement)).all()
+
+
+async def ids(session: ReadSession, *, where: ColumnElement[bool]) -> Sequence[uuid.UUID]:
+    """Return the ids of the matching task instances, in order; without a lock."""
+    return list(await session.scalars(select(task_instance.c.id).where(where).order_by(task_instance.c.id)))
+
+
+async def still(session: WriteSession, *, ti_id: uuid.UUID, where: ColumnElement[bool]) -> Sequence[AnyRow]:
+    """Return a locked task instance if it still matches: as a list of one, or of none."""
+    return (await session.execute(select(*_STOPPABLE).where(task_instance.c.id == ti_id, where))).all()
+
+
+def skippable(*, dag_id: str, run_id: str, tasks: Sequence[tuple[str, int]]) -> ColumnElement[bool]:
+    """Match those of a run's ``tasks`` (id, map index) that have neither started nor ended."""
+    return and_(
+        task_instance.c.dag_id == dag_id,
+        task_instance.c.run_id == run_id,
+        tuple_(task_instance.c.task_id, task_instance.c.map_index).in_(tasks),
+        or_(task_instance.c.state.is_(None), task_instance.c.state.not_in(["running", "success", "failed", "skipped"])),
+    )
+
+
+def stoppable(*, dag_id: str, run_id: str, except_tasks: Collection[str]) -> ColumnElement[bool]:
+    """Match the task instances of a run that a failure stops: all that have not ended, but for ``except_tasks``."""
+    return and_(
+        task_instance.c.dag_id == dag_id,
+        task_instance.c.run_id == run_id,
+        task_instance.c.task_id.not_in(sorted(except_tasks)),
+        or_(task_instance.c.state.is_(None), task_instance.c.state.not_in(["success", "failed", "skipped"])),
+    )
+
+
+async def skip(session: WriteSession, *, ids: Sequence[uuid.UUID], now: datetime, keep_times: bool) -> None:
+    """Set locked task instances to skipped.
+
+    :param keep_times: whether a start and end that they have already are kept, and the duration computed from them.
+    """
+    values: dict[str, Any] = {"state": "skipped", "start_date": now, "end_date": now, "updated_at": now}
+    if keep_times:
+        started, ended = (func.coalesce(task_instance.c[name], now) for name in ("start_date", "end_date"))
+        values |= {"start_date": started, "end_date": ended, "duration": extract("epoch", ended - started)}
+    await session.execute(update(task_instance).where(task_instance.c.id.in_(ids)).values(**values))
+
+
+async def force_failed(session: WriteSession, *, ids: Sequence[uuid.UUID], now: datetime) -> None:
+    """Set locked, running task instances to failed; their processes hear of it on their next heartbeat."""
+    statement = update(task_instance).where(task_instance.c.id.in_(ids)).values(state="failed", updated_at=now)
+    await session.execute(statement)
+
+
+_HEARTBEAT = (
+    update(task_instance)
+    .where(
+        _this_pk,
+        task_instance.c.state == "running",
+        task_instance.c.hostname == bindparam("on_host"),
+        task_instance.c.pid == bindparam("by_process"),
+    )
+    .values(last_heartbeat_at=bindparam("now"), updated_at=bindparam("now"))
+    .returning(literal(1))
+)
+
+
+async def heartbeat(session: WriteSession, *, ti_id: uuid.UUID, hostname: str, pid: int, now: datetime) -> bool:
+    """Record a heartbeat if this very process runs the task instance; one statement, guarded by its own WHERE.
+
+    :returns: whether it does.
+    """
+    parameters = {"pk": ti_id, "on_host": hostname, "by_process": pid, "now": now}
+    return await session.scalar(_HEARTBEAT, parameters) is not None
+
+
+_IDENTITY = select(
+    task_instance.c.state,
+    task_instance.c.hostname,
+    task_instance.c.pid,
+    task_instance.c.dag_id,
+    task_instance.c.task_id,
+    task_instance.c.run_id,
+).where(_this_pk)
+
+
+async def identity(session: ReadSession | WriteSession, *, ti_id: uuid.UUID) -> AnyRow | None:
+    """Return who runs a task instance, its state, Dag and run; without a lock."""
+    return (await session.execute(_IDENTITY, {"pk": ti_id})).one_or_none()
+
+
+_ARCHIVED = select(exists().where(task_instance_history.c.task_instance_id == bindparam("pk")))
+
+
+async def is_archived(session: ReadSession | WriteSession, *, ti_id: uuid.UUID) -> bool:
+    """Say whether this id belongs to a try that was moved to the history."""
+    return bool(await session.scalar(_ARCHIVED, {"pk": ti_id}))
+
+
+async def write(session: WriteSession, *, ti_id: uuid.UUID, values: Mapping[str, Any], revision: Revision) -> None:
+    """Set columns of a locked task instance."""
+    await session.execute(
+        update(task_instance).where(_this_pk).values(**revision.known("task_instance", values)), {"pk": ti_id}
+    )
+
+
+_RUN_CONTEXT = select(
+    select(func.count()).select_from(task_reschedule).where(task_reschedule.c.ti_id == bindparam("pk")).scalar_subquery(),
+    select(func.array_agg(xcom.c.key))
+    .where(
+        xcom.c.dag_run_id == bindparam("run_pk"),
+        xcom.c.task_id == bindparam("task_id"),
+        or_(bindparam("map_index") < 0, xcom.c.map_index == bindparam("map_index")),
+    )
+    .scalar_subquery(),
+    exists().where(dagrun_asset_event.c.dag_run_id == bindparam("run_pk")),
+)
+
+
+async def run_context(session: WriteSession, *, row: AnyRow) -> tuple[int, list[str], bool]:
+    """Return what a starting task is told beyond its own row.
+
+    :returns: how often it was rescheduled, the keys of the XComs that an earlier try left, and whether its run consumed
+        asset events.
+    """
+    parameters = {"pk": row.id, "run_pk": row.run_pk, "task_id": row.task_id, "map_index": row.map_index}
+    count, keys, has_events = (await session.execute(_RUN_CONTEXT, parameters)).one()
+    return count, keys or [], has_events
+
+
+async def archive_try(session: WriteSession, *, row: AnyRow, ended: Mapping[str, Any], revision: Revision) -> uuid.UUID:
+    """Copy a locked task instance's try into the history, as failed, and return the id for its next try.
+
+    :param row: the task instance, locked to be renamed.
+    :param ended: the columns of the history row that differ from the task instance's, such as its end date.
+    """
+    columns = [name for name in HISTORY_COLUMNS if revision.has_column("task_instance_history", name)]
+    changed = {**revision.known("task_instance_history", ended), "state": "failed"}
+    source = [literal(changed[c], task_instance_history.c[c].type) if c in changed else task_instance.c[c] for c in columns]
+    tried_already = exists().where(
+        task_instance_history.c.dag_id == row.dag_id,
+        task_instance_history.c.task_id == row.task_id,
+        task_instance_history.c.run_id == row.run_id,
+        task_instance_history.c.map_index == row.map_index,
+        task_instance_history.c.try_number == row.try_number,
+    )
+    copy = select(task_instance.c.id, *source).where(_this_pk, ~tried_already)
+    archived = await session.scalar(
+        insert(task_instance_history)
+        .from_select(["task_instance_id", *columns], copy)
+        .returning(task_instance_history.c.task_instance_id),
+        {"pk": row.id},
+    )
+    if archived is not None:
+        request = select(hitl_detail.c.ti_id, *(hitl_detail.c[c] for c in HITL_COLUMNS)).where(hitl_detail.c.ti_id == row.id)
+        await session.execute(insert(hitl_detail_history).from_select(["ti_history_id", *HITL_COLUMNS], request))
+    await session.execute(delete(task_reschedule).where(task_reschedule.c.ti_id == row.id))
+    return uuid7()
+
+
+async def record_reschedule(
+    session: WriteSession, *, ti_id: uuid.UUID, start_date: datetime, end_date: datetime, reschedule_date: datetime
+) -> None:
+    """Insert a row into a task's reschedules; its duration is whole seconds, cut towards zero."""
+    await session.execute(
+        insert(task_reschedule).values(
+            ti_id=ti_id,
+            start_date=start_date,
+            end_date=end_date,
+            duration=int((end_date - start_date).total_seconds()),
+            reschedule_date=reschedule_date,
+        )
+    )
+
+
+_RENDERED_MAP_INDEX = (
+    update(task_instance)
+    .where(_this_pk)
+    .values(rendered_map_index=bindparam("label"), updated_at=bindparam("now"))
+    .returning(literal(1))
+)
+
+
+async def set_rendered_map_index(session: WriteSession, *, ti_id: uuid.UUID, label: str, now: datetime) -> bool:
+    """Set the label of a mapped task instance; one statement.
+
+    :returns: whether the task instance exists.
+    """
+    return await session.scalar(_RENDERED_MAP_INDEX, {"pk": ti_id, "label": label, "now": now}) is not None
+
+
+_FIRST_RESCHEDULE = (
+    select(task_reschedule.c.start_date)
+    .where(task_reschedule.c.ti_id == bindparam("pk"))
+    .order_by(task_reschedule.c.id)
+    .limit(1)
+)
+
+
+async def first_reschedule(session: ReadSession, *, ti_id: uuid.UUID) -> datetime | None:
+    """Return when a task was first rescheduled, or None."""
+    return await session.scalar(_FIRST_RESCHEDULE, {"pk": ti_id})
+
+
+def _matching(
+    *,
+    dag_id: str,
+    task_ids: Sequence[str] | None,
+    run_ids: Sequence[str] | None,
+    logical_dates: Sequence[datetime] | None,
+    map_index: int | None,
+) -> list[ColumnElement[bool]]:
+    """Return the conditions of the collection queries; empty lists do not filter."""
+    conditions: list[ColumnElement[bool]] = [task_instance.c.dag_id == dag_id]
+    if task_ids:
+        conditions.append(task_instance.c.task_id.in_(task_ids))
+    if run_ids:
+        conditions.append(task_instance.c.run_id.in_(run_ids))
+    if map_index is not None:
+        conditions.append(task_instance.c.map_index == map_index)
+    if logical_dates:
+        runs = select(dag_run.c.run_id).where(dag_run.c.dag_id == dag_id, dag_run.c.logical_date.in_(logical_dates))
+        conditions.append(task_instance.c.run_id.in_(runs))
+    return conditions
+
+
+async def count(
+    session: ReadSession,
+    *,
+    states: Sequence[str] | None = None,
+    pairs: Sequence[tuple[str, int]] | None = None,
+    **filters: Any,
+) -> int:
+    """Count task instances.
+
+    :param states: only these; ``"null"`` stands for no state.
+    :param pairs: only these (task id, map index).
+    :param filters: see :func:`states`.
+    """
+    conditions = _matching(**filters)
+    if pairs is not None:
+        conditions.append(tuple_(task_instance.c.task_id, task_instance.c.map_index).in_(pairs))
+    if states:
+        named = task_instance.c.state.in_([state for state in states if state != "null"])
+        conditions.append(or_(task_instance.c.state.is_(None), named) if "null" in states else named)
+    return await session.scalar(select(func.count()).select_from(task_instance).where(*conditions)) or 0
+
+
+async def states(session: ReadSession, **filters: Any) -> Sequence[AnyRow]:
+    """Return run id, task id, map index and state of task instances.
+
+    :param filters: ``dag_id``, and ``task_ids``, ``run_ids``, ``logical_dates``, ``map_index``, of which empty ones do
+        not filter.
+    """
+    columns = (task_instance.c.run_id, task_instance.c.task_id, task_instance.c.map_index, task_instance.c.state)
+    return (await session.execute(select(*columns).where(*_matching(**filters)))).all()
+
+
+_BREADCRUMBS = (
+    select(
+        task_instance.c.task_id,
+        task_instance.c.map_index,
+        task_instance.c.state,
+        task_instance.c.operator,
+        task_instance.c.duration,
+    )
+    .where(
+        task_instance.c.dag_id == bindparam("dag_id"),
+        task_instance.c.run_id == bindparam("run_id"),
+        task_instance.c.state.in_(TERMINAL),
+    )
+    .order_by(task_instance.c.task_id, task_instance.c.map_index)
+)
+
+
+async def breadcrumbs(session: ReadSession, *, dag_id: str, run_id: str) -> Sequence[AnyRow]:
+    """Return the ended task instances of a run."""
+    return (await session.execute(_BREADCRUMBS, {"dag_id": dag_id, "run_id": run_id})).all()
+
+
+async def previous(
+    session: ReadSession, *, dag_id: str, task_id: str, map_index: int, before: datetime | None, state: str | None
+) -> AnyRow | None:
+    """Return the newest task instance of a task by logical date.
+
+    :param before: only runs of an earlier logical date.
+    :param state: only in this state.
+    """
+    statement = (
+        select(
+            task_instance.c.task_id,
+            task_instance.c.dag_id,
+            task_instance.c.run_id,
+            dag_run.c.logical_date,
+            task_instance.c.start_date,
+            task_instance.c.end_date,
+            task_instance.c.state,
+            task_instance.c.try_number,
+            task_instance.c.map_index,
+            task_instance.c.duration,
+        )
+        .join(dag_run, (dag_run.c.dag_id == task_instance.c.dag_id) & (dag_run.c.run_id == task_instance.c.run_id))
+        .where(task_instance.c.dag_id == dag_id, task_instance.c.task_id == task_id, task_instance.c.map_index == map_index)
+        .order_by(dag_run.c.logical_date.desc())
+        .limit(1)
+    )
+    if before is not None:
+        statement = statement.where(dag_run.c.logical_date < before)
+    if state is not None:
+        statement = statement.where(task_instance.c.state == state)
+    return (await session.execute(statement)).one_or_none()
+
+
+def uuid7() -> uuid.UUID:
+    """Return a time-ordered UUID (RFC 9562, version 7), as Airflow gives each try."""
+    milliseconds = time.time_ns() // 1_000_000
+    random = uuid.uuid4().int
+    return uuid.UUID(
+        int=(milliseconds << 80) | (0x7 << 76) | ((random >> 64 & 0xFFF) << 64) | (0b10 << 62) | (random & (1 << 62) - 1)
+    )

@@ -1,0 +1,39 @@
+"""Variables, as stored."""
+
+from __future__ import annotations
+
+from sqlalchemy import bindparam, delete, or_, select
+from sqlalchemy.dialects.postgresql import insert
+
+from app.db.session import ReadSession, WriteSession
+from app.db.tables import AnyRow, variable
+
+_visible = (
+    variable.c.key == bindparam("name"),
+    or_(variable.c.team_name == bindparam("team"), variable.c.team_name.is_(None)),
+)
+_BY_KEY = select(variable.c.val, variable.c.is_encrypted).where(*_visible).limit(1)
+_DELETE = delete(variable).where(*_visible)
+_insert = insert(variable)
+_PUT = _insert.on_conflict_do_update(
+    index_elements=["key"],
+    set_={name: _insert.excluded[name] for name in ("val", "description", "is_encrypted")},
+)
+
+
+async def get(session: ReadSession, *, key: str, team_name: str | None) -> AnyRow | None:
+    """Return the stored value and whether it is encrypted; the team's own, or one that belongs to no team."""
+    return (await session.execute(_BY_KEY, {"name": key, "team": team_name})).one_or_none()
+
+
+async def put(
+    session: WriteSession, *, key: str, value: str, is_encrypted: bool, description: str | None, team_name: str | None
+) -> None:
+    """Set a variable in one statement; its team stays that of whoever made it."""
+    values = {"key": key, "val": value, "is_encrypted": is_encrypted, "description": description, "team_name": team_name}
+    await session.execute(_PUT, values)
+
+
+async def remove(session: WriteSession, *, key: str, team_name: str | None) -> None:
+    """Delete a variable that is visible to the team, if there is one."""
+    await session.execute(_DELETE, {"name": key, "team": team_name})

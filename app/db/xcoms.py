@@ -1,0 +1,173 @@
+"""XComs. Values pass as the JSON text that PostgreSQL stores: they are never decoded here, so nothing is lost on the way."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import Select, Text, bindparam, delete, func, literal, select
+from sqlalchemy.dialects.postgresql import insert
+
+from app.compat import Revision
+from app.db.session import ReadSession, WriteSession
+from app.db.tables import AnyRow, as_text, dag_run, from_text, task_map, xcom
+
+UNBOUNDED = 2**31 - 1  # more than there can be: a map index is a 4-byte integer
+
+
+class XComKey(NamedTuple):
+    """What names the XComs of one task under one key."""
+
+    dag_id: str
+    run_id: str
+    task_id: str
+    key: str
+
+
+def _matching(key: XComKey, *, include_prior_dates: bool = False) -> Select[Any]:
+    """Select values under ``key``: of its run alone, or of every run up to its date."""
+    statement = select(as_text(xcom.c.value)).join(dag_run, dag_run.c.id == xcom.c.dag_run_id)
+    statement = statement.where(xcom.c.key == key.key, xcom.c.task_id == key.task_id, xcom.c.dag_id == key.dag_id)
+    if not include_prior_dates:
+        return statement.where(xcom.c.run_id == key.run_id)
+    own = dag_run.alias("own")
+    own_date = (
+        select(func.coalesce(own.c.logical_date, own.c.run_after))
+        .where(own.c.run_id == key.run_id, own.c.dag_id == key.dag_id)
+        .scalar_subquery()
+    )
+    return statement.where(func.coalesce(dag_run.c.logical_date, dag_run.c.run_after) <= own_date)
+
+
+async def get(session: ReadSession, *, key: XComKey, map_index: int, include_prior_dates: bool = False) -> AnyRow | None:
+    """Return the newest value under ``key`` for one map index, as JSON text in the row's ``value``, or None."""
+    statement = (
+        _matching(key, include_prior_dates=include_prior_dates)
+        .where(xcom.c.map_index == map_index)
+        .order_by(dag_run.c.logical_date.desc(), xcom.c.timestamp.desc())
+        .limit(1)
+    )
+    row: AnyRow | None = (await session.execute(statement)).one_or_none()
+    return row
+
+
+async def at(
+    session: ReadSession, *, key: XComKey, offset: int, include_prior_dates: bool = False, not_null: bool = False
+) -> AnyRow | None:
+    """Return one value in map-index order; a negative offset counts from the end, as in Python.
+
+    :param not_null: whether values that are SQL NULL are passed over.
+    """
+    statement = _matching(key, include_prior_dates=include_prior_dates)
+    if not_null:
+        statement = statement.where(xcom.c.value.is_not(None))
+    in_order = xcom.c.map_index.asc() if offset >= 0 else xcom.c.map_index.desc()
+    statement = statement.order_by(in_order).offset(offset if offset >= 0 else -1 - offset).limit(1)
+    row: AnyRow | None = (await session.execute(statement)).one_or_none()
+    return row
+
+
+async def sliced(
+    session: ReadSession,
+    *,
+    key: XComKey,
+    start: int | None,
+    stop: int | None,
+    step: int | None,
+    include_prior_dates: bool,
+) -> list[str | None]:
+    """Return the values that the slice ``[start:stop:step]`` takes in map-index order, as JSON texts.
+
+    The bounds are resolved with Python's own rules. Only when one of them counts from the end must the length be asked
+    for first.
+
+    :param step: 0 means 1, as Airflow has it.
+    """
+    matching = _matching(key, include_prior_dates=include_prior_dates)
+    step = step or 1
+    length = UNBOUNDED
+    if step < 0 or (start or 0) < 0 or (stop or 0) < 0:
+        length = await session.scalar(select(func.count()).select_from(matching.subquery())) or 0
+    indices = range(*slice(start, stop, step).indices(length))
+    if not indices:
+        return []
+    first, last = sorted((indices[0], indices[-1]))
+    statement = matching.order_by(xcom.c.map_index.asc()).offset(first).limit(last - first + 1)
+    return list(await session.scalars(statement))[::step]
+
+
+async def count(session: ReadSession, *, key: XComKey) -> int:
+    """Count the map indexes that have a value under ``key``."""
+    return await session.scalar(select(func.count()).select_from(_matching(key).subquery())) or 0
+
+
+async def put(
+    session: WriteSession,
+    *,
+    key: XComKey,
+    map_index: int,
+    value: str,
+    dag_result: bool,
+    now: datetime,
+    revision: Revision,
+) -> bool:
+    """Set a value in one statement; setting it again replaces it.
+
+    :param value: JSON text.
+    :returns: whether the run exists; without it nothing is written.
+    """
+    values = {
+        "dag_run_id": dag_run.c.id,
+        "task_id": bindparam("of_task", type_=Text),
+        "map_index": bindparam("at_index"),
+        "key": bindparam("under_key", type_=Text),
+        "dag_id": bindparam("dag_id", type_=Text),
+        "run_id": bindparam("run_id", type_=Text),
+        "value": from_text(bindparam("json")),
+        "timestamp": bindparam("now"),
+        "dag_result": bindparam("dag_result"),
+    }
+    source = revision.known("xcom", values)
+    selected = select(*source.values()).where(
+        dag_run.c.dag_id == bindparam("dag_id"), dag_run.c.run_id == bindparam("run_id")
+    )
+    statement = insert(xcom).from_select(list(source), selected)
+    renewed = {name: statement.excluded[name] for name in source if name in ("value", "timestamp", "dag_result")}
+    statement = statement.on_conflict_do_update(index_elements=["dag_run_id", "task_id", "map_index", "key"], set_=renewed)
+    parameters = {
+        "of_task": key.task_id,
+        "at_index": map_index,
+        "under_key": key.key,
+        "dag_id": key.dag_id,
+        "run_id": key.run_id,
+        "json": value,
+        "now": now,
+        "dag_result": dag_result,
+    }
+    return await session.scalar(statement.returning(xcom.c.dag_run_id), parameters) is not None
+
+
+_map_insert = insert(task_map).values(keys=from_text(literal("null")))
+_PUT_MAPPED_LENGTH = _map_insert.on_conflict_do_update(
+    index_elements=["dag_id", "task_id", "run_id", "map_index"],
+    set_={name: _map_insert.excluded[name] for name in ("length", "keys")},
+)
+
+
+async def put_mapped_length(session: WriteSession, *, key: XComKey, map_index: int, length: int) -> None:
+    """Record into how many task instances a value expands."""
+    values = {"dag_id": key.dag_id, "task_id": key.task_id, "run_id": key.run_id, "map_index": map_index, "length": length}
+    await session.execute(_PUT_MAPPED_LENGTH, values)
+
+
+async def remove(session: WriteSession, *, key: XComKey, map_index: int) -> None:
+    """Delete the value of one map index, if there is one."""
+    await session.execute(
+        delete(xcom).where(
+            xcom.c.key == key.key,
+            xcom.c.run_id == key.run_id,
+            xcom.c.task_id == key.task_id,
+            xcom.c.dag_id == key.dag_id,
+            xcom.c.map_index == map_index,
+        )
+    )

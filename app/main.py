@@ -1,0 +1,82 @@
+"""The application: middleware in reading order, and what lives as long as the process."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route
+from starlette.types import Receive, Scope, Send
+
+from app import settings as settings_module
+from app.auth import Tokens
+from app.db.session import Database
+from app.middleware import CorrelationId, Observed, RequestLimits, RetryableErrors, TokenRefresh
+from app.secrets import Secrets
+from app.service import Service
+from app.settings import Settings
+from app.versions.building import ApiVersions
+
+log = structlog.get_logger(__name__)
+
+
+class ExecutionApi:
+    """The application under ``/execution``: bound to the metadata revision that is found when the process starts."""
+
+    def __init__(self) -> None:
+        self._versions: ApiVersions | None = None
+
+    def open(self, service: Service) -> None:
+        self._versions = ApiVersions(service)
+        self._versions.app(self._versions.newest)  # the first request shall not pay for it
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        assert self._versions is not None, "requests come after the lifespan has started"
+        await self._versions(scope, receive, send)
+
+
+def create_app(settings: Settings | None = None) -> Starlette:
+    """Return the whole ASGI application.
+
+    :param settings: read from the environment and ``airflow.cfg`` by default.
+    :raises ConfigurationError: when they cannot serve.
+    """
+    settings = settings or settings_module.load()
+    tokens = Tokens(settings.tokens)
+    database = Database(settings.database)
+    secrets = Secrets(settings, database)
+    api = ExecutionApi()
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        revision = await database.revision()
+        api.open(Service(settings=settings, database=database, revision=revision, tokens=tokens, secrets=secrets))
+        gc.collect()
+        gc.freeze()  # what start-up made lives on: no full collection shall walk it again
+        log.info("serving", metadata_revision=revision.name, newest_api_date=revision.newest_api_date)
+        yield
+        await database.close()
+
+    return Starlette(
+        routes=[Route("/metrics", metrics), Mount("/execution", app=api)],
+        middleware=[
+            Middleware(CorrelationId),
+            Middleware(Observed, access_log=settings.server.access_log),
+            Middleware(RetryableErrors),
+            Middleware(TokenRefresh, tokens=tokens),
+            Middleware(RequestLimits, max_body_bytes=settings.server.max_body_bytes),
+        ],
+        lifespan=lifespan,
+    )
+
+
+async def metrics(_: Request) -> Response:
+    """Answer with this process's metrics in Prometheus' text format."""
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,172 @@
+"""Pure ASGI middleware, in the order in which :func:`app.main.create_app` stacks it."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app import telemetry
+from app.auth import REFRESH_HEADER, WORKLOAD, Tokens
+from app.errors import RetryableDatabaseError
+
+log = structlog.get_logger(__name__)
+access = structlog.get_logger("access")
+
+CORRELATION_HEADER = "correlation-id"
+JITTER = 2  # seconds; victims of one collision come back spread over three different seconds
+
+
+async def send_json(send: Send, status: int, body: Any, headers: list[tuple[bytes, bytes]] | None = None) -> None:
+    """Send a whole JSON answer; the content type carries no parameter, or the Task SDK does not read the detail."""
+    content = orjson.dumps(body)
+    base = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": base + (headers or [])})
+    await send({"type": "http.response.body", "body": content})
+
+
+class CorrelationId:
+    """Echoes the ``correlation-id`` header and puts it on every log line of the request."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not (correlation_id := Headers(scope=scope).get(CORRELATION_HEADER)):
+            return await self.app(scope, receive, send)
+
+        async def echo(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)[CORRELATION_HEADER] = correlation_id
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(correlation_id=correlation_id):
+            await self.app(scope, receive, echo)
+
+
+class Observed:
+    """Counts and times every request by its route's template, writes the access log, and answers 500 for a defect."""
+
+    def __init__(self, app: ASGIApp, *, access_log: bool = True) -> None:
+        self.app = app
+        self.access_log = access_log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        started, status = time.perf_counter(), 0
+
+        async def observe(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, observe)
+        except Exception:
+            log.exception("unexpected error", method=scope["method"], path=scope["path"])
+            if status:
+                raise  # the answer is under way: the server must cut the connection
+            await send_json(observe, HTTPStatus.INTERNAL_SERVER_ERROR, {"detail": "Internal server error"})
+        finally:
+            self._record(scope, status, time.perf_counter() - started)
+
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "unmatched")
+        telemetry.REQUESTS.labels(scope["method"], route, status).inc()
+        telemetry.LATENCY.labels(scope["method"], route).observe(seconds)
+        if self.access_log:
+            access.info(
+                "request", method=scope["method"], path=scope["path"], status=status, milliseconds=round(seconds * 1000, 2)
+            )
+
+
+class RetryableErrors:
+    """Answers 503 with ``Retry-After`` when the database could not do it now; no handler knows about it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self.app(scope, receive, send)
+        except RetryableDatabaseError as error:
+            telemetry.RETRYABLE.labels(error.reason).inc()
+            retry_after = error.delay + random.randint(0, JITTER)
+            log.warning("retryable database error", reason=error.reason, path=scope["path"], retry_after=retry_after)
+            detail = {"reason": error.reason, "message": (error.__doc__ or "").split("\n")[0]}
+            headers = [(b"retry-after", str(retry_after).encode())]
+            await send_json(send, HTTPStatus.SERVICE_UNAVAILABLE, {"detail": detail}, headers)
+
+
+class TokenRefresh:
+    """Adds a fresh token to the answer when the one that was verified at the door is near its end.
+
+    It decides from the claims verified then: verifying again after the handler would lose the refresh of a token that
+    expired in between (Airflow #67939). Workload tokens are never refreshed; ``/run`` swaps them.
+    """
+
+    def __init__(self, app: ASGIApp, *, tokens: Tokens, clock: Callable[[], float] = time.time) -> None:
+        self.app = app
+        self.tokens = tokens
+        self.clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def refresh(message: Message) -> None:
+            token = scope.get("token") if message["type"] == "http.response.start" else None
+            if token is not None and token.scope != WORKLOAD and token.needs_refresh(self.clock()):
+                MutableHeaders(scope=message)[REFRESH_HEADER] = self.tokens.mint(token.claims)
+            await send(message)
+
+        await self.app(scope, receive, refresh)
+
+
+class RequestLimits:
+    """Refuses what no handler should see: NUL in the path or query, and bodies larger than the limit."""
+
+    def __init__(self, app: ASGIApp, *, max_body_bytes: int) -> None:
+        self.app = app
+        self.max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        if "\0" in scope["path"] or b"%00" in scope["query_string"] or b"\0" in scope["query_string"]:
+            detail = {"reason": "invalid_value", "message": "The path and the query must not contain NUL (%00)"}
+            return await send_json(send, HTTPStatus.UNPROCESSABLE_ENTITY, {"detail": detail})
+        length = Headers(scope=scope).get("content-length", "0")
+        if length.isdecimal() and int(length) > self.max_body_bytes:
+            return await self._too_large(send)
+        received, refused = 0, False
+
+        async def bounded() -> Message:
+            nonlocal received, refused
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self.max_body_bytes:
+                refused = True
+                raise _BodyTooLarge
+            return message
+
+        try:
+            await self.app(scope, bounded, send)
+        except Exception:
+            if not refused:
+                raise
+            await self._too_large(send)
+
+    async def _too_large(self, send: Send) -> None:
+        detail = {"reason": "body_too_large", "message": f"The body must not exceed {self.max_body_bytes} bytes"}
+        await send_json(send, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, {"detail": detail}, [(b"connection", b"close")])
+
+
+class _BodyTooLarge(Exception):
+    """The body exceeded the limit while it was read."""

@@ -1,0 +1,294 @@
+"""What workers report, each report in transactions that hold one waiting lock at most.
+
+``transitions`` decides; this module locks, writes what was decided and commits. ``docs/lock-order.md`` says why no
+deadlock with Airflow's own writers is possible.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import Any
+
+import structlog
+from sqlalchemy import ColumnElement
+
+from app import asset_registration, serialized_dag, transitions
+from app.db import audit, dag_runs, dags, task_instances, teams, triggers
+from app.db.session import WriteSession
+from app.db.tables import AnyRow
+from app.errors import InvalidValue, RetryableDatabaseError
+from app.schemas.task_instances import (
+    TIEnterRunningPayload,
+    TIHeartbeatInfo,
+    TIRetryStatePayload,
+    TIStateUpdate,
+)
+from app.service import Service, utcnow
+from app.transitions import NOT_FOUND, Accept, Decision, Refuse, Same
+
+log = structlog.get_logger(__name__)
+
+FAIL_EVENT = ("fail task", "Forcing task to fail due to dag's `fail_fast` setting.")
+SKIP_EVENT = ("skip task", "Skipping task due to dag's `fail_fast` setting.")
+
+
+class StartedTask:
+    """A task instance that may run, with what its worker is told.
+
+    :param row: the task instance as it was when it was locked, with its run.
+    """
+
+    def __init__(
+        self,
+        row: AnyRow,
+        *,
+        reschedules: int,
+        xcom_keys: list[str],
+        events: Sequence[AnyRow],
+        team_name: str | None,
+    ) -> None:
+        self.row = row
+        self.reschedules = reschedules
+        self.xcom_keys = xcom_keys
+        self.events = events
+        self.team_name = team_name
+
+
+async def start_task(service: Service, *, ti_id: uuid.UUID, payload: TIEnterRunningPayload) -> StartedTask | Refuse:
+    """Let a worker process run a task instance; asked again by the same process, answer the same.
+
+    :raises RetryableDatabaseError: nothing was written.
+    """
+    now = utcnow()
+    async with service.database.transaction() as session:
+        row = await task_instances.lock_by_pk(session, ti_id=ti_id)
+        if row is None:
+            return NOT_FOUND
+        decision = transitions.start(row, payload, now)
+        if isinstance(decision, Refuse):
+            return decision
+        if isinstance(decision, Accept):
+            await task_instances.write(session, ti_id=ti_id, values=decision.values, revision=service.revision)
+            await audit.record_transition(session, row=row, event=decision.event, hostname=payload.hostname, now=now)
+        reschedules, xcom_keys, has_events = await task_instances.run_context(session, row=row)
+        events = await dag_runs.consumed_asset_events(session, run_pk=row.run_pk) if has_events else ()
+        team_name = await teams.of_dag(session, dag_id=row.dag_id) if service.settings.multi_team else None
+    if row.next_method:
+        xcom_keys = []  # a task that resumes keeps what it pushed before it was deferred
+    return StartedTask(row, reschedules=reschedules, xcom_keys=xcom_keys, events=events, team_name=team_name)
+
+
+async def heartbeat(service: Service, *, ti_id: uuid.UUID, payload: TIHeartbeatInfo) -> Refuse | None:
+    """Record that a worker process is alive, in one statement; only a refusal asks further.
+
+    :raises RetryableDatabaseError: nothing was written.
+    """
+    async with service.database.autocommit() as session:
+        for _ in range(2):  # once more if the task came back to this process between the two statements
+            if await task_instances.heartbeat(
+                session, ti_id=ti_id, hostname=payload.hostname, pid=payload.pid, now=utcnow()
+            ):
+                return None
+            if (row := await task_instances.identity(session, ti_id=ti_id)) is None:
+                archived = await task_instances.is_archived(session, ti_id=ti_id)
+                return transitions.ARCHIVED if archived else NOT_FOUND
+            if refusal := transitions.refuse_heartbeat(row, payload):
+                return refusal
+    raise RetryableDatabaseError("the task instance changed while its heartbeat was recorded")
+
+
+async def report_state(service: Service, *, ti_id: uuid.UUID, payload: TIStateUpdate) -> Decision:
+    """Record the state that a worker reports.
+
+    :returns: what was done; a 2xx may be answered only for :class:`Accept` and :class:`Same`.
+    :raises RetryableDatabaseError: nothing was written; a deadlock is never a reason to write ``failed``.
+    :raises InvalidValue: a value does not fit; nothing was written.
+    """
+    try:
+        decision, row = await _record_state(service, ti_id, payload)
+    except (RetryableDatabaseError, InvalidValue):
+        raise
+    except Exception:
+        log.exception("the reported state could not be recorded", ti_id=str(ti_id), state=str(payload.state))
+        return await _fail_unrecorded(service, ti_id, payload)
+    if row is not None and row.fail_fast and payload.state == "failed" and not isinstance(decision, Refuse):
+        await _stop_others(service, row)  # on a repeated report too: the first may have ended in between
+    return decision
+
+
+async def _record_state(service: Service, ti_id: uuid.UUID, payload: TIStateUpdate) -> tuple[Decision, AnyRow | None]:
+    now = utcnow()
+    renames = isinstance(payload, TIRetryStatePayload)
+    async with service.database.transaction() as session:
+        row = await task_instances.lock_by_pk(session, ti_id=ti_id, rename=renames)
+        if row is None:
+            repeated = renames and await task_instances.is_archived(session, ti_id=ti_id)
+            return (Same() if repeated else NOT_FOUND), None
+        decision = transitions.report(row, payload, now)
+        if isinstance(decision, Accept):
+            refusal = await _apply(session, service, row, decision, now)
+            if refusal is not None:
+                await session.rollback()
+                return refusal, row
+    return decision, row
+
+
+async def _apply(session: WriteSession, service: Service, row: AnyRow, decision: Accept, now: datetime) -> Refuse | None:
+    """Write an accepted transition: its effects, the row itself, the audit row."""
+    values = dict(decision.values)
+    for effect in decision.effects:
+        match effect:
+            case transitions.CreateTrigger():
+                team_name = await teams.of_dag(session, dag_id=row.dag_id) if service.settings.multi_team else None
+                values["trigger_id"] = await triggers.create(
+                    session,
+                    classpath=effect.classpath,
+                    kwargs=effect.kwargs,
+                    queue=effect.queue,
+                    team_name=team_name,
+                    now=now,
+                    revision=service.revision,
+                )
+            case transitions.RecordReschedule():
+                await task_instances.record_reschedule(
+                    session,
+                    ti_id=row.id,
+                    start_date=effect.start_date,
+                    end_date=effect.end_date,
+                    reschedule_date=effect.reschedule_date,
+                )
+            case transitions.ArchiveTry():
+                values |= await _archive_try(session, service, row, values, now)
+            case transitions.RegisterAssets():
+                refusal = await asset_registration.register(
+                    session, row=row, effect=effect, now=now, revision=service.revision
+                )
+                if refusal is not None:
+                    return refusal
+            case transitions.FailFast():
+                pass  # others are stopped after this transaction: it must not wait for their rows while it holds its own
+    await task_instances.write(session, ti_id=row.id, values=values, revision=service.revision)
+    await audit.record_transition(session, row=row, event=decision.event, hostname=row.hostname, now=now)
+    return None
+
+
+async def _archive_try(
+    session: WriteSession, service: Service, row: AnyRow, values: dict[str, Any], now: datetime
+) -> dict[str, Any]:
+    """Move the try that ended into the history and return the columns that start the next one."""
+    ended = {name: values[name] for name in ("end_date", "duration", "retry_delay_override", "retry_reason")}
+    if service.revision.retry_keeps_end_date:
+        ended |= {name: values[name] for name in ("rendered_map_index",) if name in values}
+    else:
+        ended["end_date"] = now
+        ended["duration"] = (now - row.start_date).total_seconds() if row.start_date else None
+    new_id = await task_instances.archive_try(session, row=row, ended=ended, revision=service.revision)
+    return {"id": new_id, "end_date": ended["end_date"], "duration": ended["duration"]}
+
+
+async def _fail_unrecorded(service: Service, ti_id: uuid.UUID, payload: TIStateUpdate) -> Refuse:
+    """Fail a task instance whose reported state could not be recorded, in a session of its own.
+
+    The first session is rolled back and closed by now: after an error its transaction can do nothing any more.
+
+    :returns: a refusal that says what the database holds now; never the state that was asked for.
+    :raises RetryableDatabaseError: nothing was written.
+    """
+    now = utcnow()
+    async with service.database.transaction() as session:
+        row = await task_instances.lock_by_pk(session, ti_id=ti_id)
+        if row is None:
+            return NOT_FOUND
+        if (failure := transitions.fail(row, now)) is not None:
+            await _apply(session, service, row, failure, now)
+    if failure is None:
+        return Refuse(
+            409,
+            {
+                "reason": "invalid_state",
+                "message": f"The state '{payload.state}' could not be recorded, and the task no longer runs",
+                "previous_state": row.state,
+            },
+        )
+    log.error("task instance set to failed: its reported state could not be recorded", ti_id=str(ti_id))
+    if row.fail_fast:
+        await _stop_others(service, row)
+    return Refuse(
+        409,
+        {
+            "reason": "state_not_recorded",
+            "message": f"The state '{payload.state}' could not be recorded; the task instance was set to 'failed'",
+            "previous_state": row.state,
+            "current_state": "failed",
+        },
+    )
+
+
+async def skip_downstream(service: Service, *, ti_id: uuid.UUID, tasks: Sequence[tuple[str, int]]) -> Refuse | None:
+    """Skip tasks of a task instance's run that have not started; repeated, it finds nothing left to skip.
+
+    :param tasks: (task id, map index).
+    :raises RetryableDatabaseError: what was skipped so far stays skipped; the same request goes on from there.
+    """
+    async with service.database.snapshot() as reading:
+        own = await task_instances.identity(reading, ti_id=ti_id)
+    if own is None:
+        return NOT_FOUND
+    if tasks:
+        where = task_instances.skippable(dag_id=own.dag_id, run_id=own.run_id, tasks=tasks)
+
+        async def skip(session: WriteSession, rows: Sequence[AnyRow], now: datetime) -> None:
+            await task_instances.skip(session, ids=[row.id for row in rows], now=now, keep_times=False)
+
+        await _change_all(service, where, skip)
+    return None
+
+
+async def _stop_others(service: Service, row: AnyRow) -> None:
+    """Stop the other tasks of a failed task's run: running ones fail, waiting ones are skipped, teardowns stay."""
+    async with service.database.snapshot() as reading:
+        found = await dags.tasks_of_run(reading, dag_id=row.dag_id, run_id=row.run_id)
+    spared = {task_id for task_id, task in found.items() if serialized_dag.is_teardown(task)} | {row.task_id}
+    where = task_instances.stoppable(dag_id=row.dag_id, run_id=row.run_id, except_tasks=spared)
+
+    async def stop(session: WriteSession, rows: Sequence[AnyRow], now: datetime) -> None:
+        running = [other for other in rows if other.state == "running"]
+        waiting = [other for other in rows if other.state != "running"]
+        if running:
+            await task_instances.force_failed(session, ids=[other.id for other in running], now=now)
+        if waiting:
+            await task_instances.skip(session, ids=[other.id for other in waiting], now=now, keep_times=True)
+        await audit.record_for(session, rows=running, event=FAIL_EVENT[0], extra=FAIL_EVENT[1], now=now)
+        await audit.record_for(session, rows=waiting, event=SKIP_EVENT[0], extra=SKIP_EVENT[1], now=now)
+
+    await _change_all(service, where, stop)
+
+
+async def _change_all(
+    service: Service,
+    where: ColumnElement[bool],
+    change: Callable[[WriteSession, Sequence[AnyRow], datetime], Awaitable[None]],
+) -> None:
+    """Apply ``change`` to every matching task instance without ever waiting for a row while another is held.
+
+    First in batches of rows that are free, in id order. Then, one transaction each, those that somebody else held: such
+    a transaction may wait, for it holds nothing.
+
+    :param where: matches what is left to change; a changed row must not match any more.
+    """
+    while True:
+        async with service.database.transaction() as session:
+            rows = await task_instances.lock_ready(session, where=where)
+            if not rows:
+                break
+            await change(session, rows, utcnow())
+    async with service.database.snapshot() as reading:
+        held = await task_instances.ids(reading, where=where)
+    for ti_id in held:
+        async with service.database.transaction() as session:
+            if await task_instances.lock_by_pk(session, ti_id=ti_id) is None:
+                continue
+            if rows := await task_instances.still(session, ti_id=ti_id, where=where):
+                await change(session, rows, utcnow())

@@ -1,0 +1,28 @@
+"""Health."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import Request
+from starlette.responses import JSONResponse
+
+from app import service
+from app.routes.operations import Operations
+
+router = Operations()
+
+
+@router.get("/health")
+async def health() -> dict[str, str]:
+    """Say that this process answers."""
+    return {"status": "healthy"}
+
+
+@router.get("/health/ping")
+async def ping(request: Request) -> JSONResponse:
+    """Say whether the parts that this process needs answer too: 500 when one does not."""
+    checks = await service.of(request).ping()
+    failing = {name: error for name, error in checks.items() if error}
+    body: dict[str, Any] = {"ok": [name for name in checks if name not in failing], "failing": failing}
+    return JSONResponse(body, status_code=500 if failing else 200)

@@ -1,0 +1,86 @@
+"""Bodies that several routes share, and the one way in which an answer becomes JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+from fastapi import Response
+
+from app.db.tables import AnyRow
+from app.transitions import Refuse
+
+OPTIONS = orjson.OPT_UTC_Z
+
+
+def raw_json(text: str | None) -> orjson.Fragment | None:
+    """Put JSON text into a body as it is."""
+    return None if text is None else orjson.Fragment(text)
+
+
+def row_body(row: AnyRow) -> dict[str, Any]:
+    """Return a row whose columns are named as the contract's fields."""
+    return {str(name): value for name, value in zip(row._fields, row, strict=True)}
+
+
+def dag_run_body(row: AnyRow, *, events: Sequence[AnyRow] = (), team_name: str | None = None) -> dict[str, Any]:
+    """Return a Dag run as the contract has it.
+
+    :param row: its columns; see ``app.db.dag_runs``.
+    :param events: the asset events that it consumed.
+    """
+    return {
+        "dag_id": row.dag_id,
+        "run_id": row.run_id,
+        "logical_date": row.logical_date,
+        "data_interval_start": row.data_interval_start,
+        "data_interval_end": row.data_interval_end,
+        "run_after": row.run_after,
+        "start_date": row.start_date,
+        "end_date": getattr(row, "end_date", None),
+        "clear_number": row.clear_number,
+        "run_type": row.run_type,
+        "state": row.state,
+        "conf": raw_json(row.conf),
+        "triggering_user_name": row.triggering_user_name,
+        "consumed_asset_events": [_event_body(event) for event in events],
+        "partition_key": row.partition_key,
+        "partition_date": row.partition_date,
+        "note": None,
+        "team_name": team_name,
+    }
+
+
+def _event_body(event: AnyRow) -> dict[str, Any]:
+    return {
+        "asset": {"name": event.name, "uri": event.uri, "extra": raw_json(event.asset_extra)},
+        "extra": raw_json(event.extra),
+        "source_task_id": event.source_task_id,
+        "source_dag_id": event.source_dag_id,
+        "source_run_id": event.source_run_id,
+        "source_map_index": event.source_map_index,
+        "source_aliases": [{"name": name} for name in event.aliases or ()],
+        "timestamp": event.timestamp,
+        "partition_key": event.partition_key,
+    }
+
+
+def render(result: Any, *, status: int, headers: dict[str, str] | None = None) -> Response:
+    """Return the answer for what a handler returned.
+
+    :param status: the status of success; 204 has no body.
+    """
+    if isinstance(result, Response):
+        return result
+    if isinstance(result, Refuse):
+        return json_response({"detail": result.detail}, result.status)
+    if status == 204:
+        return Response(status_code=204, headers=headers)
+    return json_response(result, status, headers)
+
+
+def json_response(body: Any, status: int, headers: dict[str, str] | None = None) -> Response:
+    """Return a JSON answer; its content type carries no parameter, or the Task SDK does not read a refusal's detail."""
+    content = orjson.dumps(body, option=OPTIONS)
+    return Response(content, status_code=status, headers=headers, media_type="application/json")

@@ -1,0 +1,315 @@
+"""Task instances."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import Body, Depends, Query, Request, Response
+from pydantic import JsonValue
+
+from app import reporting, serialized_dag, service
+from app.auth import REFRESH_HEADER, WORKLOAD, TaskToken, execution_token, own_execution_token, own_run_token
+from app.db import assets, dag_runs, dags, rendered_fields, task_instances
+from app.db.session import ReadSession
+from app.db.tables import AnyRow
+from app.routes.operations import Operations
+from app.routes.rendering import dag_run_body, raw_json, row_body
+from app.schemas.base import TaskInstanceState, UtcDateTime
+from app.schemas.task_instances import (
+    InactiveAssetsResponse,
+    PreviousTIResponse,
+    PrevSuccessfulDagRunResponse,
+    TaskBreadcrumbsResponse,
+    TaskStatesResponse,
+    TIEnterRunningPayload,
+    TIHeartbeatInfo,
+    TIRunContext,
+    TISkippedDownstreamTasksStatePayload,
+    TIStateUpdate,
+)
+from app.transitions import ARCHIVED, NOT_FOUND, Refuse, Same, may_retry
+
+router = Operations()
+own = Depends(own_execution_token)
+anyone = Depends(execution_token)
+
+NOT_FOUND_DOC: dict[int | str, dict[str, Any]] = {404: {"description": "Task Instance not found"}}
+Filter = Annotated[list[str] | None, Query()]
+
+
+@router.put(
+    "/{task_instance_id}/heartbeat",
+    status_code=204,
+    dependencies=[own],
+    responses={
+        **NOT_FOUND_DOC,
+        409: {"description": "The TI attempting to heartbeat should be terminated for the given reason"},
+        410: {"description": "Task Instance not found in the TI table but exists in the Task Instance History table"},
+        422: {"description": "Invalid payload for the state transition"},
+    },
+)
+async def ti_heartbeat(request: Request, task_instance_id: UUID, ti_payload: TIHeartbeatInfo) -> Any:
+    """Update the heartbeat of a TaskInstance to mark it as alive & still running."""
+    return await reporting.heartbeat(service.of(request), ti_id=task_instance_id, payload=ti_payload)
+
+
+@router.patch(
+    "/{task_instance_id}/run",
+    response_model=TIRunContext,
+    responses={
+        **NOT_FOUND_DOC,
+        409: {"description": "The TI is already in the requested state"},
+        422: {"description": "Invalid payload for the state transition"},
+    },
+)
+async def ti_run(
+    request: Request,
+    response: Response,
+    task_instance_id: UUID,
+    ti_run_payload: Annotated[TIEnterRunningPayload, Body()],
+    token: Annotated[TaskToken, Depends(own_run_token)],
+) -> Any:
+    """Run a TaskInstance that is queued."""
+    app = service.of(request)
+    started = await reporting.start_task(app, ti_id=task_instance_id, payload=ti_run_payload)
+    if isinstance(started, Refuse):
+        return started
+    if token.scope == WORKLOAD:
+        claims = {"sub": str(task_instance_id), "scope": "execution"}
+        response.headers[REFRESH_HEADER] = app.tokens.mint(claims)
+    return _run_context(started, tells_start=app.revision.resume_tells_start)
+
+
+@router.patch(
+    "/{task_instance_id}/state",
+    status_code=204,
+    dependencies=[own],
+    responses={
+        200: {"description": "The TI was already in the requested state"},
+        **NOT_FOUND_DOC,
+        409: {"description": "The TI is not in a valid state for this transition"},
+        422: {"description": "Invalid payload for the state transition"},
+    },
+)
+async def ti_update_state(
+    request: Request, task_instance_id: UUID, ti_patch_payload: Annotated[TIStateUpdate, Body()]
+) -> Any:
+    """Update the state of a TaskInstance; some states need further information."""
+    decision = await reporting.report_state(service.of(request), ti_id=task_instance_id, payload=ti_patch_payload)
+    if isinstance(decision, Refuse):
+        return decision
+    return Response(status_code=200) if isinstance(decision, Same) else None
+
+
+@router.put(
+    "/{task_instance_id}/rtif",
+    status_code=201,
+    dependencies=[own],
+    operation_id="put_rtif",
+    summary="Set Rendered Task Instance Fields",
+    responses={
+        **NOT_FOUND_DOC,
+        410: {"description": "Task Instance not found in the TI table but exists in the Task Instance History table"},
+        422: {"description": "Invalid payload for the setting rendered task instance fields"},
+    },
+)
+async def ti_put_rtif(
+    request: Request, task_instance_id: UUID, put_rtif_payload: Annotated[dict[str, JsonValue], Body()]
+) -> Any:
+    """Store a task instance's template fields as rendered by its worker."""
+    app = service.of(request)
+    if not put_rtif_payload:
+        return Refuse(422, {"reason": "invalid_value", "message": "The rendered fields must not be empty"})
+    fields = json.dumps(app.secrets.redact(put_rtif_payload))
+    async with app.database.transaction() as session:
+        row = await rendered_fields.put(session, ti_id=task_instance_id, fields=fields, revision=app.revision)
+        if row is None:
+            return await _gone(app, session, task_instance_id)
+        keep = app.settings.rendered_fields_runs
+        await rendered_fields.clean_up(session, dag_id=row.dag_id, task_id=row.task_id, keep=keep)
+    return {"message": "Rendered task instance fields successfully set"}
+
+
+@router.patch(
+    "/{task_instance_id}/rendered-map-index",
+    status_code=204,
+    dependencies=[own],
+    responses={**NOT_FOUND_DOC, 422: {"description": "Invalid rendered_map_index value"}},
+)
+async def ti_patch_rendered_map_index(
+    request: Request, task_instance_id: UUID, rendered_map_index: Annotated[str, Body()]
+) -> Any:
+    """Set the label of a mapped task instance while it runs."""
+    if not rendered_map_index:
+        return Refuse(422, "rendered_map_index cannot be empty")
+    async with service.of(request).database.autocommit() as session:
+        found = await task_instances.set_rendered_map_index(
+            session, ti_id=task_instance_id, label=rendered_map_index, now=service.utcnow()
+        )
+    return None if found else Refuse(404, "Task Instance not found")
+
+
+@router.patch(
+    "/{task_instance_id}/skip-downstream",
+    status_code=204,
+    dependencies=[own],
+    responses={**NOT_FOUND_DOC, 422: {"description": "Invalid payload for the state transition"}},
+)
+async def ti_skip_downstream(
+    request: Request, task_instance_id: UUID, ti_patch_payload: TISkippedDownstreamTasksStatePayload
+) -> Any:
+    """Skip tasks downstream of this one that have not started."""
+    tasks = [task if isinstance(task, tuple) else (task, -1) for task in ti_patch_payload.tasks]
+    return await reporting.skip_downstream(service.of(request), ti_id=task_instance_id, tasks=tasks)
+
+
+@router.get(
+    "/{task_instance_id}/previous-successful-dagrun",
+    response_model=PrevSuccessfulDagRunResponse,
+    dependencies=[own],
+    responses={404: {"description": "Task Instance or Dag Run not found"}},
+)
+async def get_previous_successful_dagrun(request: Request, task_instance_id: UUID) -> Any:
+    """Get the times of the last successful run before this task instance's own."""
+    async with service.of(request).database.snapshot() as session:
+        row = await dag_runs.previous_successful(session, ti_id=task_instance_id)
+    names = ("data_interval_start", "data_interval_end", "start_date", "end_date")
+    return {name: getattr(row, name, None) for name in names}
+
+
+@router.get(
+    "/{task_instance_id}/validate-inlets-and-outlets",
+    response_model=InactiveAssetsResponse,
+    dependencies=[own],
+    responses=NOT_FOUND_DOC,
+)
+async def validate_inlets_and_outlets(request: Request, task_instance_id: UUID) -> Any:
+    """Tell which of a task's inlets and outlets are inactive assets."""
+    async with service.of(request).database.snapshot() as session:
+        row = await task_instances.identity(session, ti_id=task_instance_id)
+        if row is None:
+            return NOT_FOUND
+        tasks = await dags.tasks_of_run(session, dag_id=row.dag_id, run_id=row.run_id)
+        declared = serialized_dag.assets_of(tasks.get(row.task_id, {}))
+        inactive = declared - await assets.active_keys(session, keys=declared) if declared else set()
+    return {"inactive_assets": [{"name": name, "uri": uri, "type": "Asset"} for name, uri in sorted(inactive)]}
+
+
+@router.get("/count", response_model=int, dependencies=[anyone])
+async def get_task_instance_count(
+    request: Request,
+    dag_id: str,
+    map_index: Annotated[int | None, Query()] = None,
+    task_ids: Filter = None,
+    task_group_id: Annotated[str | None, Query()] = None,
+    logical_dates: Annotated[list[UtcDateTime] | None, Query()] = None,
+    run_ids: Filter = None,
+    states: Filter = None,
+) -> Any:
+    """Get the count of task instances matching the given criteria."""
+    shared = {"dag_id": dag_id, "run_ids": run_ids, "logical_dates": logical_dates, "map_index": map_index}
+    async with service.of(request).database.snapshot() as session:
+        pairs = None
+        if task_group_id:
+            group = await _group_states(session, task_group_id, shared)
+            if isinstance(group, Refuse):
+                return group
+            pairs = sorted({(row.task_id, row.map_index) for row in group}) or [(task_group_id, -1)]
+        return await task_instances.count(session, states=states, pairs=pairs, task_ids=task_ids, **shared)
+
+
+@router.get("/states", response_model=TaskStatesResponse, dependencies=[anyone])
+async def get_task_instance_states(
+    request: Request,
+    dag_id: str,
+    map_index: Annotated[int | None, Query()] = None,
+    task_ids: Filter = None,
+    task_group_id: Annotated[str | None, Query()] = None,
+    logical_dates: Annotated[list[UtcDateTime] | None, Query()] = None,
+    run_ids: Filter = None,
+) -> Any:
+    """Get the states for Task Instances with the given criteria."""
+    shared = {"dag_id": dag_id, "run_ids": run_ids, "logical_dates": logical_dates, "map_index": map_index}
+    rows: list[AnyRow] = []
+    async with service.of(request).database.snapshot() as session:
+        if task_ids or not task_group_id:
+            rows += await task_instances.states(session, task_ids=task_ids, **shared)
+        if task_group_id:
+            group = await _group_states(session, task_group_id, shared)
+            if isinstance(group, Refuse):
+                return group
+            rows += group
+    by_run: dict[str, dict[str, str | None]] = {}
+    for row in rows:
+        name = row.task_id if row.map_index < 0 else f"{row.task_id}_{row.map_index}"
+        by_run.setdefault(row.run_id, {})[name] = row.state
+    return {"task_states": by_run}
+
+
+@router.get("/breadcrumbs", response_model=TaskBreadcrumbsResponse, dependencies=[anyone])
+async def get_task_instance_breadcrumbs(request: Request, dag_id: str, run_id: str) -> Any:
+    """Get what is known of the ended task instances of a run."""
+    async with service.of(request).database.snapshot() as session:
+        rows = await task_instances.breadcrumbs(session, dag_id=dag_id, run_id=run_id)
+    return {"breadcrumbs": [row_body(row) for row in rows]}
+
+
+@router.get("/previous/{dag_id}/{task_id}", response_model=PreviousTIResponse | None, dependencies=[anyone])
+async def get_previous_task_instance(
+    request: Request,
+    dag_id: str,
+    task_id: str,
+    logical_date: Annotated[UtcDateTime | None, Query()] = None,
+    map_index: Annotated[int, Query()] = -1,
+    state: Annotated[TaskInstanceState | None, Query()] = None,
+) -> Any:
+    """Get the newest task instance of a task, optionally before a logical date and in a state."""
+    async with service.of(request).database.snapshot() as session:
+        row = await task_instances.previous(
+            session, dag_id=dag_id, task_id=task_id, map_index=map_index, before=logical_date, state=state
+        )
+    return None if row is None else row_body(row)
+
+
+def _run_context(started: reporting.StartedTask, *, tells_start: bool) -> dict[str, Any]:
+    """Return what a worker is told when it starts a task instance."""
+    row = started.row
+    run = dag_run_body(row, events=started.events, team_name=started.team_name)
+    run |= {"start_date": row.run_start_date, "end_date": row.run_end_date, "state": row.run_state}
+    context: dict[str, Any] = {
+        "dag_run": run,
+        "task_reschedule_count": started.reschedules,
+        "max_tries": row.max_tries,
+        "variables": [],
+        "connections": [],
+        "xcom_keys_to_clear": started.xcom_keys,
+        "should_retry": may_retry(row),
+    }
+    if row.next_method:
+        context |= {"next_method": row.next_method, "next_kwargs": raw_json(row.next_kwargs)}
+        if tells_start:
+            context["start_date"] = row.start_date
+    return context
+
+
+async def _group_states(session: ReadSession, group_id: str, shared: dict[str, Any]) -> Sequence[AnyRow] | Refuse:
+    """Return the task instances of a task group, found in the newest version of the Dag."""
+    dag_id = shared["dag_id"]
+    root = await dags.root_task_group(session, dag_id=dag_id)
+    if root is None:
+        return Refuse(404, {"reason": "not_found", "message": f"The Dag with ID: `{dag_id}` was not found"})
+    task_ids = serialized_dag.tasks_in_group(root, group_id)
+    if task_ids is None:
+        message = f"Task group {group_id} not found in DAG {dag_id}"
+        return Refuse(404, {"reason": "not_found", "message": message})
+    return await task_instances.states(session, task_ids=task_ids, **shared) if task_ids else []
+
+
+async def _gone(app: service.Service, session: Any, ti_id: UUID) -> Refuse:
+    """Tell an archived try from an id that never was, where this revision does."""
+    if not app.revision.archived_rtif_is_gone:
+        return Refuse(404, "Not Found")
+    return ARCHIVED if await task_instances.is_archived(session, ti_id=ti_id) else NOT_FOUND

@@ -1,0 +1,27 @@
+"""Task reschedules."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from fastapi import Depends, Request
+
+from app import service
+from app.auth import own_execution_token
+from app.db import task_instances
+from app.routes.operations import Operations
+from app.schemas.base import UtcDateTime
+
+router = Operations(responses={401: {"description": "Unauthorized"}, 404: {"description": "Task Instance not found"}})
+
+
+@router.get(
+    "/{task_instance_id}/start_date",
+    response_model=UtcDateTime | None,
+    dependencies=[Depends(own_execution_token)],
+)
+async def get_start_date(request: Request, task_instance_id: UUID) -> Any:
+    """Get when a task was first rescheduled, or None."""
+    async with service.of(request).database.snapshot() as session:
+        return await task_instances.first_reschedule(session, ti_id=task_instance_id)

@@ -1,0 +1,69 @@
+"""Variables."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import Depends, Path, Request
+
+from app import service
+from app.auth import TaskToken, execution_token
+from app.db import teams, variables
+from app.routes.operations import Operations
+from app.schemas.variables import VariablePostBody, VariableResponse
+from app.transitions import Refuse
+
+router = Operations(
+    responses={
+        401: {"description": "Unauthorized"},
+        403: {"description": "Task does not have access to the variable"},
+        404: {"description": "Variable not found"},
+    }
+)
+Key = Annotated[str, Path(min_length=1)]
+
+
+async def own_team(request: Request, token: Annotated[TaskToken, Depends(execution_token)]) -> str | None:
+    """Return the team of the asking task, in multi-team mode."""
+    app = service.of(request)
+    if not app.settings.multi_team:
+        return None
+    async with app.database.snapshot() as session:
+        return await teams.of_task_instance(session, ti_id=token.id)
+
+
+Team = Annotated[str | None, Depends(own_team)]
+
+
+@router.get("/{variable_key:path}", response_model=VariableResponse)
+async def get_variable(request: Request, variable_key: Key, team_name: Team) -> Any:
+    """Get an Airflow Variable."""
+    value = await service.of(request).secrets.variable(variable_key, team_name)
+    if value is None:
+        return Refuse(404, {"reason": "not_found", "message": f"Variable with key '{variable_key}' not found"})
+    return {"key": variable_key, "value": value}
+
+
+@router.put("/{variable_key:path}", status_code=201)
+async def put_variable(request: Request, variable_key: Key, body: VariablePostBody, team_name: Team) -> Any:
+    """Set an Airflow Variable; a value of null is stored as the text ``None``, as Airflow stores it."""
+    app = service.of(request)
+    value, is_encrypted = app.secrets.encrypt(str(body.value))
+    async with app.database.autocommit() as session:
+        await variables.put(
+            session,
+            key=variable_key,
+            value=value,
+            is_encrypted=is_encrypted,
+            description=body.description,
+            team_name=team_name,
+        )
+    return {"message": "Variable successfully set"}
+
+
+@router.delete("/{variable_key:path}", status_code=204)
+async def delete_variable(request: Request, variable_key: Key, team_name: Team) -> Any:
+    """Delete an Airflow Variable."""
+    async with service.of(request).database.autocommit() as session:
+        await variables.remove(session, key=variable_key, team_name=team_name)
+    return None

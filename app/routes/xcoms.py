@@ -1,0 +1,186 @@
+"""XComs."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from fastapi import Depends, Path, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+
+from app import service
+from app.auth import TaskToken, execution_token
+from app.db import teams, xcoms
+from app.db.xcoms import XComKey
+from app.errors import RefusedRequest
+from app.routes.operations import Operations
+from app.routes.rendering import raw_json
+from app.schemas.xcoms import (
+    GetXcomFilterParams,
+    GetXComSliceFilterParams,
+    XComResponse,
+    XComSequenceIndexResponse,
+    XComSequenceSliceResponse,
+)
+from app.transitions import Refuse
+
+SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
+
+
+async def accessible_key(
+    request: Request,
+    dag_id: str,
+    run_id: str,
+    task_id: str,
+    key: Annotated[str, Path(min_length=1)],
+    token: Annotated[TaskToken, Depends(execution_token)],
+) -> XComKey:
+    """Return the XCom key in the path, if the asking task may use it.
+
+    In multi-team mode a task reads XComs of its own team's and of global Dags, and writes its own team's only.
+
+    :raises RefusedRequest: 403, for another team's.
+    """
+    app = service.of(request)
+    if app.settings.multi_team:
+        async with app.database.snapshot() as session:
+            asking = await teams.of_task_instance(session, ti_id=token.id)
+            owning = await teams.of_dag(session, dag_id=dag_id)
+        if asking != owning and not (owning is None and request.method in SAFE_METHODS):
+            message = "Task does not have access to this XCom in multi-team mode"
+            raise RefusedRequest(403, {"reason": "access_denied", "message": message})
+    return XComKey(dag_id, run_id, task_id, key)
+
+
+router = Operations(
+    responses={
+        401: {"description": "Unauthorized"},
+        403: {"description": "Task does not have access to the XCom"},
+        404: {"description": "XCom not found"},
+    }
+)
+Key = Annotated[XComKey, Depends(accessible_key)]
+PATH = "/{dag_id}/{run_id}/{task_id}/{key:path}"
+
+
+@router.get(PATH + "/item/{offset}", response_model=XComSequenceIndexResponse)
+async def get_mapped_xcom_by_index(request: Request, key: Key, offset: int) -> Any:
+    """Get a single XCom value from a mapped task by sequence index."""
+    async with service.of(request).database.snapshot() as session:
+        row = await xcoms.at(session, key=key, offset=offset)
+    return _not_found(key, f"offset={offset}") if row is None else raw_json(row.value)
+
+
+@router.get(PATH + "/slice", response_model=XComSequenceSliceResponse)
+async def get_mapped_xcom_by_slice(request: Request, key: Key, params: Annotated[GetXComSliceFilterParams, Query()]) -> Any:
+    """Get XCom values from a mapped task by sequence slice."""
+    async with service.of(request).database.snapshot() as session:
+        values = await xcoms.sliced(
+            session,
+            key=key,
+            start=params.start,
+            stop=params.stop,
+            step=params.step,
+            include_prior_dates=params.include_prior_dates,
+        )
+    return [raw_json(value) for value in values]
+
+
+@router.head(PATH)
+async def head_xcom(request: Request, key: Key, map_index: Annotated[int | None, Query()] = None) -> Any:
+    """Return the count of mapped XCom values in the ``Content-Range`` header."""
+    if map_index is not None:
+        message = "Cannot specify map_index in a HEAD request"
+        return Refuse(400, {"reason": "invalid_request", "message": message})
+    async with service.of(request).database.snapshot() as session:
+        count = await xcoms.count(session, key=key)
+    return Response(headers={"Content-Range": f"map_indexes {count}"}, media_type="application/json")
+
+
+@router.get(PATH, response_model=XComResponse)
+async def get_xcom(request: Request, key: Key, params: Annotated[GetXcomFilterParams, Query()]) -> Any:
+    """Get a single XCom value."""
+    prior = params.include_prior_dates
+    async with service.of(request).database.snapshot() as session:
+        if params.offset is None:
+            which = f"map_index={params.map_index}"
+            row = await xcoms.get(session, key=key, map_index=params.map_index, include_prior_dates=prior)
+        else:
+            which = f"offset={params.offset}"
+            row = await xcoms.at(session, key=key, offset=params.offset, include_prior_dates=prior, not_null=True)
+    return _not_found(key, which) if row is None else {"key": key.key, "value": raw_json(row.value)}
+
+
+@router.post(PATH, status_code=201)
+async def set_xcom(
+    request: Request,
+    key: Key,
+    map_index: Annotated[int, Query()] = -1,
+    dag_result: Annotated[bool, Query(description="Whether this XCom is a dag result")] = False,
+    mapped_length: Annotated[int | None, Query(description="Number of mapped tasks this value expands into")] = None,
+) -> Any:
+    """Set an XCom."""
+    app = service.of(request)
+    value = await _json_text(request)
+    if mapped_length is not None and mapped_length > app.settings.max_map_length:
+        message = "pushed value is too large to map as a downstream's dependency"
+        return Refuse(400, {"reason": "unmappable_return_value_length", "message": message})
+    async with app.database.transaction() as session:
+        found = await xcoms.put(
+            session,
+            key=key,
+            map_index=map_index,
+            value=value,
+            dag_result=dag_result,
+            now=service.utcnow(),
+            revision=app.revision,
+        )
+        if not found:
+            return Refuse(404, f"DAG run not found on DAG {key.dag_id!r} with ID {key.run_id!r}")
+        if mapped_length is not None:
+            await xcoms.put_mapped_length(session, key=key, map_index=map_index, length=mapped_length)
+    return {"message": "XCom successfully set"}
+
+
+@router.delete(PATH)
+async def delete_xcom(request: Request, key: Key, map_index: Annotated[int, Query()] = -1) -> Any:
+    """Delete a single XCom value."""
+    async with service.of(request).database.autocommit() as session:
+        await xcoms.remove(session, key=key, map_index=map_index)
+    return {"message": f"XCom with key: {key.key} successfully deleted."}
+
+
+def _not_found(key: XComKey, which: str) -> Refuse:
+    message = (
+        f"XCom with key={key.key!r} {which} not found for task {key.task_id!r} in DAG run {key.run_id!r} of {key.dag_id!r}"
+    )
+    return Refuse(404, {"reason": "not_found", "message": message})
+
+
+async def _json_text(request: Request) -> str:
+    """Return the body as the JSON text to store: exactly what came, once it is known to be JSON.
+
+    No body stands for null; a body that is not declared to be JSON is a text.
+
+    :raises RequestValidationError: when it is not JSON, or holds NaN or an infinity, which JSON has not.
+    """
+    body = await request.body()
+    if not body:
+        return "null"
+    subtype = request.headers.get("content-type", "").split(";")[0].strip().lower().rpartition("/")[2]
+    try:
+        text = body.decode()
+        if subtype != "json" and not subtype.endswith("+json"):
+            return json.dumps(text)
+        json.loads(text, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        problem = {"type": "json_invalid", "loc": ("body", error.pos), "msg": "JSON decode error", "input": {}}
+        raise RequestValidationError([{**problem, "ctx": {"error": error.msg}}]) from error
+    except (ValueError, RecursionError) as error:
+        problem = {"type": "json_invalid", "loc": ("body",), "msg": "JSON decode error", "input": {}}
+        raise RequestValidationError([{**problem, "ctx": {"error": str(error)}}]) from error
+    return text
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,1 @@
+"""Request and response models, a module per resource; their names are the contract's component names."""

@@ -1,0 +1,39 @@
+"""XComs."""
+
+from __future__ import annotations
+
+from pydantic import JsonValue, RootModel
+
+from app.schemas.base import BaseModel
+
+
+class XComResponse(BaseModel):
+    """One XCom."""
+
+    key: str
+    value: JsonValue
+
+
+class XComSequenceIndexResponse(RootModel[JsonValue]):
+    """One value of a mapped task's XComs."""
+
+
+class XComSequenceSliceResponse(RootModel[list[JsonValue]]):
+    """Several values of a mapped task's XComs."""
+
+
+class GetXcomFilterParams(BaseModel):
+    """Which of the XComs with this key to return."""
+
+    map_index: int = -1
+    include_prior_dates: bool = False
+    offset: int | None = None
+
+
+class GetXComSliceFilterParams(BaseModel):
+    """A slice, as Python's, of a mapped task's XComs in map-index order."""
+
+    start: int | None = None
+    stop: int | None = None
+    step: int | None = None
+    include_prior_dates: bool = False

@@ -1,0 +1,290 @@
+"""Variables and connections, from where Airflow looks for them: a custom secrets backend, the environment, the database.
+
+Stored values are encrypted with Fernet; several keys, newest first, allow for rotation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import structlog
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+
+from app.db import connections, variables
+from app.db.session import Database
+from app.errors import ConfigurationError
+from app.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+CONNECTION_PREFIX, VARIABLE_PREFIX = "AIRFLOW_CONN_", "AIRFLOW_VAR_"
+TEAM_SEPARATOR = "___"  # AIRFLOW_VAR__<TEAM>___<KEY>
+CONNECTION_ID = re.compile(r"[\w#!()\-.:/\\]{1,250}")  # what Airflow accepts as a connection's id
+
+# Airflow's built-in list (3.3.2); `[core] sensitive_var_conn_names` adds to it.
+SENSITIVE_NAMES = frozenset(
+    [
+        "access_key",
+        "access_token",
+        "api_key",
+        "apikey",
+        "auth_header",
+        "authorization",
+        "bearer",
+        "connection_string",
+        "dsn",
+        "passphrase",
+        "passwd",
+        "password",
+        "private_key",
+        "proxy",
+        "proxy_password",
+        "proxies",
+        "secret",
+        "service_account",
+        "service_key",
+        "token",
+        "keyfile_dict",
+    ]
+)
+REDACTED = "***"
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A connection, decrypted; it is also the class that custom secrets backends build their answers with."""
+
+    conn_id: str | None = None
+    conn_type: str | None = None
+    host: str | None = None
+    login: str | None = None
+    password: str | None = None
+    schema: str | None = None
+    port: int | None = None
+    extra: str | None = None
+
+    @classmethod
+    def from_uri(cls, uri: str, conn_id: str | None = None) -> Connection:
+        """Read Airflow's URI form, in which every part may be percent-encoded and the query is the ``extra``.
+
+        :raises ValueError: when the URI has more than one inner protocol, or a port that is no number.
+        """
+        conn_type = urlsplit(uri).scheme
+        rest = uri.removeprefix(f"{conn_type}://")
+        if rest.count("://") > 1:
+            raise ValueError("a connection URI has at most one inner protocol")
+        protocol, _, authority = rest.rpartition("://")
+        parts = urlsplit(f"//{authority}")
+        host = unquote(parts.hostname or "")
+        if "/" in host:  # an encoded path as host: keep its case
+            host = unquote(parts.netloc.rsplit("@", 1)[-1].split(":", 1)[0])
+        return cls(
+            conn_id=conn_id,
+            conn_type=_normalized_type(conn_type),
+            host=f"{protocol}://{host}" if protocol and host else host,
+            login=unquote(parts.username) if parts.username else parts.username,
+            password=unquote(parts.password) if parts.password else parts.password,
+            schema=unquote(parts.path[1:]),
+            port=parts.port,
+            extra=_extra_from_query(parts.query),
+        )
+
+    @classmethod
+    def from_json(cls, value: str, conn_id: str | None = None) -> Connection:
+        """Read Airflow's JSON form.
+
+        :raises ValueError: when it is no JSON object, or its port is no number.
+        """
+        fields = json.loads(value)
+        if not isinstance(fields, dict):
+            raise ValueError("a connection in JSON is an object")
+        extra, port = fields.get("extra") or None, fields.get("port") or None
+        return cls(
+            conn_id=conn_id,
+            conn_type=_normalized_type(fields["conn_type"]) if fields.get("conn_type") else None,
+            extra=extra if isinstance(extra, str | None) else json.dumps(extra),
+            port=int(port) if port is not None else None,
+            **{name: fields.get(name) for name in ("host", "login", "password", "schema")},
+        )
+
+
+def load_backend(class_path: str, kwargs: Mapping[str, Any]) -> Any:
+    """Import and build a custom secrets backend.
+
+    :param class_path: such as ``my_company.secrets.VaultBackend``.
+    :raises ConfigurationError: when it cannot be imported or built.
+    """
+    module, _, name = class_path.rpartition(".")
+    try:
+        backend = getattr(import_module(module), name)(**kwargs)
+    except Exception as error:  # whatever a foreign class raises ends the start-up with one sentence
+        raise ConfigurationError(
+            f"[secrets] backend {class_path!r} cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
+    if hasattr(backend, "_set_connection_class"):
+        backend._set_connection_class(Connection)
+    return backend
+
+
+class Secrets:
+    """Looks variables and connections up, and keeps values out of what is shown.
+
+    :param settings: Fernet keys, the custom backend, multi-team mode.
+    :param environment: where ``AIRFLOW_VAR_*`` and ``AIRFLOW_CONN_*`` are.
+    :raises ConfigurationError: when a Fernet key or the backend cannot be used.
+    """
+
+    def __init__(self, settings: Settings, database: Database, environment: Mapping[str, str] = os.environ) -> None:
+        self._database = database
+        self._environment = environment
+        self._multi_team = settings.multi_team
+        self._fernet = _fernet(settings.fernet_keys)
+        self._backend = (
+            load_backend(settings.secrets_backend, settings.secrets_backend_kwargs) if settings.secrets_backend else None
+        )
+        self._sensitive = SENSITIVE_NAMES | set(settings.sensitive_names) if settings.hide_sensitive_names else frozenset()
+
+    async def variable(self, key: str, team_name: str | None) -> str | None:
+        """Return a variable's value, or None when it is defined nowhere."""
+        if (found := await self._from_backend("get_variable", key, team_name)) is not None:
+            return str(found)
+        if (found := self._from_environment(VARIABLE_PREFIX, key, team_name)) is not None:
+            return found
+        async with self._database.snapshot() as session:
+            row = await variables.get(session, key=key, team_name=team_name)
+        return None if row is None else self._decrypted(row.val, row.is_encrypted, f"variable {key!r}")
+
+    async def connection(self, conn_id: str, team_name: str | None) -> Connection | None:
+        """Return a connection, or None when it is defined nowhere."""
+        if (found := await self._from_backend("get_connection", conn_id, team_name)) is not None:
+            return _from_foreign(found, conn_id)
+        if text := self._from_environment(CONNECTION_PREFIX, conn_id, team_name):
+            try:
+                parse = Connection.from_json if text.lstrip().startswith("{") else Connection.from_uri
+                return parse(text.strip(), conn_id=conn_id)
+            except (ValueError, KeyError) as error:
+                log.warning("a connection in the environment cannot be read", conn_id=conn_id, error=type(error).__name__)
+        async with self._database.snapshot() as session:
+            row = await connections.get(session, conn_id=conn_id, team_name=team_name)
+        if row is None:
+            return None
+        return Connection(
+            conn_id=conn_id,
+            conn_type=row.conn_type,
+            host=row.host,
+            login=row.login,
+            schema=row.schema,
+            port=row.port,
+            password=self._decrypted(row.password, row.is_encrypted, f"the password of connection {conn_id!r}"),
+            extra=self._decrypted(row.extra, row.is_extra_encrypted, f"the extra of connection {conn_id!r}"),
+        )
+
+    def encrypt(self, value: str) -> tuple[str, bool]:
+        """Return a value as it is stored, and whether it is encrypted: without a Fernet key it is not."""
+        if self._fernet is None:
+            return value, False
+        return self._fernet.encrypt(value.encode()).decode(), True
+
+    def redact(self, value: Any, name: str | None = None) -> Any:
+        """Return a JSON value with ``***`` for every text under a name that sounds secret."""
+        if name is not None and self._sounds_secret(name):
+            return _blank(value)
+        if isinstance(value, dict):
+            return {key: self.redact(inner, key) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [self.redact(inner) for inner in value]
+        return value
+
+    def _sounds_secret(self, name: str) -> bool:
+        normalized = re.sub(r"\W+", "_", name.strip().lower())
+        return any(word in normalized for word in self._sensitive)
+
+    async def _from_backend(self, method: str, name: str, team_name: str | None) -> Any:
+        """Ask the custom backend, in a thread; whatever it raises means that it has no answer."""
+        if self._backend is None:
+            return None
+        ask = getattr(self._backend, method)
+        kwargs = {"team_name": team_name} if "team_name" in inspect.signature(ask).parameters else {}
+        try:
+            return await asyncio.to_thread(ask, name, **kwargs)
+        except Exception as error:
+            log.warning("the secrets backend failed", method=method, name=name, error=type(error).__name__)
+            return None
+
+    def _from_environment(self, prefix: str, name: str, team_name: str | None) -> str | None:
+        if self._multi_team and TEAM_SEPARATOR in name:
+            return None  # it would spell out another team's name
+        if team_name and (own := self._environment.get(f"{prefix}_{team_name.upper()}{TEAM_SEPARATOR}{name.upper()}")):
+            return own
+        return self._environment.get(prefix + name.upper())
+
+    def _decrypted(self, value: str | None, is_encrypted: bool, what: str) -> str | None:
+        if not value or not is_encrypted:
+            return value
+        try:
+            if self._fernet is not None:
+                return self._fernet.decrypt(value.encode()).decode()
+            log.error("no Fernet key to decrypt with", what=what)
+        except InvalidToken:
+            log.error("no Fernet key decrypts this", what=what)
+        return None
+
+
+def as_response(connection: Connection) -> dict[str, Any]:
+    """Return a connection's fields as the contract names them."""
+    return asdict(connection)
+
+
+def _fernet(keys: tuple[str, ...]) -> MultiFernet | None:
+    try:
+        return MultiFernet([Fernet(key) for key in keys]) if keys else None
+    except ValueError:
+        raise ConfigurationError(
+            "[core] fernet_key is not usable: expected one or more comma-separated keys of 32 url-safe base64-encoded bytes"
+        ) from None
+
+
+def _normalized_type(conn_type: str) -> str:
+    return "postgres" if conn_type == "postgresql" else conn_type.replace("-", "_")
+
+
+def _extra_from_query(query: str) -> str | None:
+    """Return the ``extra`` that a connection URI's query stands for."""
+    if not query:
+        return None
+    fields: dict[str, Any] = dict(parse_qsl(query, keep_blank_values=True))
+    if "__extra__" in fields:
+        return str(fields["__extra__"])
+    for name, text in fields.items():
+        try:
+            fields[name] = json.loads(text) if text else text
+        except ValueError:
+            continue  # plain text
+    return json.dumps(fields)
+
+
+def _from_foreign(found: Any, conn_id: str) -> Connection:
+    """Return our connection for one that a custom backend built with a class of its own."""
+    if isinstance(found, Connection):
+        return found
+    names = ("conn_type", "host", "login", "password", "schema", "port", "extra")
+    return Connection(conn_id=conn_id, **{name: getattr(found, name, None) for name in names})
+
+
+def _blank(value: Any) -> Any:
+    if isinstance(value, str):
+        return REDACTED
+    if isinstance(value, dict):
+        return {key: _blank(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_blank(inner) for inner in value]
+    return value

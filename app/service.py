@@ -1,0 +1,48 @@
+"""What one worker process holds: built when it starts, handed to every request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from starlette.requests import Request
+
+from app.auth import Tokens
+from app.compat import Revision
+from app.db.session import Database
+from app.errors import RetryableDatabaseError
+from app.secrets import Secrets
+from app.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The parts that handlers use.
+
+    :param revision: the metadata revision of the database, found at start-up.
+    """
+
+    settings: Settings
+    database: Database
+    revision: Revision
+    tokens: Tokens
+    secrets: Secrets
+
+    async def ping(self) -> dict[str, str | None]:
+        """Ask every part that a request needs; return what is wrong with each, or None, by name."""
+        try:
+            await self.database.ping()
+        except RetryableDatabaseError as error:
+            return {"database": error.reason}
+        return {"database": None}
+
+
+def of(request: Request) -> Service:
+    """Return the service that answers ``request``."""
+    service: Service = request.app.state.service
+    return service
+
+
+def utcnow() -> datetime:
+    """Return the current time, aware, in UTC."""
+    return datetime.now(UTC)

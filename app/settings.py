@@ -1,0 +1,337 @@
+"""One frozen :class:`Settings`, read the way Airflow reads its own configuration.
+
+Airflow's options keep Airflow's names. Each is looked up as ``AIRFLOW__SECTION__KEY``, then (for the options that Airflow
+calls sensitive) as the output of the command in ``AIRFLOW__SECTION__KEY_CMD`` or the secrets backend's answer to
+``AIRFLOW__SECTION__KEY_SECRET``, then in ``airflow.cfg`` with the same three forms, then its default. What Airflow has no
+name for lives in the section ``[execution_api_service]``.
+"""
+
+from __future__ import annotations
+
+import configparser
+import json
+import os
+import shlex
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from app.errors import ConfigurationError
+
+OWN_SECTION = "execution_api_service"
+
+# Airflow's own list of sensitive options, as far as we read them (`airflow config list --include-descriptions`).
+SENSITIVE = frozenset(
+    {
+        ("database", "sql_alchemy_conn"),
+        ("database", "sql_alchemy_conn_async"),
+        ("core", "fernet_key"),
+        ("api_auth", "jwt_secret"),
+        ("secrets", "backend_kwargs"),
+    }
+)
+COMMAND_TIMEOUT = 10.0  # seconds; a wrong configuration must end within ten
+SSL_MODES = {"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseSettings:
+    """How to reach the metadata database.
+
+    :param url: the SQLAlchemy URL, driver ``asyncpg``.
+    :param pool_size: connections kept open per worker process; the pool never overflows.
+    :param pool_timeout: seconds a request waits for a connection before it is answered 503.
+    :param pool_recycle: seconds after which a connection is replaced; -1 for never.
+    :param lock_timeout: seconds a statement may wait for a lock; below the client's 5 s with room for an answer.
+    :param statement_timeout: seconds a statement may run, its lock waits included.
+    :param pgbouncer: whether a PgBouncer in transaction mode stands between: no prepared statements and no start-up
+        parameters, the timeouts are set inside each transaction instead.
+    :param schema: the PostgreSQL schema of the tables; empty for the role's own search path.
+    """
+
+    url: URL
+    pool_size: int = 10
+    pool_timeout: float = 2.0
+    pool_recycle: int = 1800
+    lock_timeout: float = 1.5
+    statement_timeout: float = 3.0
+    pgbouncer: bool = False
+    schema: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSettings:
+    """How task tokens are verified and signed; the ``[api_auth]`` and ``[execution_api]`` options of the same names."""
+
+    secret: str | None = field(default=None, repr=False)
+    private_key: bytes | None = field(default=None, repr=False)
+    algorithms: tuple[str, ...] = ()
+    key_id: str | None = None
+    trusted_jwks_url: str | None = None
+    issuers: tuple[str, ...] = ()
+    audiences: tuple[str, ...] = ("urn:airflow.apache.org:task",)
+    leeway: float = 10.0
+    valid_for: int = 600
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """Where and how to listen: ``[api] host, port, workers, ssl_cert, ssl_key``, or what ``serve`` was told."""
+
+    host: str = "0.0.0.0"  # Airflow's default for its own server
+    port: int = 9091
+    workers: int = 1
+    ssl_cert: Path | None = None
+    ssl_key: Path | None = None
+    access_log: bool = True
+    max_body_bytes: int = 64 * 1024 * 1024  # 64 MiB: XComs of tens of MB exist; PostgreSQL's jsonb ends at 255 MiB
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything the service is told, read once at start-up."""
+
+    database: DatabaseSettings
+    tokens: TokenSettings
+    server: ServerSettings = ServerSettings()
+    fernet_keys: tuple[str, ...] = field(default=(), repr=False)
+    secrets_backend: str | None = None
+    secrets_backend_kwargs: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    multi_team: bool = False
+    max_map_length: int = 1024
+    rendered_fields_runs: int = 30
+    sensitive_names: tuple[str, ...] = ()
+    hide_sensitive_names: bool = True
+
+
+class AirflowConfiguration:
+    """Airflow's options from the environment and ``airflow.cfg``, by (section, key).
+
+    :param environment: the process environment.
+    :param secret: resolves a ``_SECRET`` reference through the configured secrets backend.
+    :raises ConfigurationError: when a ``_CMD`` fails or ``airflow.cfg`` cannot be parsed.
+    """
+
+    def __init__(self, environment: Mapping[str, str], *, secret: Callable[[str], str | None] | None = None) -> None:
+        self._environment = environment
+        self._secret = secret
+        home = Path(environment.get("AIRFLOW_HOME") or Path(environment.get("HOME", "~")).expanduser() / "airflow")
+        self.path = Path(environment.get("AIRFLOW_CONFIG") or home / "airflow.cfg")
+        self._file = configparser.ConfigParser(interpolation=None, strict=False)
+        try:
+            self._file.read(self.path)
+        except configparser.Error as error:
+            raise ConfigurationError(f"{self.path} cannot be read as an airflow.cfg: {error}") from error
+
+    def get(self, section: str, key: str, default: str = "") -> str:
+        """Return the option's value as text, or ``default`` when it is set nowhere."""
+        name = f"AIRFLOW__{section.upper()}__{key.upper()}"
+        sensitive = (section, key) in SENSITIVE
+        if (value := self._environment.get(name)) is not None:
+            return value
+        if sensitive and (value := self._indirect(self._environment.get, f"{name}_CMD", f"{name}_SECRET")):
+            return value
+        if self._file.has_option(section, key):
+            return self._file.get(section, key)
+        section_of_file = self._file[section] if sensitive and self._file.has_section(section) else {}
+        return self._indirect(section_of_file.get, f"{key}_cmd", f"{key}_secret") or default
+
+    def strings(self, section: str, key: str, default: str = "") -> tuple[str, ...]:
+        return tuple(part.strip() for part in self.get(section, key, default).split(",") if part.strip())
+
+    def boolean(self, section: str, key: str, default: bool) -> bool:
+        text = self.get(section, key, str(default)).split("#")[0].strip().lower()
+        if text in {"true", "t", "1"}:
+            return True
+        if text in {"false", "f", "0"}:
+            return False
+        raise ConfigurationError(f"[{section}] {key} must be True or False, not {text!r}")
+
+    def integer(self, section: str, key: str, default: int, *, minimum: int = 0) -> int:
+        return int(self._number(section, key, default, minimum, int, "a whole number"))
+
+    def seconds(self, section: str, key: str, default: float, *, minimum: float = 0.0) -> float:
+        return float(self._number(section, key, default, minimum, float, "a number of seconds"))
+
+    def _number(
+        self, section: str, key: str, default: float, minimum: float, parse: Callable[[str], float], what: str
+    ) -> float:
+        text = self.get(section, key, str(default)).strip()
+        try:
+            value = parse(text)
+        except ValueError:
+            raise ConfigurationError(f"[{section}] {key} must be {what}, not {text!r}") from None
+        if not minimum <= value < float("inf"):
+            raise ConfigurationError(f"[{section}] {key} must be {what} of at least {minimum}, not {text!r}")
+        return value
+
+    def _indirect(self, lookup: Callable[[str], str | None], command_name: str, secret_name: str) -> str | None:
+        if command := lookup(command_name):
+            try:
+                done = subprocess.run(
+                    shlex.split(command), capture_output=True, text=True, timeout=COMMAND_TIMEOUT / 2, check=True
+                )
+            except (OSError, ValueError, subprocess.SubprocessError) as error:
+                reason = getattr(error, "strerror", None) or type(error).__name__
+                raise ConfigurationError(
+                    f"the command in {command_name} failed ({reason}); it must print the value"
+                ) from error
+            return done.stdout.strip() or None
+        if (reference := lookup(secret_name)) and self._secret:
+            return self._secret(reference)
+        return None
+
+
+def load(environment: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings of this process.
+
+    :param environment: defaults to ``os.environ``.
+    :raises ConfigurationError: naming the first setting that is missing or wrong, and what was expected.
+    """
+    environment = os.environ if environment is None else environment
+    plain = AirflowConfiguration(environment)
+    backend, kwargs = _secrets_backend(plain, environment)
+
+    def from_backend(reference: str) -> str | None:
+        from app.secrets import load_backend
+
+        if not backend:
+            raise ConfigurationError(f"a _SECRET setting refers to {reference!r}, but [secrets] backend is not set")
+        return load_backend(backend, kwargs).get_config(reference)
+
+    conf = AirflowConfiguration(environment, secret=from_backend)
+    return Settings(
+        database=_database(conf),
+        tokens=_tokens(conf),
+        server=_server(conf),
+        fernet_keys=conf.strings("core", "fernet_key"),
+        secrets_backend=backend,
+        secrets_backend_kwargs=kwargs,
+        multi_team=conf.boolean("core", "multi_team", False),
+        max_map_length=conf.integer("core", "max_map_length", 1024),
+        rendered_fields_runs=_rendered_fields_runs(conf),
+        sensitive_names=conf.strings("core", "sensitive_var_conn_names"),
+        hide_sensitive_names=conf.boolean("core", "hide_sensitive_var_conn_fields", True),
+    )
+
+
+def _rendered_fields_runs(conf: AirflowConfiguration) -> int:
+    """Read ``num_dag_runs_to_retain_rendered_fields``, or the name it had before Airflow 3.2."""
+    old = conf.integer("core", "max_num_rendered_ti_fields_per_task", 30)
+    return conf.integer("core", "num_dag_runs_to_retain_rendered_fields", old)
+
+
+def _database(conf: AirflowConfiguration) -> DatabaseSettings:
+    name = "sql_alchemy_conn_async" if conf.get("database", "sql_alchemy_conn_async") else "sql_alchemy_conn"
+    text = conf.get("database", name)
+    if not text:
+        raise ConfigurationError(
+            "[database] sql_alchemy_conn is not set: expected the URL of Airflow's metadata database,"
+            " such as postgresql://user:password@host/airflow (AIRFLOW__DATABASE__SQL_ALCHEMY_CONN)"
+        )
+    own = OWN_SECTION
+    return DatabaseSettings(
+        url=async_url(text, setting=f"[database] {name}"),
+        pool_size=conf.integer(own, "pool_size", 10, minimum=1),
+        pool_timeout=conf.seconds(own, "pool_timeout", 2.0),
+        pool_recycle=conf.integer("database", "sql_alchemy_pool_recycle", 1800, minimum=-1),
+        lock_timeout=conf.seconds(own, "lock_timeout", 1.5, minimum=0.001),
+        statement_timeout=conf.seconds(own, "statement_timeout", 3.0, minimum=0.001),
+        pgbouncer=conf.boolean(own, "pgbouncer", False),
+        schema=conf.get("database", "sql_alchemy_schema").strip(),
+    )
+
+
+def async_url(text: str, *, setting: str) -> URL:
+    """Return the asyncpg form of an Airflow database URL.
+
+    :param text: any PostgreSQL URL that SQLAlchemy takes (``postgresql://``, ``postgresql+psycopg2://``, ``postgres://``).
+    :param setting: the setting it came from, for the error.
+    :raises ConfigurationError: when it is no URL, or not PostgreSQL. It does not show the URL, which may hold a password.
+    """
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):
+        raise ConfigurationError(
+            f"{setting} is not a database URL: expected postgresql://user:password@host/database"
+        ) from None
+    if url.get_backend_name() not in {"postgresql", "postgres"}:
+        raise ConfigurationError(f"{setting} is a {url.get_backend_name()} URL: only PostgreSQL is supported")
+    query = dict(url.query)
+    if mode := query.pop("sslmode", None):
+        if mode not in SSL_MODES:
+            raise ConfigurationError(f"{setting} has sslmode={mode!r}: expected one of {', '.join(sorted(SSL_MODES))}")
+        query["ssl"] = mode
+    for libpq_only in ("connect_timeout", "keepalives", "keepalives_idle", "application_name", "target_session_attrs"):
+        query.pop(libpq_only, None)
+    return url.set(drivername="postgresql+asyncpg", query=query)
+
+
+def _tokens(conf: AirflowConfiguration) -> TokenSettings:
+    jwks_url = conf.get("api_auth", "trusted_jwks_url") or None
+    key_path = conf.get("api_auth", "jwt_private_key_path") or None
+    secret = conf.get("api_auth", "jwt_secret") or None
+    if not (secret or key_path):
+        raise ConfigurationError(
+            "no key to verify and renew task tokens with: expected [api_auth] jwt_secret (AIRFLOW__API_AUTH__JWT_SECRET,"
+            " the same value as Airflow's scheduler) or [api_auth] jwt_private_key_path"
+        )
+    algorithms = tuple(a for a in conf.strings("api_auth", "jwt_algorithm") if a != "GUESS")
+    return TokenSettings(
+        secret=None if key_path else secret,
+        private_key=_read_file(key_path, "[api_auth] jwt_private_key_path", "a PEM private key") if key_path else None,
+        algorithms=algorithms,
+        key_id=conf.get("api_auth", "jwt_kid") or None,
+        trusted_jwks_url=jwks_url,
+        issuers=conf.strings("api_auth", "jwt_issuer"),
+        audiences=conf.strings("execution_api", "jwt_audience", "urn:airflow.apache.org:task"),
+        leeway=conf.seconds("api_auth", "jwt_leeway", 10.0),
+        valid_for=conf.integer("execution_api", "jwt_expiration_time", 600, minimum=1),
+    )
+
+
+def _server(conf: AirflowConfiguration) -> ServerSettings:
+    certificate, key = conf.get("api", "ssl_cert"), conf.get("api", "ssl_key")
+    if bool(certificate) != bool(key):
+        raise ConfigurationError("[api] ssl_cert and [api] ssl_key belong together: set both, or neither")
+    for path, name in ((certificate, "ssl_cert"), (key, "ssl_key")):
+        if path:
+            _read_file(path, f"[api] {name}", "a PEM file")
+    return ServerSettings(
+        host=conf.get("api", "host", "0.0.0.0"),
+        port=conf.integer(OWN_SECTION, "port", conf.integer("api", "port", 9091, minimum=1), minimum=1),
+        workers=conf.integer("api", "workers", 1, minimum=1),
+        ssl_cert=Path(certificate) if certificate else None,
+        ssl_key=Path(key) if key else None,
+        access_log=conf.boolean(OWN_SECTION, "access_log", True),
+        max_body_bytes=conf.integer(OWN_SECTION, "max_body_bytes", 64 * 1024 * 1024, minimum=1),
+    )
+
+
+def _secrets_backend(conf: AirflowConfiguration, environment: Mapping[str, str]) -> tuple[str | None, Mapping[str, Any]]:
+    """Return the custom secrets backend's class path and arguments, single arguments from the environment included."""
+    class_path = conf.get("secrets", "backend") or None
+    text = conf.get("secrets", "backend_kwargs")
+    try:
+        kwargs = json.loads(text) if text else {}
+    except ValueError:
+        kwargs = None
+    if not isinstance(kwargs, dict):
+        raise ConfigurationError("[secrets] backend_kwargs must be a JSON object")
+    prefix = "AIRFLOW__SECRETS__BACKEND_KWARG__"
+    kwargs |= {name.removeprefix(prefix).lower(): value for name, value in environment.items() if name.startswith(prefix)}
+    return class_path, kwargs
+
+
+def _read_file(path: str, setting: str, what: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigurationError(
+            f"{setting} names {path!r}, which cannot be read ({error.strerror}): expected {what}"
+        ) from error

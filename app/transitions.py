@@ -1,0 +1,341 @@
+"""What a report does to a task instance: pure decisions, without I/O.
+
+Each function takes the locked row, the payload and the time, and returns
+
+* :class:`Accept`: the columns to set, the audit event and the effects that belong to the same transaction;
+* :class:`Same`: the row already is as asked, so the answer is the first one's and nothing is written;
+* :class:`Refuse`: the refusal that the contract has for it.
+
+The rules are those of Airflow's own server (3.2.1 and 3.3.2), observed on equal databases; ``docs/state-machine.md``
+draws them and names the differences that are kept on purpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+from app.schemas.base import IntermediateTIState, TaskInstanceState
+from app.schemas.task_instances import (
+    TIAwaitingInputStatePayload,
+    TIDeferredStatePayload,
+    TIEnterRunningPayload,
+    TIHeartbeatInfo,
+    TIRescheduleStatePayload,
+    TIRetryStatePayload,
+    TIStateUpdate,
+    TISuccessStatePayload,
+    TITargetStatePayload,
+    TITerminalStatePayload,
+)
+
+RETRY_REASON_LENGTH = 500  # characters; task_instance.retry_reason is varchar(500), longer reasons are cut
+EMPTY_JSON = (None, "", "null", "{}", "[]", '""')
+
+
+class LockedTaskInstance(Protocol):
+    """The columns of a locked task instance that decisions need."""
+
+    state: str | None
+    hostname: str | None
+    unixname: str | None
+    pid: int | None
+    try_number: int
+    max_tries: int
+    start_date: datetime | None
+    next_method: str | None
+    next_kwargs: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """The contract's refusal of a request.
+
+    :param status: HTTP status, 4xx.
+    :param detail: the ``detail`` of the body.
+    """
+
+    status: int
+    detail: Mapping[str, Any] | str
+
+
+@dataclass(frozen=True, slots=True)
+class Same:
+    """The row already is as asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveTry:
+    """Copy the row into the history as a failed try, and give the task instance a new id.
+
+    :param end_date: when the try ended; None where the server's own time counts (Airflow 3.2).
+    """
+
+    end_date: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class CreateTrigger:
+    """Insert the trigger that will wake the task instance, and point to it."""
+
+    classpath: str
+    kwargs: Mapping[str, Any] | str
+    queue: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordReschedule:
+    """Insert a row into the task's reschedules."""
+
+    start_date: datetime
+    end_date: datetime
+    reschedule_date: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterAssets:
+    """Record the asset events of a success and queue the Dags that wait for them."""
+
+    outlets: tuple[Any, ...]
+    events: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FailFast:
+    """Stop the run's other tasks, if its Dag asks for that."""
+
+
+Effect = ArchiveTry | CreateTrigger | RecordReschedule | RegisterAssets | FailFast
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """The transition is valid.
+
+    :param values: columns of the task instance to set.
+    :param event: the event of the audit row.
+    :param effects: what else the same transaction writes, in order.
+    """
+
+    values: Mapping[str, Any]
+    event: str
+    effects: tuple[Effect, ...] = field(default=())
+
+
+Decision = Accept | Same | Refuse
+
+NOT_FOUND = Refuse(404, {"reason": "not_found", "message": "Task Instance not found"})
+ARCHIVED = Refuse(
+    410,
+    {
+        "reason": "not_found",
+        "message": "Task Instance not found, it may have been moved to the Task Instance History table",
+    },
+)
+
+
+def start(row: LockedTaskInstance, payload: TIEnterRunningPayload, now: datetime) -> Decision:
+    """Decide whether the worker process of ``payload`` may run this task instance.
+
+    :param now: the time of this first heartbeat.
+    """
+    asked_before = (row.hostname, row.unixname, row.pid) == (payload.hostname, payload.unixname, payload.pid)
+    if row.state == TaskInstanceState.RUNNING and asked_before:
+        return Same()
+    if row.state not in (TaskInstanceState.QUEUED, TaskInstanceState.RESTARTING):
+        return _invalid_state(row, "TI was not in a state where it could be marked as running")
+    values: dict[str, Any] = {
+        "state": TaskInstanceState.RUNNING.value,
+        "hostname": payload.hostname,
+        "unixname": payload.unixname,
+        "pid": payload.pid,
+        "end_date": None,
+        "last_heartbeat_at": now,
+        "updated_at": now,
+        "retry_delay_override": None,
+        "retry_reason": None,
+    }
+    if row.next_kwargs in EMPTY_JSON:  # a task that resumes from a deferral keeps its first start
+        values["start_date"] = payload.start_date
+    return Accept(values, event=TaskInstanceState.RUNNING.value)
+
+
+def may_retry(row: LockedTaskInstance) -> bool:
+    """Say whether an error of this try leads to another one, seen from the row as it was before it ran."""
+    if row.state == TaskInstanceState.RESTARTING:
+        return True
+    return row.max_tries != 0 and row.try_number <= row.max_tries
+
+
+def refuse_heartbeat(row: LockedTaskInstance, payload: TIHeartbeatInfo) -> Refuse | None:
+    """Say why this worker process must stop, or None when it is the one that runs the task instance."""
+    if (row.hostname, row.pid) != (payload.hostname, payload.pid):
+        return Refuse(
+            409,
+            {
+                "reason": "running_elsewhere",
+                "message": "TI is already running elsewhere",
+                "current_hostname": row.hostname,
+                "current_pid": row.pid,
+            },
+        )
+    if row.state != TaskInstanceState.RUNNING:
+        return Refuse(
+            409,
+            {
+                "reason": "not_running",
+                "message": "TI is no longer in the running state and task should terminate",
+                "current_state": row.state,
+            },
+        )
+    return None
+
+
+def report(row: LockedTaskInstance, payload: TIStateUpdate, now: datetime) -> Decision:
+    """Decide what a worker's report of a new state does.
+
+    :param now: the time of the report, in the server's clock.
+    """
+    if payload.state == row.state:
+        return Same()
+    if row.state != TaskInstanceState.RUNNING:
+        return _invalid_state(row, "TI was not in the running state so it cannot be updated")
+    match payload:
+        case TISuccessStatePayload():
+            if refusal := _refuse_outlet_events(payload):
+                return refusal
+            effects = (RegisterAssets(tuple(payload.task_outlets), tuple(payload.outlet_events)),)
+            wanted = payload.task_outlets or payload.outlet_events
+            return _end(row, payload, now, effects if wanted else ())
+        case TITerminalStatePayload():
+            return _end(row, payload, now, (FailFast(),) if payload.state.value == "failed" else ())
+        case TIRetryStatePayload():
+            return _retry(row, payload, now)
+        case TIDeferredStatePayload():
+            return _defer(payload, now)
+        case TIRescheduleStatePayload():
+            return _reschedule(row, payload, now)
+        case TIAwaitingInputStatePayload():
+            return _await_input(payload, now)
+        case TITargetStatePayload():
+            return Refuse(422, {"reason": "invalid_state", "message": f"A worker cannot report the state '{payload.state}'"})
+
+
+def fail(row: LockedTaskInstance, now: datetime) -> Accept | None:
+    """Fail a task instance whose report could not be recorded, or None when it does not run any more."""
+    if row.state != TaskInstanceState.RUNNING:
+        return None
+    values = {"state": TaskInstanceState.FAILED.value, "updated_at": now, **_ended(row, now)}
+    return Accept(values, event=TaskInstanceState.FAILED.value, effects=(FailFast(),))
+
+
+def _end(
+    row: LockedTaskInstance,
+    payload: TISuccessStatePayload | TITerminalStatePayload | TIRetryStatePayload,
+    now: datetime,
+    effects: tuple[Effect, ...],
+) -> Accept:
+    values: dict[str, Any] = {
+        "state": payload.state.value,
+        "next_method": None,
+        "next_kwargs": None,
+        "updated_at": now,
+        **_ended(row, payload.end_date),
+    }
+    if "rendered_map_index" in payload.model_fields_set:
+        values["rendered_map_index"] = payload.rendered_map_index
+    return Accept(values, event=payload.state.value, effects=effects)
+
+
+def _retry(row: LockedTaskInstance, payload: TIRetryStatePayload, now: datetime) -> Accept:
+    ended = _end(row, payload, now, (ArchiveTry(payload.end_date),))
+    reason = payload.retry_reason[:RETRY_REASON_LENGTH] if payload.retry_reason else None
+    policy = {"retry_delay_override": payload.retry_delay_seconds, "retry_reason": reason}
+    return Accept({**ended.values, **policy}, event=ended.event, effects=ended.effects)
+
+
+def _defer(payload: TIDeferredStatePayload, now: datetime) -> Accept:
+    values = {
+        "state": IntermediateTIState.DEFERRED.value,
+        "next_method": payload.next_method,
+        "next_kwargs": payload.next_kwargs,
+        "trigger_timeout": _deadline(now, payload.trigger_timeout),
+        "updated_at": now,
+    }
+    trigger = CreateTrigger(payload.classpath, payload.trigger_kwargs, payload.queue)
+    return Accept(values, event=IntermediateTIState.DEFERRED.value, effects=(trigger,))
+
+
+def _reschedule(row: LockedTaskInstance, payload: TIRescheduleStatePayload, now: datetime) -> Accept:
+    values = {
+        "state": IntermediateTIState.UP_FOR_RESCHEDULE.value,
+        "next_method": None,
+        "next_kwargs": None,
+        "updated_at": now,
+        **_ended(row, payload.end_date),
+    }
+    reschedule = RecordReschedule(now, payload.end_date, payload.reschedule_date)
+    return Accept(values, event=IntermediateTIState.UP_FOR_RESCHEDULE.value, effects=(reschedule,))
+
+
+def _await_input(payload: TIAwaitingInputStatePayload, now: datetime) -> Accept:
+    values = {
+        "state": IntermediateTIState.AWAITING_INPUT.value,
+        "trigger_id": None,
+        "next_method": payload.next_method,
+        "next_kwargs": payload.next_kwargs,
+        "trigger_timeout": _deadline(now, payload.timeout),
+        "updated_at": now,
+    }
+    return Accept(values, event=IntermediateTIState.AWAITING_INPUT.value)
+
+
+def _ended(row: LockedTaskInstance, end_date: datetime) -> dict[str, Any]:
+    duration = (end_date - row.start_date).total_seconds() if row.start_date else None
+    return {"end_date": end_date, "duration": duration}
+
+
+def _deadline(now: datetime, timeout: timedelta | None) -> datetime | None:
+    return None if timeout is None else now + timeout
+
+
+def _invalid_state(row: LockedTaskInstance, message: str) -> Refuse:
+    return Refuse(409, {"reason": "invalid_state", "message": message, "previous_state": row.state})
+
+
+def _refuse_outlet_events(payload: TISuccessStatePayload) -> Refuse | None:
+    """Refuse events that could not be recorded, before anything is written.
+
+    Airflow's server answers 204 to these and records the successful task as failed.
+    """
+    for position, event in enumerate(payload.outlet_events):
+        where = f"outlet_events[{position}]"
+        key = event.get("dest_asset_key")
+        if not (isinstance(key, dict) and key.keys() == {"name", "uri"} and all(isinstance(v, str) for v in key.values())):
+            return _invalid_event(f"{where}.dest_asset_key must be an object with a name and a uri")
+        if not isinstance(event.get("extra"), dict):
+            return _invalid_event(f"{where}.extra must be an object")
+        partition_key = event.get("partition_key")
+        if partition_key is not None and not (isinstance(partition_key, str) and partition_key.strip()):
+            return Refuse(
+                422,
+                {
+                    "reason": "invalid_partition_key",
+                    "message": f"partition_key in outlet event must not be empty or whitespace-only; got {partition_key!r}.",
+                },
+            )
+        if partition_key is not None and len(partition_key) > 250:
+            return Refuse(
+                422,
+                {
+                    "reason": "invalid_partition_key",
+                    "message": f"partition_key in outlet event must be at most 250 characters; got {len(partition_key)}.",
+                },
+            )
+    return None
+
+
+def _invalid_event(message: str) -> Refuse:
+    return Refuse(422, {"reason": "invalid_outlet_event", "message": message})

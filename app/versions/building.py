@@ -1,0 +1,208 @@
+"""One application per API date, and the look-up that chooses it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from datetime import date
+from functools import lru_cache
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, FastAPI, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from pydantic import TypeAdapter, ValidationError
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.errors import ServerErrorMiddleware
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import RefusedRequest, RejectedByDatabase
+from app.middleware import send_json
+from app.routes import ROUTERS
+from app.routes.operations import Operations
+from app.routes.rendering import json_response, render
+from app.service import Service
+from app.versions import OLDEST_RELEASED, VERSIONS, Version
+from app.versions.changes import Change, Downgrade, OlderModels
+
+VERSION_HEADER = "airflow-api-version"
+ECHOED_INPUT = 1000  # bytes of a refused value that the answer repeats; the rest of a 10 MB body helps nobody
+
+_date = TypeAdapter(date)
+
+
+class VersionedApp(FastAPI):
+    """The application of one API date, without Starlette's own answer to unexpected errors.
+
+    Errors must reach our middleware (503 for retryable ones, one place for the rest) before an answer was sent.
+    """
+
+    def build_middleware_stack(self) -> ASGIApp:
+        stack = super().build_middleware_stack()
+        assert isinstance(stack, ServerErrorMiddleware)
+        return stack.app
+
+
+class ApiVersions:
+    """An ASGI application that chooses the API date's own by the ``Airflow-API-Version`` header.
+
+    None means the newest, a date between two the older of them, one after the newest the newest; a date from before the
+    API existed is not found. The header is repeated in the answer as it was sent.
+
+    :param service: what handlers use; its metadata revision decides the newest date.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._served = tuple(v for v in VERSIONS if v.date <= service.revision.newest_api_date)
+        self._apps: dict[str, FastAPI] = {}
+        self._app_for = lru_cache(maxsize=256)(self._resolve)
+        self.newest = self._served[0].date
+
+    def app(self, version: str) -> FastAPI:
+        """Return the application of a served date, built on first use."""
+        if version not in self._apps:
+            self._apps[version] = build_app(self._service, version)
+        return self._apps[version]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        asked = Headers(scope=scope).get(VERSION_HEADER)
+        echoed = self.newest if asked is None else asked
+
+        async def echo(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)[VERSION_HEADER] = echoed
+            await send(message)
+
+        chosen = self._app_for(asked)
+        if isinstance(chosen, tuple):
+            status, detail = chosen
+            return await send_json(echo, status, {"detail": detail})
+        await chosen(scope, receive, echo)
+
+    def _resolve(self, asked: str | None) -> ASGIApp | tuple[int, Any]:
+        """Return the application for a header's value, or the status and detail that refuse it."""
+        if asked is None:
+            return self.app(self.newest)
+        if not asked:
+            return 404, "Not Found"
+        try:
+            wanted = _date.validate_python(asked).isoformat()
+        except ValidationError as error:
+            location = ["header", "Airflow-API-Version"]
+            return 422, [{**problem, "loc": location} for problem in error.errors(include_url=False)]
+        for version in self._served:
+            if version.date <= wanted:
+                return self.app(version.date)
+        if wanted < OLDEST_RELEASED:
+            return 404, "Not Found"
+        message = f"The oldest API date served is {self._served[-1].date} (Task SDK 1.2); asked for {asked}"
+        return 404, {"reason": "unsupported_api_version", "message": message}
+
+
+def build_app(service: Service, version: str) -> FastAPI:
+    """Return the application of one API date."""
+    undone = tuple(change for newer in _newer_than(version) for change in newer.changes)
+    app = VersionedApp(
+        title="Airflow Task Execution API",
+        description="The private Airflow Task Execution API.",
+        version=version,
+        generate_unique_id_function=lambda route: route.name,
+        redirect_slashes=False,
+    )
+    app.state.service = service
+    app.add_exception_handler(RefusedRequest, _refused)
+    app.add_exception_handler(RejectedByDatabase, _refused)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    models = OlderModels(undone)
+    gone = {name for change in undone for name in change.added_operations}
+    for prefix, tag, router in ROUTERS:
+        versioned = Operations()
+        for route in router.routes:
+            if isinstance(route, APIRoute) and route.name not in gone:
+                _add(versioned, route, models, _downgrades(undone, route.name))
+        app.include_router(versioned, prefix=prefix, tags=[tag])
+    return app
+
+
+def _newer_than(version: str) -> tuple[Version, ...]:
+    return tuple(v for v in VERSIONS if v.date > version)
+
+
+def _downgrades(changes: tuple[Change, ...], operation: str) -> tuple[Downgrade, ...]:
+    return tuple(change.downgrades[operation] for change in changes if operation in change.downgrades)
+
+
+def _add(router: APIRouter, route: APIRoute, models: OlderModels, downgrades: tuple[Downgrade, ...]) -> None:
+    status = route.status_code or 200
+    router.add_api_route(
+        route.path,
+        _endpoint(route.endpoint, status, models, downgrades),
+        methods=sorted(route.methods or ()),
+        name=route.name,
+        status_code=status,
+        response_model=models.annotation(route.response_model),
+        responses=route.responses,
+        summary=route.summary,
+        description=route.description,
+        dependencies=route.dependencies,
+        operation_id=route.operation_id,
+    )
+
+
+def _endpoint(
+    handler: Callable[..., Any], status: int, models: OlderModels, downgrades: tuple[Downgrade, ...]
+) -> Callable[..., Any]:
+    """Return a handler for one API date: it takes that date's models and answers that date's body."""
+    signature = inspect.signature(handler, eval_str=True)
+    parameters = [p.replace(annotation=models.annotation(p.annotation)) for p in signature.parameters.values()]
+    wants_upgrade = any(p.annotation is not signature.parameters[p.name].annotation for p in parameters)
+    sets_headers = "response" in signature.parameters
+
+    async def endpoint(**arguments: Any) -> Response:
+        if wants_upgrade:
+            arguments = {name: models.upgrade(value) for name, value in arguments.items()}
+        result = await handler(**arguments)
+        if downgrades and isinstance(result, dict):
+            for downgrade in downgrades:
+                downgrade(result)
+        answer = render(result, status=status)
+        if sets_headers:
+            answer.headers.update(arguments["response"].headers)
+        return answer
+
+    endpoint.__name__ = handler.__name__
+    endpoint.__doc__ = handler.__doc__
+    endpoint.__signature__ = signature.replace(parameters=parameters, return_annotation=Response)  # type: ignore[attr-defined]
+    return endpoint
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RefusedRequest | RejectedByDatabase)
+    return json_response({"detail": error.detail}, error.status)
+
+
+async def _invalid(_: Request, error: Exception) -> Response:
+    """Answer 422 with what was wrong where; a refused value is repeated only if it is short and can be."""
+    assert isinstance(error, RequestValidationError)
+    problems = []
+    for problem in error.errors():
+        shown = {key: value for key, value in problem.items() if key not in ("url", "input", "ctx")}
+        if "input" in problem and (given := _presentable(problem["input"])) is not None:
+            shown["input"] = orjson.Fragment(given)
+        if "ctx" in problem:
+            shown["ctx"] = {
+                key: value if isinstance(value, int | float) else str(value) for key, value in problem["ctx"].items()
+            }
+        problems.append(shown)
+    return json_response({"detail": problems}, 422)
+
+
+def _presentable(value: Any) -> bytes | None:
+    try:
+        text = orjson.dumps(value.decode() if isinstance(value, bytes) else value)
+    except (TypeError, ValueError, UnicodeDecodeError):
+        return None
+    return text if len(text) <= ECHOED_INPUT else None

@@ -1,0 +1,106 @@
+"""What a change between two API dates can say, and how models follow it."""
+
+from __future__ import annotations
+
+import functools
+import operator
+import types
+from collections.abc import Callable, Mapping
+from copy import copy
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Union, get_args, get_origin
+
+import pydantic
+
+Downgrade = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change that an API date brought.
+
+    :param description: what it brought, for people.
+    :param added_fields: by model, the fields that did not exist before it.
+    :param added_operations: names of the operations that did not exist before it.
+    :param downgrades: by operation name, what turns an answer's body into what it was before.
+    """
+
+    description: str
+    added_fields: Mapping[type[pydantic.BaseModel], tuple[str, ...]] = field(default_factory=dict)
+    added_operations: frozenset[str] = frozenset()
+    downgrades: Mapping[str, Downgrade] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """An API date and what it changed.
+
+    :param date: ISO, as in the ``Airflow-API-Version`` header.
+    """
+
+    date: str
+    changes: tuple[Change, ...]
+
+
+class OlderModels:
+    """The models as they were before some changes.
+
+    :param changes: the changes to undo.
+    """
+
+    def __init__(self, changes: tuple[Change, ...]) -> None:
+        self._removed: dict[type[pydantic.BaseModel], set[str]] = {}
+        for change in changes:
+            for model, names in change.added_fields.items():
+                self._removed.setdefault(model, set()).update(names)
+        self._older: dict[type[pydantic.BaseModel], type[pydantic.BaseModel]] = {}
+        self._newest: dict[type[pydantic.BaseModel], type[pydantic.BaseModel]] = {}
+
+    def annotation(self, annotation: Any) -> Any:
+        """Return a type annotation with every model in it as it was."""
+        if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
+            return self._model(annotation)
+        origin, arguments = get_origin(annotation), get_args(annotation)
+        if not arguments:
+            return annotation
+        if origin is Annotated:
+            return Annotated[(self.annotation(arguments[0]), *arguments[1:])]
+        older = tuple(self.annotation(argument) for argument in arguments)
+        if older == arguments:
+            return annotation
+        if origin is Union or origin is types.UnionType:
+            return functools.reduce(operator.or_, older)
+        return origin[older]
+
+    def upgrade(self, value: Any) -> Any:
+        """Return a request's model instance as one of the newest model; fields that did not exist are unset."""
+        newest = self._newest.get(type(value))
+        if newest is None:
+            return value
+        return newest.model_construct(_fields_set=value.model_fields_set, **value.__dict__)
+
+    def _model(self, model: type[pydantic.BaseModel]) -> type[pydantic.BaseModel]:
+        if model not in self._older:
+            fields: dict[str, Any] = {}
+            for name, info in model.model_fields.items():
+                if name not in self._removed.get(model, ()):
+                    older = self.annotation(info.annotation)
+                    if older is not info.annotation:
+                        info = copy(info)
+                        info.annotation = older
+                    fields[name] = (older, info)
+            self._older[model] = model if self._is_same(model, fields) else self._create(model, fields)
+        return self._older[model]
+
+    def _create(self, model: type[pydantic.BaseModel], fields: dict[str, Any]) -> type[pydantic.BaseModel]:
+        older: type[pydantic.BaseModel] = pydantic.create_model(
+            model.__name__, __config__=model.model_config, __doc__=model.__doc__, __module__=model.__module__, **fields
+        )
+        self._newest[older] = model
+        return older
+
+    @staticmethod
+    def _is_same(model: type[pydantic.BaseModel], fields: dict[str, Any]) -> bool:
+        return fields.keys() == model.model_fields.keys() and all(
+            info is model.model_fields[name] for name, (_, info) in fields.items()
+        )

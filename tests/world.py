@@ -1,0 +1,164 @@
+"""Rows for tests: Dags, runs, task instances and what belongs to them, written as Airflow would have written them."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import asyncpg
+
+EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def ti_id(name: str) -> uuid.UUID:
+    """Return a task instance id that is the same on every run of the tests."""
+    return uuid.uuid5(uuid.NAMESPACE_URL, name)
+
+
+class World:
+    """Writes rows into one database.
+
+    :param connection: an open connection.
+    :param revision: ``3.2`` or ``3.3``.
+    """
+
+    def __init__(self, connection: asyncpg.Connection, revision: str = "3.3") -> None:
+        self.connection = connection
+        self.revision = revision
+
+    async def insert(self, table: str, returning: str | None = None, **values: Any) -> Any:
+        columns = ", ".join(f'"{name}"' for name in values)
+        marks = ", ".join(f"${i + 1}" for i in range(len(values)))
+        encoded = [json.dumps(v) if isinstance(v, dict | list) else v for v in values.values()]
+        statement = f'INSERT INTO "{table}" ({columns}) VALUES ({marks})'
+        if returning:
+            return await self.connection.fetchval(f"{statement} RETURNING {returning}", *encoded)
+        await self.connection.execute(statement, *encoded)
+        return None
+
+    async def bundle(self, name: str = "dags-folder", team: str | None = None) -> None:
+        await self.connection.execute("INSERT INTO dag_bundle (name, active) VALUES ($1, true) ON CONFLICT DO NOTHING", name)
+        if team:
+            await self.connection.execute("INSERT INTO team VALUES ($1) ON CONFLICT DO NOTHING", team)
+            await self.connection.execute("INSERT INTO dag_bundle_team VALUES ($1, $2) ON CONFLICT DO NOTHING", name, team)
+
+    async def dag(self, dag_id: str, **values: Any) -> None:
+        bundle = values.pop("bundle_name", "dags-folder")
+        await self.bundle(bundle, values.pop("team", None))
+        defaults: dict[str, Any] = {
+            "is_paused": False,
+            "is_stale": False,
+            "bundle_name": bundle,
+            "owners": "ann, bob",
+            "timetable_type": "none",
+            "max_active_tasks": 16,
+            "max_consecutive_failed_dag_runs": 0,
+            "has_task_concurrency_limits": False,
+            "fileloc": f"/dags/{dag_id}.py",
+            "relative_fileloc": f"{dag_id}.py",
+        }
+        if self.revision == "3.3":
+            defaults["partition_mapper_info"] = []
+        await self.insert("dag", dag_id=dag_id, **{**defaults, **values})
+
+    async def run(self, dag_id: str, run_id: str = "manual__1", **values: Any) -> int:
+        defaults: dict[str, Any] = {
+            "state": "running",
+            "run_type": "manual",
+            "logical_date": EPOCH,
+            "data_interval_start": EPOCH,
+            "data_interval_end": EPOCH,
+            "run_after": EPOCH,
+            "start_date": EPOCH + timedelta(seconds=1),
+            "conf": {},
+            "queued_at": EPOCH,
+            "triggered_by": "CLI",
+        }
+        row = {**defaults, **values}
+        note = row.pop("note", None)
+        run_pk: int = await self.insert("dag_run", "id", dag_id=dag_id, run_id=run_id, **row)
+        if note is not None:
+            await self.insert("dag_run_note", dag_run_id=run_pk, content=note, created_at=EPOCH, updated_at=EPOCH)
+        return run_pk
+
+    async def ti(self, dag_id: str, task_id: str = "work", run_id: str = "manual__1", **values: Any) -> uuid.UUID:
+        map_index = values.get("map_index", -1)
+        defaults: dict[str, Any] = {
+            "id": ti_id(f"{dag_id}/{run_id}/{task_id}/{map_index}"),
+            "map_index": map_index,
+            "state": "queued",
+            "try_number": 1,
+            "max_tries": 0,
+            "pool": "default_pool",
+            "pool_slots": 1,
+            "queue": "default",
+            "priority_weight": 1,
+            "operator": "PythonOperator",
+            "custom_operator_name": "@task",
+            "hostname": "",
+            "unixname": "airflow",
+            "queued_dttm": EPOCH + timedelta(seconds=2),
+            "scheduled_dttm": EPOCH + timedelta(seconds=2),
+            "executor_config": pickle.dumps({"__var": {}, "__type": "dict"}, protocol=5),
+            "context_carrier": {"__var": {}, "__type": "dict"},
+            "task_display_name": task_id,
+            "updated_at": EPOCH,
+        }
+        row = {**defaults, **values}
+        await self.insert("task_instance", dag_id=dag_id, task_id=task_id, run_id=run_id, **row)
+        return row["id"]
+
+    async def running(self, dag_id: str, task_id: str = "work", run_id: str = "manual__1", **values: Any) -> uuid.UUID:
+        """Write a task instance that runs on ``worker``, process 42."""
+        defaults = {
+            "state": "running",
+            "hostname": "worker",
+            "unixname": "airflow",
+            "pid": 42,
+            "start_date": EPOCH + timedelta(seconds=10),
+            "last_heartbeat_at": EPOCH + timedelta(seconds=10),
+        }
+        return await self.ti(dag_id, task_id, run_id, **{**defaults, **values})
+
+    async def one(self, dag_id: str, **values: Any) -> uuid.UUID:
+        """Write a Dag with one run and one queued task instance."""
+        await self.dag(dag_id)
+        await self.run(dag_id)
+        return await self.ti(dag_id, **values)
+
+    async def one_running(self, dag_id: str, **values: Any) -> uuid.UUID:
+        """Write a Dag with one run and one running task instance."""
+        await self.dag(dag_id)
+        await self.run(dag_id)
+        return await self.running(dag_id, **values)
+
+    async def xcom(self, dag_id: str, task_id: str, key: str, value: Any, run_id: str = "manual__1", **values: Any) -> None:
+        run_pk = await self.connection.fetchval("SELECT id FROM dag_run WHERE dag_id=$1 AND run_id=$2", dag_id, run_id)
+        await self.insert(
+            "xcom",
+            dag_run_id=run_pk,
+            dag_id=dag_id,
+            run_id=run_id,
+            task_id=task_id,
+            key=key,
+            value=json.dumps(value),
+            **{"map_index": -1, "timestamp": EPOCH, **values},
+        )
+
+    async def asset(self, name: str, uri: str | None = None, *, active: bool = True) -> int:
+        uri = uri or f"s3://bucket/{name}"
+        pk: int = await self.insert(
+            "asset", "id", name=name, uri=uri, group="asset", extra={}, created_at=EPOCH, updated_at=EPOCH
+        )
+        if active:
+            await self.insert("asset_active", name=name, uri=uri)
+        return pk
+
+    async def scheduled_by(self, dag_id: str, asset_pk: int) -> None:
+        """Make ``dag_id`` a consumer of the asset."""
+        await self.insert(
+            "dag_schedule_asset_reference", asset_id=asset_pk, dag_id=dag_id, created_at=EPOCH, updated_at=EPOCH
+        )
