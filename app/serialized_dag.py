@@ -45,11 +45,12 @@ def _list(value: Any) -> list[Any]:
 
 
 def _find_group(group: Mapping[str, Any], group_id: str) -> Mapping[str, Any] | None:
-    if group.get("_group_id") == group_id:
-        return group
-    for kind, child in group["children"].values():
-        if kind == "taskgroup" and (found := _find_group(child, group_id)) is not None:
-            return found
+    """Return the group with this id; children are named by their full id, a group itself only by its label."""
+    for name, (kind, child) in group["children"].items():
+        if kind == "taskgroup":
+            found: Mapping[str, Any] | None = child if name == group_id else _find_group(child, group_id)
+            if found is not None:
+                return found
     return None
 
 

@@ -138,7 +138,7 @@ class AirflowConfiguration:
             return value
         if self._file.has_option(section, key):
             return self._file.get(section, key)
-        section_of_file = self._file[section] if sensitive and self._file.has_section(section) else {}
+        section_of_file: Mapping[str, str] = self._file[section] if sensitive and self._file.has_section(section) else {}
         return self._indirect(section_of_file.get, f"{key}_cmd", f"{key}_secret") or default
 
     def strings(self, section: str, key: str, default: str = "") -> tuple[str, ...]:
@@ -202,7 +202,8 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
 
         if not backend:
             raise ConfigurationError(f"a _SECRET setting refers to {reference!r}, but [secrets] backend is not set")
-        return load_backend(backend, kwargs).get_config(reference)
+        value: str | None = load_backend(backend, kwargs).get_config(reference)
+        return value
 
     conf = AirflowConfiguration(environment, secret=from_backend)
     return Settings(

@@ -162,3 +162,60 @@ class World:
         await self.insert(
             "dag_schedule_asset_reference", asset_id=asset_pk, dag_id=dag_id, created_at=EPOCH, updated_at=EPOCH
         )
+
+    async def serialized(
+        self, dag_id: str, tasks: list[dict[str, Any]], groups: dict[str, list[str]] | None = None
+    ) -> None:
+        """Write a Dag's serialized form, version 1, with nested task groups by dotted id."""
+        version = uuid.uuid5(uuid.NAMESPACE_URL, f"{dag_id}/version")
+        stamps = {"created_at": EPOCH, "last_updated": EPOCH}
+        await self.insert(
+            "dag_version", id=version, version_number=1, dag_id=dag_id, bundle_name="dags-folder", **stamps
+        )
+        root = _group(None)
+        nodes = {"": root}
+        for group_id, task_ids in sorted((groups or {}).items()):
+            parent = nodes[group_id.rpartition(".")[0]]
+            nodes[group_id] = _group(group_id.rpartition(".")[2])
+            parent["children"][group_id] = ["taskgroup", nodes[group_id]]
+            nodes[group_id]["children"].update({task_id: ["operator", task_id] for task_id in task_ids})
+        grouped = {task_id for task_ids in (groups or {}).values() for task_id in task_ids}
+        for task in tasks:
+            operator = task["__var"]
+            operator |= {"task_type": "EmptyOperator", "_task_module": "airflow.providers.standard.operators.empty"}
+            if operator["task_id"] not in grouped:
+                root["children"][operator["task_id"]] = ["operator", operator["task_id"]]
+        data = {
+            "__version": 3,
+            "dag": {
+                "dag_id": dag_id,
+                "fileloc": f"/dags/{dag_id}.py",
+                "relative_fileloc": f"{dag_id}.py",
+                "timezone": "UTC",
+                "timetable": {"__var": {}, "__type": "airflow.timetables.simple.NullTimetable"},
+                "tasks": tasks,
+                "task_group": root,
+                "dag_dependencies": [],
+                "edge_info": {},
+                "params": [],
+                "deadline": None,
+                "allowed_run_types": None,
+                "_processor_dags_folder": "/dags",
+            },
+        }
+        row = {"id": version, "dag_id": dag_id, "data": data, "dag_hash": "0" * 32, "dag_version_id": version}
+        await self.insert("serialized_dag", **row, **stamps)
+
+
+def _group(group_id: str | None) -> dict[str, Any]:
+    empty: dict[str, Any] = {f"{way}stream_{kind}_ids": [] for way in ("up", "down") for kind in ("task", "group")}
+    return {
+        "_group_id": group_id,
+        "group_display_name": "",
+        "prefix_group_id": True,
+        "tooltip": "",
+        "ui_color": "CornflowerBlue",
+        "ui_fgcolor": "#000",
+        "children": {},
+        **empty,
+    }

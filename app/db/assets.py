@@ -72,11 +72,11 @@ async def find_or_create(session: WriteSession, *, key: AssetKey, extra: Mapping
 async def attach_aliases(session: WriteSession, *, asset_pk: int, names: Collection[str]) -> list[int]:
     """Attach an asset to aliases, making those that do not exist, and return their ids."""
     known = select(asset_alias.c.name, asset_alias.c.id).where(asset_alias.c.name.in_(sorted(names)))
-    ids = dict((await session.execute(known)).tuples())
+    ids = {row.name: row.id for row in await session.execute(known)}
     if missing := sorted(set(names) - ids.keys()):
-        rows = [{"name": name, "group": "asset"} for name in missing]
+        rows = [{"name": name, "group": ""} for name in missing]  # an alias made by its use has no group
         await session.execute(insert(asset_alias).values(rows).on_conflict_do_nothing())
-        ids = dict((await session.execute(known)).tuples())
+        ids = {row.name: row.id for row in await session.execute(known)}
     pairs = [{"alias_id": alias_pk, "asset_id": asset_pk} for alias_pk in sorted(ids.values())]
     await session.execute(insert(asset_alias_asset).values(pairs).on_conflict_do_nothing())
     return sorted(ids.values())

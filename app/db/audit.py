@@ -39,7 +39,10 @@ async def record_transition(session: WriteSession, *, row: AnyRow, event: str, h
 
 
 async def record_for(session: WriteSession, *, rows: Sequence[AnyRow], event: str, extra: str, now: datetime) -> None:
-    """Insert one audit row for each of several task instances, as Airflow writes them: without owner and logical date."""
+    """Insert one audit row for each of several task instances, as Airflow writes them: without an owner.
+
+    :param rows: their keys and try numbers; those that have a logical date keep it.
+    """
     if rows:
         await session.execute(
             _INSERT,
@@ -52,6 +55,7 @@ async def record_for(session: WriteSession, *, rows: Sequence[AnyRow], event: st
                     "run_id": row.run_id,
                     "map_index": row.map_index,
                     "try_number": row.try_number,
+                    "logical_date": getattr(row, "logical_date", None),
                     "extra": extra,
                 }
                 for row in rows

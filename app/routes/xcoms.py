@@ -160,18 +160,19 @@ def _not_found(key: XComKey, which: str) -> Refuse:
 async def _json_text(request: Request) -> str:
     """Return the body as the JSON text to store: exactly what came, once it is known to be JSON.
 
-    No body stands for null; a body that is not declared to be JSON is a text.
+    No body stands for null.
 
-    :raises RequestValidationError: when it is not JSON, or holds NaN or an infinity, which JSON has not.
+    :raises RequestValidationError: when it is not JSON or not declared so, or holds NaN or an infinity, which JSON has not.
     """
     body = await request.body()
     if not body:
         return "null"
     subtype = request.headers.get("content-type", "").split(";")[0].strip().lower().rpartition("/")[2]
+    if subtype != "json" and not subtype.endswith("+json"):
+        message = "The body must be JSON, with 'Content-Type: application/json'"
+        raise RequestValidationError([{"type": "json_type", "loc": ("body",), "msg": message}])
     try:
         text = body.decode()
-        if subtype != "json" and not subtype.endswith("+json"):
-            return json.dumps(text)
         json.loads(text, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         problem = {"type": "json_invalid", "loc": ("body", error.pos), "msg": "JSON decode error", "input": {}}

@@ -1,0 +1,87 @@
+"""Fixtures: a real PostgreSQL for the whole run, databases cloned from templates, real server processes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from app.embedded import EmbeddedPostgres
+from tests.servers import Server, our_server
+from tests.world import World
+
+REVISIONS = ("3.2", "3.3")
+# Nothing in the tests outlives a crash of the machine, so nothing waits for the disk.
+OPTIONS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "200"}
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    """Run the embedded PostgreSQL, with one template database per metadata revision."""
+    folder = tmp_path_factory.mktemp("postgres")
+    for parent in (folder, folder.parent, folder.parent.parent):
+        parent.chmod(0o755)  # PostgreSQL's own user must reach its data
+    with EmbeddedPostgres(folder, options=OPTIONS) as server:
+        for revision in REVISIONS:
+            server.create_metadata_database(f"template_{revision}", revision)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def make_database(postgres: EmbeddedPostgres) -> Callable[[str], str]:
+    """Return what clones a metadata database of a revision and tells its URL."""
+    numbers = count(1)
+
+    def make(revision: str) -> str:
+        name = f"metadata_{revision.replace('.', '_')}_{next(numbers)}"
+        postgres.create_database(name, template=f"template_{revision}")
+        return postgres.url(name)
+
+    return make
+
+
+@pytest.fixture(scope="session", params=REVISIONS)
+def revision(request: pytest.FixtureRequest) -> str:
+    """Run the test on each metadata revision."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def server(
+    revision: str, make_database: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """Run our server on a database of its own, for all tests of a revision."""
+    with our_server(make_database(revision), tmp_path_factory.mktemp(f"server-{revision}")) as running:
+        yield running
+
+
+@pytest.fixture
+async def connection(server: Server) -> AsyncIterator[asyncpg.Connection]:
+    """Connect to the database of ``server``."""
+    connected = await asyncpg.connect(server.database_url)
+    yield connected
+    await connected.close()
+
+
+@pytest.fixture
+async def world(connection: asyncpg.Connection, revision: str) -> World:
+    """Write rows into the database of ``server``, which is emptied first."""
+    await empty(connection)
+    return World(connection, revision)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return an empty folder."""
+    return tmp_path
+
+
+async def empty(connection: asyncpg.Connection) -> None:
+    """Delete every row but the revision, and start all sequences anew."""
+    tables = await connection.fetch(
+        "SELECT format('%I', tablename) AS name FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'alembic_version'"
+    )
+    await connection.execute("TRUNCATE " + ", ".join(row["name"] for row in tables) + " RESTART IDENTITY CASCADE")

@@ -1,0 +1,667 @@
+"""The corpus of the differential test: adding a case is adding a row to :data:`CASES`.
+
+A case is one request on a database that its setup made. It is asked of Airflow's own server and of ours; status, body and
+every row of every table must come out equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from cryptography.fernet import Fernet
+
+from tests.servers import FERNET_KEY
+from tests.world import EPOCH, World, ti_id
+
+ABSENT: Any = object()
+BOTH = ("3.2", "3.3")
+END = "2026-01-01T00:05:00Z"
+START = "2026-01-01T00:04:00Z"
+RUN = "manual__1"
+JSON_HEADER = {"Content-Type": "application/json"}
+
+# Differences that are kept on purpose: see docs/compatibility.md, which gives each one's reason.
+BETTER_REFUSAL = "a 4xx instead of a 500"
+REPLAY = "a replay is answered like the first request"
+ERROR_SHAPE = "the same refusal, worded for the one model that the state chooses"
+NOT_FAILED = "a report that cannot be recorded is refused instead of failing the task"
+QUIET_SKIP = "what is skipped already is not skipped and logged again"
+PING = "health names our parts"
+STRICTER_TOKEN = "only a task itself may ask for its reschedules, on 3.2 too"
+REFUSED_TOKEN_TEXT = "the reason why a token does not verify is not told"
+OLD_DATE = "API dates before 2026-04-06 are not served yet"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One request.
+
+    :param setup: the name of a function in :data:`SETUPS`.
+    :param token: whose token it carries: ``own`` (the setup's task instance), ``other``, ``none``, or ``garbage``.
+    :param differs: the name of the difference that is kept on purpose; then ``ours`` is the status that we answer.
+    """
+
+    name: str
+    method: str
+    path: str
+    json: Any = ABSENT
+    content: bytes | None = None
+    setup: str = "running"
+    token: str = "own"
+    claims: dict[str, Any] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
+    revisions: tuple[str, ...] = BOTH
+    differs: str | None = None
+    ours: int | None = None
+
+
+# --- setups ---------------------------------------------------------------------------------------------------------
+
+Setup = Callable[[World], Awaitable[Any]]
+SETUPS: dict[str, Setup] = {}
+
+
+def setup(function: Setup) -> Setup:
+    SETUPS[function.__name__] = function
+    return function
+
+
+@setup
+async def queued(world: World) -> Any:
+    return await world.one("d")
+
+
+@setup
+async def running(world: World) -> Any:
+    return await world.one_running("d")
+
+
+def _in_state(state: str | None, **values: Any) -> Setup:
+    async def make(world: World) -> Any:
+        return await world.one_running("d", **{"state": state, **values})
+
+    return make
+
+
+for _state in ("success", "failed", "skipped", "up_for_reschedule", "scheduled", "restarting", "upstream_failed", "deferred"):
+    SETUPS[_state] = _in_state(_state)
+SETUPS["no_state"] = _in_state(None)
+SETUPS["resuming"] = _in_state("queued", next_method="resume", next_kwargs={"event": {"a": 1}}, trigger_id=None)
+SETUPS["mapped_one"] = _in_state("running", map_index=2)
+SETUPS["never_started"] = _in_state("running", start_date=None)
+SETUPS["with_tries"] = _in_state("running", max_tries=2, try_number=2)
+
+
+@setup
+async def nothing(world: World) -> Any:
+    return "00000000-0000-4000-8000-000000000000"
+
+
+@setup
+async def archived(world: World) -> Any:
+    ti = await world.one_running("d")
+    row = await world.connection.fetchrow("SELECT * FROM task_instance WHERE id = $1", ti)
+    kept = {name: value for name, value in row.items() if name not in ("id", "last_heartbeat_at", "trigger_timeout")}
+    await world.insert("task_instance_history", task_instance_id=ti, **{**kept, "state": "failed"})
+    await world.connection.execute("UPDATE task_instance SET id = $2, try_number = 2 WHERE id = $1", ti, ti_id("next try"))
+    return ti
+
+
+@setup
+async def with_xcoms(world: World) -> Any:
+    await world.dag("d")
+    ti = None
+    for number, run_id in enumerate(("early", RUN)):
+        date = EPOCH.replace(day=1 + number)
+        await world.run("d", run_id, logical_date=date, run_after=date)
+        ti = await world.running("d", "work", run_id, try_number=1)
+        await world.xcom("d", "work", "return_value", {"run": run_id, "n": [1, 2.5, None, "é"]}, run_id)
+        await world.xcom("d", "work", "a/key with spaces", "slashes", run_id)
+        for index in range(6):
+            await world.ti("d", "mapped", run_id, map_index=index, state="success")
+            await world.xcom("d", "mapped", "return_value", index * 10 + number, run_id, map_index=index)
+    await world.xcom("d", "work", "null", None)
+    await world.xcom("d", "work", "early_only", 1, "early")
+    return ti
+
+
+@setup
+async def with_left_xcoms(world: World) -> Any:
+    ti = await world.one("d")
+    await world.xcom("d", "work", "left", 1)
+    await world.xcom("d", "work", "over", 2)
+    await world.insert(
+        "task_reschedule", ti_id=ti, start_date=EPOCH, end_date=EPOCH, duration=0, reschedule_date=EPOCH
+    )
+    return ti
+
+
+@setup
+async def with_reschedules(world: World) -> Any:
+    ti = await world.one_running("d")
+    for minute in (7, 3):
+        when = EPOCH.replace(minute=minute)
+        await world.insert("task_reschedule", ti_id=ti, start_date=when, end_date=when, duration=0, reschedule_date=when)
+    return ti
+
+
+@setup
+async def triggered_by_assets(world: World) -> Any:
+    ti = await world.one("d")
+    asset = await world.asset("a")
+    event = await world.insert(
+        "asset_event", "id", asset_id=asset, extra={"k": 1}, source_task_id="t", source_dag_id="p", source_run_id="r",
+        source_map_index=-1, timestamp=EPOCH,
+    )
+    alias = await world.insert("asset_alias", "id", name="alias", group="asset")
+    await world.insert("asset_alias_asset_event", alias_id=alias, event_id=event)
+    run = await world.connection.fetchval("SELECT id FROM dag_run")
+    await world.insert("dagrun_asset_event", dag_run_id=run, event_id=event)
+    return ti
+
+
+@setup
+async def several_runs(world: World) -> Any:
+    await world.dag("d", next_dagrun=EPOCH)
+    for name in ("blue", "amber"):
+        await world.insert("dag_tag", name=name, dag_id="d")
+    ti = None
+    for number, state in enumerate(("success", "failed", "success", "running")):
+        date = EPOCH.replace(day=1 + number)
+        await world.run(
+            "d", f"run{number}", logical_date=date, run_after=date, state=state, conf={"n": number},
+            end_date=None if state == "running" else date.replace(hour=1), note="noted" if number == 2 else None,
+        )
+        ti = await world.running("d", "work", f"run{number}", state="success" if number < 3 else "running", duration=1.5)
+        await world.ti("d", "other", f"run{number}", state=("failed", None, "skipped", "queued")[number])
+        await world.ti("d", "mapped", f"run{number}", map_index=0, state="success")
+        await world.ti("d", "mapped", f"run{number}", map_index=1, state="upstream_failed")
+    return ti
+
+
+@setup
+async def downstream(world: World) -> Any:
+    ti = await world.one_running("d")
+    for number, state in enumerate((None, "scheduled", "queued", "running", "success", "failed", "deferred", "skipped")):
+        await world.ti("d", f"t{number}", state=state)
+    for index in range(3):
+        await world.ti("d", "m", map_index=index, state=None)
+    return ti
+
+
+@setup
+async def variables(world: World) -> Any:
+    encrypted = Fernet(FERNET_KEY).encrypt(b"decrypted").decode()
+    await world.insert("variable", key="clear", val="in clear", is_encrypted=False)
+    await world.insert("variable", key="secret", val=encrypted, is_encrypted=True)
+    await world.insert("variable", key="rotten", val="gAAAA-not-decryptable", is_encrypted=True)
+    await world.insert("variable", key="with/slash", val="s", is_encrypted=False, description="old")
+    await world.insert("variable", key="empty", val="", is_encrypted=False)
+    return await world.one_running("d")
+
+
+@setup
+async def connections(world: World) -> Any:
+    hidden = Fernet(FERNET_KEY)
+    await world.insert(
+        "connection", conn_id="full", conn_type="postgres", host="h", schema="s", login="l", port=5432,
+        password=hidden.encrypt(b"pass").decode(), extra=hidden.encrypt(b'{"a": 1}').decode(),
+        is_encrypted=True, is_extra_encrypted=True,
+    )
+    await world.insert("connection", conn_id="bare", conn_type="http", is_encrypted=False, is_extra_encrypted=False)
+    return await world.one_running("d")
+
+
+@setup
+async def outlets(world: World) -> Any:
+    """Assets with consumers: by asset (one paused), by name, by uri and by alias."""
+    first, second = await world.asset("first"), await world.asset("second")
+    await world.asset("inactive", active=False)
+    for dag_id, paused in (("c2", False), ("c1", False), ("paused", True), ("by_name", False), ("by_uri", False), ("by_alias", False)):
+        await world.dag(dag_id, is_paused=paused)
+    for dag_id, asset in (("c2", first), ("c1", first), ("paused", first), ("c1", second)):
+        await world.scheduled_by(dag_id, asset)
+    await world.insert("dag_schedule_asset_name_reference", name="second", dag_id="by_name", created_at=EPOCH)
+    await world.insert("dag_schedule_asset_uri_reference", uri="s3://bucket/first", dag_id="by_uri", created_at=EPOCH)
+    alias = await world.insert("asset_alias", "id", name="alias", group="asset")
+    await world.insert(
+        "dag_schedule_asset_alias_reference", alias_id=alias, dag_id="by_alias", created_at=EPOCH, updated_at=EPOCH
+    )
+    return await world.one_running("d")
+
+
+@setup
+async def partitioned_run(world: World) -> Any:
+    ti = await outlets(world)
+    await world.connection.execute("UPDATE dag_run SET partition_key = 'p1'")
+    return ti
+
+
+@setup
+async def partitioned_consumer(world: World) -> Any:
+    ti = await outlets(world)
+    await world.connection.execute("UPDATE dag SET timetable_partitioned = true WHERE dag_id = 'c1'")
+    return ti
+
+
+@setup
+async def retried_before(world: World) -> Any:
+    ti = await world.one_running("d", max_tries=3)
+    await world.insert(
+        "task_reschedule", ti_id=ti, start_date=EPOCH, end_date=EPOCH, duration=0, reschedule_date=EPOCH
+    )
+    await world.xcom("d", "work", "kept", 1)
+    await world.insert(
+        "hitl_detail", ti_id=ti, options=["a"], subject="s", params={}, params_input={}, created_at=EPOCH,
+        defaults=["a"], multiple=False, assignees=[], chosen_options=["a"], responded_by={"id": "1", "name": "n"},
+    )
+    return ti
+
+
+@setup
+async def fail_fast(world: World) -> Any:
+    ti = await world.one_running("d")
+    await world.connection.execute("UPDATE dag SET fail_fast = true")
+    tasks = [{"__var": {"task_id": "work"}, "__type": "operator"}]
+    for name, state in (("busy", "running"), ("waiting", None), ("planned", "scheduled"), ("done", "success"), ("broken", "failed")):
+        await world.ti("d", name, state=state)
+        tasks.append({"__var": {"task_id": name}, "__type": "operator"})
+    await world.ti("d", "clean", state=None)
+    tasks.append({"__var": {"task_id": "clean", "is_teardown": True}, "__type": "operator"})
+    await world.serialized("d", tasks)
+    return ti
+
+
+@setup
+async def with_serialized(world: World) -> Any:
+    active, gone = ("a", "s3://bucket/a"), ("gone", "s3://bucket/gone")
+    await world.asset("a")
+    ti = await world.one_running("d")
+    encoded = [{"__var": {"name": n, "uri": u, "extra": {}, "group": "asset"}, "__type": "asset"} for n, u in (active, gone)]
+    tasks = [
+        {"__var": {"task_id": "work", "inlets": encoded[:1], "outlets": encoded}, "__type": "operator"},
+        {"__var": {"task_id": "g.one"}, "__type": "operator"},
+        {"__var": {"task_id": "g.inner.two"}, "__type": "operator"},
+    ]
+    for task_id, state in (("g.one", "success"), ("g.inner.two", "failed")):
+        await world.ti("d", task_id, state=state)
+    await world.serialized("d", tasks, groups={"g": ["g.one"], "g.inner": ["g.inner.two"]})
+    return ti
+
+
+# --- cases ----------------------------------------------------------------------------------------------------------
+
+_START = {"state": "running", "hostname": "worker", "unixname": "airflow", "pid": 42, "start_date": START}
+_TI = "/task-instances/{ti}"
+_X = "/xcoms/d/manual__1"
+
+
+def run(name: str, setup: str = "queued", body: Any = ABSENT, **options: Any) -> Case:
+    return Case(f"run {name}", "PATCH", f"{_TI}/run", _START if body is ABSENT else body, setup=setup, **options)
+
+
+def state(name: str, body: Any, setup: str = "running", **options: Any) -> Case:
+    return Case(f"state {name}", "PATCH", f"{_TI}/state", body, setup=setup, **options)
+
+
+def beat(name: str, body: Any = ABSENT, setup: str = "running", **options: Any) -> Case:
+    body = {"hostname": "worker", "pid": 42} if body is ABSENT else body
+    return Case(f"heartbeat {name}", "PUT", f"{_TI}/heartbeat", body, setup=setup, **options)
+
+
+def get(name: str, path: str, setup: str = "running", **options: Any) -> Case:
+    return Case(name, options.pop("method", "GET"), path, setup=setup, **options)
+
+
+_ENDED = {"end_date": END}
+_DEFER = {
+    "state": "deferred",
+    "classpath": "my.Trigger",
+    "trigger_kwargs": {"moment": "é", "n": 1},
+    "next_method": "resume",
+    "next_kwargs": {"k": [1, None]},
+}
+_OUT = {"state": "success", **_ENDED}
+_A1 = {"name": "first", "uri": "s3://bucket/first", "type": "Asset"}
+_A2 = {"name": "second", "uri": "s3://bucket/second", "type": "Asset"}
+_ALIAS = {"name": "alias", "type": "AssetAlias"}
+
+
+def event(name: str, extra: Any, **more: Any) -> dict[str, Any]:
+    return {"dest_asset_key": {"name": name, "uri": f"s3://bucket/{name}"}, "extra": extra, **more}
+
+
+CASES: list[Case] = [
+    # --- run
+    run("queued"),
+    run("restarting", "restarting"),
+    run("no state", "no_state"),
+    *(run(f"from {s}", s) for s in ("success", "failed", "scheduled", "deferred", "up_for_reschedule", "skipped")),
+    run("again by the same process", "running", differs=REPLAY, ours=200),
+    run("already running elsewhere", "running", {**_START, "hostname": "elsewhere"}),
+    run("already running as another process", "running", {**_START, "pid": 43}),
+    run("unknown task instance", "nothing"),
+    run("resuming from a deferral", "resuming"),
+    run("with XComs of an earlier try", "with_left_xcoms"),
+    run("triggered by assets", "triggered_by_assets"),
+    run("without a hostname", "queued", {**_START, "hostname": ""}),
+    run("unknown field", "queued", {**_START, "extra": 1}),
+    run("missing pid", "queued", {k: v for k, v in _START.items() if k != "pid"}),
+    run("pid is a text", "queued", {**_START, "pid": "x"}),
+    run("pid as a numeric text", "queued", {**_START, "pid": "7"}),
+    run("pid beyond int4", "queued", {**_START, "pid": 2**40}, differs=BETTER_REFUSAL, ours=422, revisions=("3.2",)),
+    run("naive start date", "queued", {**_START, "start_date": "2026-01-01T00:00:00"}),
+    run("start date with an offset", "queued", {**_START, "start_date": "2026-01-01T02:00:00+02:00"}),
+    run("wrong state", "queued", {**_START, "state": "success"}),
+    run("body is a list", "queued", []),
+    run("body is null", "queued", None, differs=ERROR_SHAPE, ours=422),
+    run("hostname too long", "queued", {**_START, "hostname": "h" * 1001}, differs=BETTER_REFUSAL, ours=422),
+    run("NUL in the hostname", "queued", {**_START, "hostname": "a\0b"}, differs=BETTER_REFUSAL, ours=422),
+    run("no token", token="none"),
+    run("garbage token", token="garbage", differs=REFUSED_TOKEN_TEXT, ours=403),
+    run("another task's token", token="other"),
+    run("expired token", claims={"exp": 1}, differs=REFUSED_TOKEN_TEXT, ours=403),
+    run("wrong audience", claims={"aud": "x"}, differs=REFUSED_TOKEN_TEXT, ours=403),
+    run("no iat", claims={"iat": None}, differs=REFUSED_TOKEN_TEXT, ours=403),
+    run("unknown scope", claims={"scope": "root"}, differs=REFUSED_TOKEN_TEXT, ours=403),
+    run("sub is no UUID", claims={"sub": "x"}, differs=BETTER_REFUSAL, ours=403),
+    run("workload token", claims={"scope": "workload"}),
+    # --- heartbeat
+    beat("running"),
+    *(beat(f"in {s}", setup=s) for s in ("success", "failed", "scheduled", "queued", "deferred", "no_state")),
+    beat("from another host", {"hostname": "x", "pid": 42}),
+    beat("from another process", {"hostname": "worker", "pid": 1}),
+    beat("unknown task instance", setup="nothing"),
+    beat("archived try", setup="archived"),
+    beat("unknown field", {"hostname": "worker", "pid": 42, "x": 1}),
+    beat("missing field", {"pid": 42}),
+    beat("pid is null", {"hostname": "worker", "pid": None}),
+    beat("pid is a float", {"hostname": "worker", "pid": 1.5}),
+    beat("pid beyond int4", {"hostname": "worker", "pid": 2**40}, differs=BETTER_REFUSAL, ours=422),
+    beat("workload token", claims={"scope": "workload"}),
+    beat("another task's token", token="other"),
+    Case("heartbeat malformed JSON", "PUT", f"{_TI}/heartbeat", content=b'{"hostname": ', headers=JSON_HEADER),
+    Case("heartbeat empty body", "PUT", f"{_TI}/heartbeat", content=b"", headers=JSON_HEADER),
+    Case("heartbeat not UTF-8", "PUT", f"{_TI}/heartbeat", content=b"\xff\xfe", headers=JSON_HEADER),
+    Case("heartbeat not declared JSON", "PUT", f"{_TI}/heartbeat", content=b'{"hostname": "worker", "pid": 42}'),
+    Case("heartbeat path is no UUID", "PUT", "/task-instances/x/heartbeat", {"hostname": "worker", "pid": 42}),
+    Case("heartbeat by GET", "GET", f"{_TI}/heartbeat"),
+    # --- state
+    *(state(s, {"state": s, **_ENDED}) for s in ("success", "failed", "skipped", "removed", "upstream_failed")),
+    state("success with a label", {"state": "success", **_ENDED, "rendered_map_index": "label"}, "mapped_one"),
+    state("failed with a null label", {"state": "failed", **_ENDED, "rendered_map_index": None}),
+    state("label too long", {"state": "failed", **_ENDED, "rendered_map_index": "l" * 251}, differs=BETTER_REFUSAL, ours=422),
+    state("success that never started", {"state": "success", **_ENDED}, "never_started"),
+    state("success of a resumed task", {"state": "success", **_ENDED}, "resuming", differs=None),
+    state("success before its start", {"state": "success", "end_date": "2025-12-31T00:00:00Z"}),
+    *(state(f"success from {s}", {"state": "success", **_ENDED}, s) for s in ("queued", "failed", "deferred", "no_state")),
+    state("success again", {"state": "success", **_ENDED}, "success", revisions=("3.3",)),
+    state("success again on 3.2", {"state": "success", **_ENDED}, "success", revisions=("3.2",), differs=REPLAY, ours=200),
+    state("failed again", {"state": "failed", **_ENDED}, "failed", revisions=("3.3",)),
+    state("skipped again on 3.2", {"state": "skipped", **_ENDED}, "skipped", revisions=("3.2",), differs=REPLAY, ours=200),
+    state("unknown task instance", {"state": "success", **_ENDED}, "nothing"),
+    state("archived try", {"state": "success", **_ENDED}, "archived"),
+    state("retry", {"state": "up_for_retry", **_ENDED}, "with_tries"),
+    state("retry with history and more", {"state": "up_for_retry", **_ENDED, "rendered_map_index": "r"}, "retried_before"),
+    state("retry that never started", {"state": "up_for_retry", **_ENDED}, "never_started"),
+    state("retry of an archived try", {"state": "up_for_retry", **_ENDED}, "archived", differs=REPLAY, ours=200),
+    state(
+        "retry with a policy",
+        {"state": "up_for_retry", **_ENDED, "retry_delay_seconds": 1.5, "retry_reason": "because " * 100},
+        "with_tries", revisions=("3.3",),
+    ),
+    state(
+        "retry with a policy on 3.2", {"state": "up_for_retry", **_ENDED, "retry_reason": "x"}, "with_tries",
+        revisions=("3.2",), differs=ERROR_SHAPE, ours=422,
+    ),
+    state(
+        "retry with a policy under the older date", {"state": "up_for_retry", **_ENDED, "retry_reason": "x"}, "with_tries",
+        headers={"Airflow-API-Version": "2026-04-06"}, differs=ERROR_SHAPE, ours=422,
+    ),
+    state("deferred", _DEFER),
+    state("deferred with a timeout", {**_DEFER, "trigger_timeout": "PT60S"}),
+    state("deferred with a timeout in seconds", {**_DEFER, "trigger_timeout": 90.5}),
+    state("deferred with a queue", {**_DEFER, "queue": "q"}),
+    state("deferred with encrypted kwargs", {**_DEFER, "trigger_kwargs": "gAAAA-encrypted"}),
+    state("deferred without kwargs", {"state": "deferred", "classpath": "T", "next_method": "m"}),
+    state("deferred with a label", {**_DEFER, "rendered_map_index": "x"}),
+    state("deferred with big numbers", {**_DEFER, "next_kwargs": {"big": 2**70, "small": 1e-7}}),
+    state("deferred from success", _DEFER, "success"),
+    state("deferred again", _DEFER, "deferred", revisions=("3.3",)),
+    state("classpath too long", {**_DEFER, "classpath": "c" * 1001}, differs=BETTER_REFUSAL, ours=422),
+    state("reschedule", {"state": "up_for_reschedule", **_ENDED, "reschedule_date": END}),
+    state("reschedule never started", {"state": "up_for_reschedule", **_ENDED, "reschedule_date": END}, "never_started"),
+    state("reschedule again", {"state": "up_for_reschedule", **_ENDED, "reschedule_date": END}, "up_for_reschedule", revisions=("3.3",)),
+    state("awaiting input", {"state": "awaiting_input", "next_method": "m", "next_kwargs": {"a": 1}}, revisions=("3.3",)),
+    state("awaiting input with a timeout", {"state": "awaiting_input", "next_method": "m", "timeout": "PT1H"}, revisions=("3.3",)),
+    state(
+        "awaiting input on 3.2", {"state": "awaiting_input", "next_method": "m"}, revisions=("3.2",),
+        differs=ERROR_SHAPE, ours=422,
+    ),
+    *(
+        state(f"report of {s}", {"state": s}, differs=NOT_FAILED, ours=422)
+        for s in ("scheduled", "queued", "restarting")
+    ),
+    state("report of scheduled from queued", {"state": "scheduled"}, "queued"),
+    state("unknown state", {"state": "bogus", **_ENDED}, differs=ERROR_SHAPE, ours=422),
+    state("no state", _ENDED, differs=ERROR_SHAPE, ours=422),
+    state("success without an end", {"state": "success"}, differs=ERROR_SHAPE, ours=422),
+    state("success with an unknown field", {"state": "success", **_ENDED, "x": 1}, differs=ERROR_SHAPE, ours=422),
+    state("end date is no date", {"state": "failed", "end_date": "soon"}, differs=ERROR_SHAPE, ours=422),
+    state("another task's token", {"state": "success", **_ENDED}, token="other"),
+    # --- state with assets
+    state("success with an outlet", {**_OUT, "task_outlets": [_A1]}, "outlets"),
+    state("success with two outlets", {**_OUT, "task_outlets": [_A2, _A1]}, "outlets"),
+    state("success with an event", {**_OUT, "task_outlets": [_A1], "outlet_events": [event("first", {"rows": 3})]}, "outlets"),
+    state("success with a name reference", {**_OUT, "task_outlets": [{"name": "second", "type": "AssetNameRef"}]}, "outlets"),
+    state("success with a uri reference", {**_OUT, "task_outlets": [{"uri": "s3://bucket/first", "type": "AssetUriRef"}]}, "outlets"),
+    state("success with an inactive outlet", {**_OUT, "task_outlets": [{"name": "inactive", "uri": "s3://bucket/inactive", "type": "Asset"}]}, "outlets"),
+    state("success with an unknown outlet", {**_OUT, "task_outlets": [{"name": "x", "uri": "y", "type": "Asset"}]}, "outlets"),
+    state(
+        "success through an alias, of a known asset",
+        {**_OUT, "task_outlets": [_ALIAS], "outlet_events": [event("first", {"a": 1}, source_alias_name="alias", dest_asset_extra={})]},
+        "outlets",
+    ),
+    state(
+        "success through an alias, of a new asset",
+        {**_OUT, "task_outlets": [_ALIAS], "outlet_events": [event("new", {}, source_alias_name="alias", dest_asset_extra={"x": 1})]},
+        "outlets",
+    ),
+    state(
+        "success through a new alias",
+        {**_OUT, "task_outlets": [{"name": "fresh", "type": "AssetAlias"}], "outlet_events": [event("first", {}, source_alias_name="fresh")]},
+        "outlets",
+    ),
+    state(
+        "success through an alias that is no outlet",
+        {**_OUT, "task_outlets": [], "outlet_events": [event("first", {}, source_alias_name="alias")]}, "outlets",
+    ),
+    state("success with an outlet in a partition", {**_OUT, "task_outlets": [_A1]}, "partitioned_run"),
+    state("success with two events of one asset", {**_OUT, "task_outlets": [_A1], "outlet_events": [event("first", {"a": 1}), event("first", {"a": 2})]}, "outlets"),
+    state("success with a partition key", {**_OUT, "task_outlets": [_A1], "outlet_events": [event("first", {}, partition_key="p")]}, "outlets"),
+    state("success with an empty partition key", {**_OUT, "task_outlets": [_A1], "outlet_events": [event("first", {}, partition_key=" ")]}, "outlets", revisions=("3.3",)),
+    state("success heard by a partitioned Dag", {**_OUT, "task_outlets": [_A2]}, "partitioned_consumer"),
+    state("event without extra", {**_OUT, "task_outlets": [_A1], "outlet_events": [{"dest_asset_key": {"name": "first", "uri": "u"}}]}, "outlets", differs=NOT_FAILED, ours=422),
+    state("event without a key", {**_OUT, "task_outlets": [_A1], "outlet_events": [{"extra": {}}]}, "outlets", differs=NOT_FAILED, ours=422),
+    state("outlets are no list", {**_OUT, "task_outlets": {}}, "outlets", differs=ERROR_SHAPE, ours=422),
+    # --- fail fast
+    state("failed in a fail-fast Dag", {"state": "failed", **_ENDED}, "fail_fast"),
+    state("success in a fail-fast Dag", {"state": "success", **_ENDED}, "fail_fast"),
+    # --- rendered fields and labels
+    Case("rtif", "PUT", f"{_TI}/rtif", {"a": 1, "b": ["x", None], "c": {"d": 1.5}}),
+    Case("rtif with secrets", "PUT", f"{_TI}/rtif", {"password": "p", "env": {"MY_TOKEN": "t", "n": [{"api_key": 1}]}, "x": "y"}),
+    Case("rtif with deep secrets", "PUT", f"{_TI}/rtif", {"secret": {"a": ["b", {"c": "d"}], "n": 1}}),
+    Case("rtif unknown task instance", "PUT", f"{_TI}/rtif", {"a": 1}, setup="nothing"),
+    Case("rtif of an archived try", "PUT", f"{_TI}/rtif", {"a": 1}, setup="archived"),
+    Case("rtif empty", "PUT", f"{_TI}/rtif", {}, differs=BETTER_REFUSAL, ours=422),
+    Case("rtif is a list", "PUT", f"{_TI}/rtif", [1]),
+    Case("rendered map index", "PATCH", f"{_TI}/rendered-map-index", "label"),
+    Case("rendered map index empty", "PATCH", f"{_TI}/rendered-map-index", ""),
+    Case("rendered map index is a number", "PATCH", f"{_TI}/rendered-map-index", 5),
+    Case("rendered map index unknown", "PATCH", f"{_TI}/rendered-map-index", "x", setup="nothing"),
+    Case("rendered map index too long", "PATCH", f"{_TI}/rendered-map-index", "x" * 251, differs=BETTER_REFUSAL, ours=422),
+    # --- skip downstream
+    Case("skip all", "PATCH", f"{_TI}/skip-downstream", {"tasks": [f"t{n}" for n in range(7)]}, setup="downstream"),
+    Case("skip the skipped", "PATCH", f"{_TI}/skip-downstream", {"tasks": ["t7"]}, setup="downstream", differs=QUIET_SKIP, ours=204),
+    Case("skip mapped", "PATCH", f"{_TI}/skip-downstream", {"tasks": [["m", 0], ["m", 2]]}, setup="downstream"),
+    Case("skip a mapped task without index", "PATCH", f"{_TI}/skip-downstream", {"tasks": ["m"]}, setup="downstream"),
+    Case("skip none", "PATCH", f"{_TI}/skip-downstream", {"tasks": []}, setup="downstream"),
+    Case("skip unknown tasks", "PATCH", f"{_TI}/skip-downstream", {"tasks": ["nope"]}, setup="downstream"),
+    Case("skip unknown task instance", "PATCH", f"{_TI}/skip-downstream", {"tasks": ["t0"]}, setup="nothing"),
+    Case("skip bad pair", "PATCH", f"{_TI}/skip-downstream", {"tasks": [["m", "x"]]}, setup="downstream"),
+    Case("skip unknown field", "PATCH", f"{_TI}/skip-downstream", {"tasks": [], "x": 1}, setup="downstream"),
+    # --- task instance reads
+    get("previous successful run", f"{_TI}/previous-successful-dagrun", "several_runs"),
+    get("previous successful run of none", f"{_TI}/previous-successful-dagrun"),
+    get("previous successful run unknown", f"{_TI}/previous-successful-dagrun", "nothing"),
+    get("count", "/task-instances/count?dag_id=d", "several_runs"),
+    get("count by task", "/task-instances/count?dag_id=d&task_ids=work&task_ids=other", "several_runs"),
+    get("count by state", "/task-instances/count?dag_id=d&states=success&states=failed", "several_runs"),
+    get("count by null state", "/task-instances/count?dag_id=d&states=null&states=queued", "several_runs"),
+    get("count by null alone", "/task-instances/count?dag_id=d&states=null", "several_runs"),
+    get("count by run", "/task-instances/count?dag_id=d&run_ids=run1", "several_runs"),
+    get("count by date", "/task-instances/count?dag_id=d&logical_dates=2026-01-02T00:00:00Z", "several_runs"),
+    get("count by map index", "/task-instances/count?dag_id=d&map_index=1", "several_runs"),
+    get("count without a Dag", "/task-instances/count"),
+    get("count with a bad date", "/task-instances/count?dag_id=d&logical_dates=x"),
+    get("count in a group", "/task-instances/count?dag_id=d&task_group_id=g", "with_serialized"),
+    get("count in a nested group by state", "/task-instances/count?dag_id=d&task_group_id=g.inner&states=failed", "with_serialized"),
+    get("count in an unknown group", "/task-instances/count?dag_id=d&task_group_id=zz", "with_serialized"),
+    get("count in a group of an unknown Dag", "/task-instances/count?dag_id=zz&task_group_id=g", "with_serialized"),
+    get("states", "/task-instances/states?dag_id=d", "several_runs"),
+    get("states by task and run", "/task-instances/states?dag_id=d&task_ids=mapped&run_ids=run2", "several_runs"),
+    get("states by date", "/task-instances/states?dag_id=d&logical_dates=2026-01-03T00:00:00Z", "several_runs"),
+    get("states in a group", "/task-instances/states?dag_id=d&task_group_id=g", "with_serialized"),
+    get("states in a group and by task", "/task-instances/states?dag_id=d&task_group_id=g&task_ids=work", "with_serialized"),
+    get("states of an unknown Dag", "/task-instances/states?dag_id=nope"),
+    get("breadcrumbs", "/task-instances/breadcrumbs?dag_id=d&run_id=run0", "several_runs"),
+    get("breadcrumbs without a run", "/task-instances/breadcrumbs?dag_id=d"),
+    get("previous task instance", "/task-instances/previous/d/work", "several_runs"),
+    get("previous task instance before", "/task-instances/previous/d/work?logical_date=2026-01-03T00:00:00Z", "several_runs"),
+    get("previous task instance in a state", "/task-instances/previous/d/other?state=failed", "several_runs"),
+    get("previous task instance mapped", "/task-instances/previous/d/mapped?map_index=1", "several_runs"),
+    get("previous task instance unknown", "/task-instances/previous/d/nope", "several_runs"),
+    get("previous task instance bad state", "/task-instances/previous/d/work?state=awaiting_input", "several_runs", revisions=("3.3",)),
+    get("validate inlets and outlets", f"{_TI}/validate-inlets-and-outlets", "with_serialized"),
+    get("validate without a serialized Dag", f"{_TI}/validate-inlets-and-outlets"),
+    get("validate unknown", f"{_TI}/validate-inlets-and-outlets", "nothing"),
+    get("first reschedule", "/task-reschedules/{ti}/start_date", "with_reschedules"),
+    get("no reschedule", "/task-reschedules/{ti}/start_date"),
+    get("reschedules of another", "/task-reschedules/{ti}/start_date", "with_reschedules", token="other", differs=STRICTER_TOKEN, ours=403, revisions=("3.2",)),
+    get("reschedules of another on 3.3", "/task-reschedules/{ti}/start_date", "with_reschedules", token="other", revisions=("3.3",)),
+    # --- XComs
+    get("xcom", f"{_X}/work/return_value", "with_xcoms"),
+    get("xcom with slashes", f"{_X}/work/a/key%20with%20spaces", "with_xcoms"),
+    get("xcom null", f"{_X}/work/null", "with_xcoms"),
+    get("xcom of a map index", f"{_X}/mapped/return_value?map_index=3", "with_xcoms"),
+    get("xcom of no map index", f"{_X}/mapped/return_value", "with_xcoms"),
+    get("xcom by offset", f"{_X}/mapped/return_value?offset=1", "with_xcoms"),
+    get("xcom by negative offset", f"{_X}/mapped/return_value?offset=-2", "with_xcoms"),
+    get("xcom beyond the offsets", f"{_X}/mapped/return_value?offset=99", "with_xcoms"),
+    get("xcom of prior dates", f"{_X}/work/early_only?include_prior_dates=true", "with_xcoms"),
+    get("xcom of prior dates, newest first", f"{_X}/work/return_value?include_prior_dates=true", "with_xcoms"),
+    get("xcom without prior dates", f"{_X}/work/early_only", "with_xcoms"),
+    get("xcom of an unknown run", "/xcoms/d/nope/work/return_value", "with_xcoms"),
+    get("xcom with a bad map index", f"{_X}/work/return_value?map_index=x", "with_xcoms"),
+    get("xcom without a token", f"{_X}/work/return_value", "with_xcoms", token="none"),
+    get("xcom with another's token", f"{_X}/work/return_value", "with_xcoms", token="other"),
+    get("xcom count", f"{_X}/mapped/return_value", "with_xcoms", method="HEAD"),
+    get("xcom count of none", f"{_X}/mapped/nope", "with_xcoms", method="HEAD"),
+    get("xcom count with a map index", f"{_X}/mapped/return_value?map_index=1", "with_xcoms", method="HEAD"),
+    *(get(f"xcom item {n}", f"{_X}/mapped/return_value/item/{n}", "with_xcoms") for n in (0, 5, 6, -1, -6, -7)),
+    get("xcom item of no number", f"{_X}/mapped/return_value/item/x", "with_xcoms"),
+    *(
+        get(f"xcom slice {q or 'all'}", f"{_X}/mapped/return_value/slice?{q}", "with_xcoms")
+        for q in (
+            "", "start=2", "stop=2", "start=1&stop=4", "start=-2", "stop=-2", "start=-4&stop=-1", "start=1&stop=-1",
+            "start=-4&stop=5", "step=2", "step=-1", "start=1&step=2", "start=4&step=-1", "start=4&stop=1&step=-1",
+            "start=-1&step=-2", "step=0", "start=0&stop=0", "start=9",
+        )
+    ),
+    get("xcom slice of prior dates", f"{_X}/mapped/return_value/slice?include_prior_dates=true&start=0&stop=2", "with_xcoms"),
+    get("xcom slice with a bad step", f"{_X}/mapped/return_value/slice?step=x", "with_xcoms"),
+    *(
+        Case(f"xcom set {name}", "POST", f"{_X}/work/k", value)
+        for name, value in (
+            ("number", 1), ("float", 1.5), ("text", "té\u2028xt"), ("null", None), ("list", [1, [2]]), ("object", {"a": {"b": 1}}),
+            ("big number", 2**70), ("false", False), ("text that looks like JSON", '{"a": 1}'),
+        )
+    ),
+    Case("xcom set again", "POST", f"{_X}/work/return_value", "new", setup="with_xcoms"),
+    Case("xcom set with slashes", "POST", f"{_X}/work/a%2Fb/c%20d", 1),
+    Case("xcom set on a map index", "POST", f"{_X}/work/k?map_index=2", 1, setup="mapped_one"),
+    Case("xcom set as the result of the Dag", "POST", f"{_X}/work/k?dag_result=true", 1),
+    Case("xcom set with a length", "POST", f"{_X}/work/k?mapped_length=3", [1, 2, 3]),
+    Case("xcom set with a length of none", "POST", f"{_X}/work/k?mapped_length=0", []),
+    Case("xcom set with too great a length", "POST", f"{_X}/work/k?mapped_length=1025", [1]),
+    Case("xcom set with a negative length", "POST", f"{_X}/work/k?mapped_length=-1", [1], differs=BETTER_REFUSAL, ours=422),
+    Case("xcom set without a body", "POST", f"{_X}/work/k"),
+    Case("xcom set not declared JSON", "POST", f"{_X}/work/k", content=b"[1]", differs=ERROR_SHAPE, ours=422),
+    Case("xcom set malformed JSON", "POST", f"{_X}/work/k", content=b"[1", headers=JSON_HEADER),
+    Case("xcom set NaN", "POST", f"{_X}/work/k", content=b"[NaN]", headers=JSON_HEADER, differs=BETTER_REFUSAL, ours=422),
+    Case("xcom set lone surrogate", "POST", f"{_X}/work/k", content=b'"\\ud800"', headers=JSON_HEADER, differs=BETTER_REFUSAL, ours=422),
+    Case("xcom set NUL in the value", "POST", f"{_X}/work/k", "a\0b", differs=BETTER_REFUSAL, ours=422),
+    Case("xcom set NUL in the key", "POST", f"{_X}/work/a%00b", 1, differs=BETTER_REFUSAL, ours=422),
+    Case("xcom set key too long", "POST", f"{_X}/work/" + "k" * 513, 1, differs=BETTER_REFUSAL, ours=422),
+    Case("xcom set in an unknown run", "POST", "/xcoms/d/nope/work/k", 1),
+    Case("xcom set for an unknown task", "POST", f"{_X}/nope/k", 1, differs=BETTER_REFUSAL, ours=404),
+    Case("xcom set after success", "POST", f"{_X}/work/k", 1, setup="success"),
+    Case("xcom set without a key", "POST", f"{_X}/work/", 1, differs=ERROR_SHAPE, ours=422),
+    get("xcom delete", f"{_X}/work/return_value", "with_xcoms", method="DELETE"),
+    get("xcom delete on a map index", f"{_X}/mapped/return_value?map_index=1", "with_xcoms", method="DELETE"),
+    get("xcom delete none", f"{_X}/work/nope", "with_xcoms", method="DELETE"),
+    # --- variables
+    get("variable in clear", "/variables/clear", "variables"),
+    get("variable encrypted", "/variables/secret", "variables"),
+    get("variable with a slash", "/variables/with/slash", "variables"),
+    get("variable empty", "/variables/empty", "variables"),
+    get("variable not decryptable", "/variables/rotten", "variables"),
+    get("variable unknown", "/variables/nope", "variables"),
+    get("variable without a token", "/variables/clear", "variables", token="none"),
+    Case("variable set", "PUT", "/variables/new", {"val": "v", "description": "d"}, setup="variables"),
+    Case("variable set again", "PUT", "/variables/with/slash", {"val": "v2"}, setup="variables"),
+    Case("variable set null", "PUT", "/variables/n", {"val": None}, setup="variables"),
+    Case("variable set by field name", "PUT", "/variables/n", {"value": "x"}, setup="variables"),
+    Case("variable set a number", "PUT", "/variables/n", {"val": 5}, setup="variables"),
+    Case("variable set without a value", "PUT", "/variables/n", {}, setup="variables"),
+    Case("variable set unknown field", "PUT", "/variables/n", {"val": "x", "y": 1}, setup="variables"),
+    Case("variable set key too long", "PUT", "/variables/" + "k" * 251, {"val": "v"}, differs=BETTER_REFUSAL, ours=422),
+    Case("variable set NUL in the description", "PUT", "/variables/k", {"val": "v", "description": "a\0"}, differs=BETTER_REFUSAL, ours=422),
+    get("variable delete", "/variables/clear", "variables", method="DELETE"),
+    get("variable delete unknown", "/variables/nope", "variables", method="DELETE"),
+    get("variable without a key", "/variables/", "variables", differs=ERROR_SHAPE, ours=422),
+    # --- connections
+    get("connection", "/connections/full", "connections"),
+    get("connection bare", "/connections/bare", "connections"),
+    get("connection unknown", "/connections/nope", "connections"),
+    get("connection without a token", "/connections/full", "connections", token="none"),
+    # --- Dags and runs
+    get("dag", "/dags/d", "several_runs"),
+    get("dag unknown", "/dags/nope"),
+    get("dag run", "/dag-runs/d/run2", "several_runs"),
+    get("dag run unknown", "/dag-runs/d/nope"),
+    get("dag run under the older date", "/dag-runs/d/run2", "several_runs", headers={"Airflow-API-Version": "2026-04-06"}),
+    get("dag run state", "/dag-runs/d/run1/state", "several_runs"),
+    get("dag run state unknown", "/dag-runs/d/nope/state"),
+    get("dag run count", "/dag-runs/count?dag_id=d", "several_runs"),
+    get("dag run count by all", "/dag-runs/count?dag_id=d&states=success&run_ids=run0&run_ids=run1&logical_dates=2026-01-01T00:00:00Z", "several_runs"),
+    get("previous run", "/dag-runs/previous?dag_id=d&logical_date=2026-01-04T00:00:00Z", "several_runs"),
+    get("previous run in a state", "/dag-runs/previous?dag_id=d&logical_date=2026-01-04T00:00:00Z&state=failed", "several_runs"),
+    get("previous run of none", "/dag-runs/previous?dag_id=d&logical_date=2020-01-01T00:00:00Z", "several_runs"),
+    get("previous run without a date", "/dag-runs/previous?dag_id=d", "several_runs"),
+    get("previous run bad state", "/dag-runs/previous?dag_id=d&logical_date=2026-01-04T00:00:00Z&state=x", "several_runs"),
+    # --- the service itself
+    get("health", "/health", token="none"),
+    get("ping", "/health/ping", token="none", differs=PING, ours=200),
+    get("unknown path", "/nope"),
+    get("no method", "/health", method="POST"),
+    get("version of no date", "/health", headers={"Airflow-API-Version": "x"}),
+    get("version too old", "/health", headers={"Airflow-API-Version": "2025-01-01"}),
+    get("version empty", "/health", headers={"Airflow-API-Version": ""}),
+    get("version between two", "/health", headers={"Airflow-API-Version": "2026-05-05"}),
+    get("version of the future", "/health", headers={"Airflow-API-Version": "2099-01-01"}),
+    get("version not served yet", "/health", headers={"Airflow-API-Version": "2025-11-05"}, differs=OLD_DATE, ours=404),
+    get("correlation id", "/health", headers={"correlation-id": "abc"}),
+]  # fmt: skip
