@@ -50,9 +50,7 @@ def revision(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def server(
-    revision: str, make_database: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
+def server(revision: str, make_database: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Run our server on a database of its own, for all tests of a revision."""
     with our_server(make_database(revision), tmp_path_factory.mktemp(f"server-{revision}")) as running:
         yield running

@@ -163,15 +163,11 @@ class World:
             "dag_schedule_asset_reference", asset_id=asset_pk, dag_id=dag_id, created_at=EPOCH, updated_at=EPOCH
         )
 
-    async def serialized(
-        self, dag_id: str, tasks: list[dict[str, Any]], groups: dict[str, list[str]] | None = None
-    ) -> None:
+    async def serialized(self, dag_id: str, tasks: list[dict[str, Any]], groups: dict[str, list[str]] | None = None) -> None:
         """Write a Dag's serialized form, version 1, with nested task groups by dotted id."""
         version = uuid.uuid5(uuid.NAMESPACE_URL, f"{dag_id}/version")
         stamps = {"created_at": EPOCH, "last_updated": EPOCH}
-        await self.insert(
-            "dag_version", id=version, version_number=1, dag_id=dag_id, bundle_name="dags-folder", **stamps
-        )
+        await self.insert("dag_version", id=version, version_number=1, dag_id=dag_id, bundle_name="dags-folder", **stamps)
         root = _group(None)
         nodes = {"": root}
         for group_id, task_ids in sorted((groups or {}).items()):

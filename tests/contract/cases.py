@@ -85,7 +85,16 @@ def _in_state(state: str | None, **values: Any) -> Setup:
     return make
 
 
-for _state in ("success", "failed", "skipped", "up_for_reschedule", "scheduled", "restarting", "upstream_failed", "deferred"):
+for _state in (
+    "success",
+    "failed",
+    "skipped",
+    "up_for_reschedule",
+    "scheduled",
+    "restarting",
+    "upstream_failed",
+    "deferred",
+):
     SETUPS[_state] = _in_state(_state)
 SETUPS["no_state"] = _in_state(None)
 SETUPS["resuming"] = _in_state("queued", next_method="resume", next_kwargs={"event": {"a": 1}}, trigger_id=None)
@@ -132,9 +141,7 @@ async def with_left_xcoms(world: World) -> Any:
     ti = await world.one("d")
     await world.xcom("d", "work", "left", 1)
     await world.xcom("d", "work", "over", 2)
-    await world.insert(
-        "task_reschedule", ti_id=ti, start_date=EPOCH, end_date=EPOCH, duration=0, reschedule_date=EPOCH
-    )
+    await world.insert("task_reschedule", ti_id=ti, start_date=EPOCH, end_date=EPOCH, duration=0, reschedule_date=EPOCH)
     return ti
 
 
@@ -152,8 +159,15 @@ async def triggered_by_assets(world: World) -> Any:
     ti = await world.one("d")
     asset = await world.asset("a")
     event = await world.insert(
-        "asset_event", "id", asset_id=asset, extra={"k": 1}, source_task_id="t", source_dag_id="p", source_run_id="r",
-        source_map_index=-1, timestamp=EPOCH,
+        "asset_event",
+        "id",
+        asset_id=asset,
+        extra={"k": 1},
+        source_task_id="t",
+        source_dag_id="p",
+        source_run_id="r",
+        source_map_index=-1,
+        timestamp=EPOCH,
     )
     alias = await world.insert("asset_alias", "id", name="alias", group="asset")
     await world.insert("asset_alias_asset_event", alias_id=alias, event_id=event)
@@ -171,8 +185,14 @@ async def several_runs(world: World) -> Any:
     for number, state in enumerate(("success", "failed", "success", "running")):
         date = EPOCH.replace(day=1 + number)
         await world.run(
-            "d", f"run{number}", logical_date=date, run_after=date, state=state, conf={"n": number},
-            end_date=None if state == "running" else date.replace(hour=1), note="noted" if number == 2 else None,
+            "d",
+            f"run{number}",
+            logical_date=date,
+            run_after=date,
+            state=state,
+            conf={"n": number},
+            end_date=None if state == "running" else date.replace(hour=1),
+            note="noted" if number == 2 else None,
         )
         ti = await world.running("d", "work", f"run{number}", state="success" if number < 3 else "running", duration=1.5)
         await world.ti("d", "other", f"run{number}", state=("failed", None, "skipped", "queued")[number])
@@ -206,9 +226,17 @@ async def variables(world: World) -> Any:
 async def connections(world: World) -> Any:
     hidden = Fernet(FERNET_KEY)
     await world.insert(
-        "connection", conn_id="full", conn_type="postgres", host="h", schema="s", login="l", port=5432,
-        password=hidden.encrypt(b"pass").decode(), extra=hidden.encrypt(b'{"a": 1}').decode(),
-        is_encrypted=True, is_extra_encrypted=True,
+        "connection",
+        conn_id="full",
+        conn_type="postgres",
+        host="h",
+        schema="s",
+        login="l",
+        port=5432,
+        password=hidden.encrypt(b"pass").decode(),
+        extra=hidden.encrypt(b'{"a": 1}').decode(),
+        is_encrypted=True,
+        is_extra_encrypted=True,
     )
     await world.insert("connection", conn_id="bare", conn_type="http", is_encrypted=False, is_extra_encrypted=False)
     return await world.one_running("d")
@@ -219,7 +247,14 @@ async def outlets(world: World) -> Any:
     """Assets with consumers: by asset (one paused), by name, by uri and by alias."""
     first, second = await world.asset("first"), await world.asset("second")
     await world.asset("inactive", active=False)
-    for dag_id, paused in (("c2", False), ("c1", False), ("paused", True), ("by_name", False), ("by_uri", False), ("by_alias", False)):
+    for dag_id, paused in (
+        ("c2", False),
+        ("c1", False),
+        ("paused", True),
+        ("by_name", False),
+        ("by_uri", False),
+        ("by_alias", False),
+    ):
         await world.dag(dag_id, is_paused=paused)
     for dag_id, asset in (("c2", first), ("c1", first), ("paused", first), ("c1", second)):
         await world.scheduled_by(dag_id, asset)
@@ -249,13 +284,21 @@ async def partitioned_consumer(world: World) -> Any:
 @setup
 async def retried_before(world: World) -> Any:
     ti = await world.one_running("d", max_tries=3)
-    await world.insert(
-        "task_reschedule", ti_id=ti, start_date=EPOCH, end_date=EPOCH, duration=0, reschedule_date=EPOCH
-    )
+    await world.insert("task_reschedule", ti_id=ti, start_date=EPOCH, end_date=EPOCH, duration=0, reschedule_date=EPOCH)
     await world.xcom("d", "work", "kept", 1)
     await world.insert(
-        "hitl_detail", ti_id=ti, options=["a"], subject="s", params={}, params_input={}, created_at=EPOCH,
-        defaults=["a"], multiple=False, assignees=[], chosen_options=["a"], responded_by={"id": "1", "name": "n"},
+        "hitl_detail",
+        ti_id=ti,
+        options=["a"],
+        subject="s",
+        params={},
+        params_input={},
+        created_at=EPOCH,
+        defaults=["a"],
+        multiple=False,
+        assignees=[],
+        chosen_options=["a"],
+        responded_by={"id": "1", "name": "n"},
     )
     return ti
 
@@ -265,7 +308,13 @@ async def fail_fast(world: World) -> Any:
     ti = await world.one_running("d")
     await world.connection.execute("UPDATE dag SET fail_fast = true")
     tasks = [{"__var": {"task_id": "work"}, "__type": "operator"}]
-    for name, state in (("busy", "running"), ("waiting", None), ("planned", "scheduled"), ("done", "success"), ("broken", "failed")):
+    for name, state in (
+        ("busy", "running"),
+        ("waiting", None),
+        ("planned", "scheduled"),
+        ("done", "success"),
+        ("broken", "failed"),
+    ):
         await world.ti("d", name, state=state)
         tasks.append({"__var": {"task_id": name}, "__type": "operator"})
     await world.ti("d", "clean", state=None)

@@ -25,7 +25,10 @@ pytestmark = pytest.mark.slow
 
 UNORDERED = {"log", "asset_event"}  # Airflow writes several of these rows in the order of a set
 AIRFLOW = {"3.2": "3.2.1", "3.3": "3.3.2"}
-MASKED = {"FERNET": re.compile(r"gAAAAA[\w=-]{20,}"), "MOMENT": re.compile(r"20\d\d-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)")}
+MASKED = {
+    "FERNET": re.compile(r"gAAAAA[\w=-]{20,}"),
+    "MOMENT": re.compile(r"20\d\d-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)"),
+}
 
 
 @dataclass
