@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -16,7 +17,7 @@ from sqlalchemy import ColumnElement
 
 from app import asset_registration, serialized_dag, transitions
 from app.db import audit, dag_runs, dags, task_instances, teams, triggers
-from app.db.session import WriteSession
+from app.db.session import ReadSession, WriteSession
 from app.db.tables import AnyRow
 from app.errors import InvalidValue, RetryableDatabaseError
 from app.schemas.task_instances import (
@@ -114,7 +115,7 @@ async def report_state(service: Service, *, ti_id: uuid.UUID, payload: TIStateUp
         log.exception("the reported state could not be recorded", ti_id=str(ti_id), state=str(payload.state))
         return await _fail_unrecorded(service, ti_id, payload)
     if row is not None and row.fail_fast and payload.state == "failed" and not isinstance(decision, Refuse):
-        await _stop_others(service, row)  # on a repeated report too: the first may have ended in between
+        await _stop_held(service, row)  # on a repeated report too: the first may have ended in between
     return decision
 
 
@@ -168,7 +169,8 @@ async def _apply(session: WriteSession, service: Service, row: AnyRow, decision:
                 if refusal is not None:
                     return refusal
             case transitions.FailFast():
-                pass  # others are stopped after this transaction: it must not wait for their rows while it holds its own
+                if row.fail_fast:  # before the failure is visible: the scheduler would mark them upstream_failed
+                    await (await _Others.of(session, row)).stop_ready(session)
     await task_instances.write(session, ti_id=row.id, values=values, revision=service.revision)
     await audit.record_transition(session, row=row, event=decision.event, hostname=row.hostname, now=now)
     return None
@@ -214,7 +216,7 @@ async def _fail_unrecorded(service: Service, ti_id: uuid.UUID, payload: TIStateU
         )
     log.error("task instance set to failed: its reported state could not be recorded", ti_id=str(ti_id))
     if row.fail_fast:
-        await _stop_others(service, row)
+        await _stop_held(service, row)
     return Refuse(
         409,
         {
@@ -246,14 +248,26 @@ async def skip_downstream(service: Service, *, ti_id: uuid.UUID, tasks: Sequence
     return None
 
 
-async def _stop_others(service: Service, row: AnyRow) -> None:
-    """Stop the other tasks of a failed task's run: running ones fail, waiting ones are skipped, teardowns stay."""
-    async with service.database.snapshot() as reading:
-        found = await dags.tasks_of_run(reading, dag_id=row.dag_id, run_id=row.run_id)
-    spared = {task_id for task_id, task in found.items() if serialized_dag.is_teardown(task)} | {row.task_id}
-    where = task_instances.stoppable(dag_id=row.dag_id, run_id=row.run_id, except_tasks=spared)
+@dataclass(frozen=True, slots=True)
+class _Others:
+    """The other tasks of a failed task's run: running ones fail, waiting ones are skipped, teardowns stay."""
 
-    async def stop(session: WriteSession, rows: Sequence[AnyRow], now: datetime) -> None:
+    where: ColumnElement[bool]
+
+    @classmethod
+    async def of(cls, session: ReadSession | WriteSession, row: AnyRow) -> _Others:
+        """Return the others of a task instance, teardowns found in its run's version of the Dag."""
+        found = await dags.tasks_of_run(session, dag_id=row.dag_id, run_id=row.run_id)
+        spared = {task_id for task_id, task in found.items() if serialized_dag.is_teardown(task)} | {row.task_id}
+        return cls(task_instances.stoppable(dag_id=row.dag_id, run_id=row.run_id, except_tasks=spared))
+
+    async def stop_ready(self, session: WriteSession) -> None:
+        """Stop those that nobody holds; it never waits, so the failed task's own row may be held."""
+        while rows := await task_instances.lock_ready(session, where=self.where):
+            await self.stop(session, rows, utcnow())
+
+    async def stop(self, session: WriteSession, rows: Sequence[AnyRow], now: datetime) -> None:
+        """Stop these, which are locked."""
         running = [other for other in rows if other.state == "running"]
         waiting = [other for other in rows if other.state != "running"]
         if running:
@@ -263,7 +277,12 @@ async def _stop_others(service: Service, row: AnyRow) -> None:
         await audit.record_for(session, rows=running, event=FAIL_EVENT[0], extra=FAIL_EVENT[1], now=now)
         await audit.record_for(session, rows=waiting, event=SKIP_EVENT[0], extra=SKIP_EVENT[1], now=now)
 
-    await _change_all(service, where, stop)
+
+async def _stop_held(service: Service, row: AnyRow) -> None:
+    """Stop the others that somebody held while the failure was recorded."""
+    async with service.database.snapshot() as reading:
+        others = await _Others.of(reading, row)
+    await _change_all(service, others.where, others.stop)
 
 
 async def _change_all(
