@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Callable
 from http import HTTPStatus
@@ -21,6 +22,10 @@ log = structlog.get_logger(__name__)
 access = structlog.get_logger("access")
 
 CORRELATION_HEADER = "correlation-id"
+# Bodies of these carry XComs, variables, rendered fields, trigger kwargs: users' data, of any size that the database takes.
+LARGE_BODIES = re.compile(r"^/execution/(xcoms|variables)/|/(state|rtif)$")
+DROPPED_BODY = 256 * 1024 * 1024  # bytes of a refused body that are read before its connection is closed all the same
+SMALL_BODY = 1024 * 1024  # bytes; the largest of the others lists the tasks to skip: a thousand of them are 250 kB
 JITTER = 2  # seconds; victims of one collision come back spread over three different seconds
 
 
@@ -130,7 +135,10 @@ class TokenRefresh:
 
 
 class RequestLimits:
-    """Refuses what no handler should see: NUL in the path or query, and bodies larger than the limit."""
+    """Refuses what no handler should see: NUL in the path or query, and bodies larger than the limit.
+
+    :param max_body_bytes: for operations whose bodies carry users' data; all others have :data:`SMALL_BODY`.
+    """
 
     def __init__(self, app: ASGIApp, *, max_body_bytes: int) -> None:
         self.app = app
@@ -139,34 +147,45 @@ class RequestLimits:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        if "\0" in scope["path"] or b"%00" in scope["query_string"] or b"\0" in scope["query_string"]:
+        path = scope["path"]
+        if "\0" in path or b"%00" in scope["query_string"] or b"\0" in scope["query_string"]:
             detail = {"reason": "invalid_value", "message": "The path and the query must not contain NUL (%00)"}
             return await send_json(send, HTTPStatus.UNPROCESSABLE_ENTITY, {"detail": detail})
+        carries_data = scope["method"] in ("POST", "PUT", "PATCH") and LARGE_BODIES.search(path)
+        limit = self.max_body_bytes if carries_data else min(SMALL_BODY, self.max_body_bytes)
         length = Headers(scope=scope).get("content-length", "0")
-        if length.isdecimal() and int(length) > self.max_body_bytes:
-            return await self._too_large(send)
+        if length.isdecimal() and int(length) > limit:
+            return await _refuse_large(receive, send, limit)
         received, refused = 0, False
 
         async def bounded() -> Message:
             nonlocal received, refused
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self.max_body_bytes:
+            if received > limit:  # a chunked body tells its length only by its end
                 refused = True
-                raise _BodyTooLarge
+                raise ValueError("the body is larger than the limit")
             return message
 
+        async def guarded(message: Message) -> None:
+            if not refused:
+                await send(message)
+
         try:
-            await self.app(scope, bounded, send)
-        except Exception:
+            await self.app(scope, bounded, guarded)
+        except ValueError:
             if not refused:
                 raise
-            await self._too_large(send)
-
-    async def _too_large(self, send: Send) -> None:
-        detail = {"reason": "body_too_large", "message": f"The body must not exceed {self.max_body_bytes} bytes"}
-        await send_json(send, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, {"detail": detail}, [(b"connection", b"close")])
+        if refused:
+            await _refuse_large(receive, send, limit)
 
 
-class _BodyTooLarge(Exception):
-    """The body exceeded the limit while it was read."""
+async def _refuse_large(receive: Receive, send: Send, limit: int) -> None:
+    """Answer 413 once the body has been read and dropped: a client that still sends would not hear an early answer."""
+    dropped, more = 0, True
+    while more and dropped < DROPPED_BODY:
+        message = await receive()
+        dropped += len(message.get("body", b""))
+        more = message["type"] == "http.request" and message.get("more_body", False)
+    detail = {"reason": "body_too_large", "message": f"The body must not exceed {limit} bytes"}
+    await send_json(send, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, {"detail": detail}, [(b"connection", b"close")])

@@ -79,7 +79,17 @@ def folder(tmp_path: Path) -> Path:
 
 async def empty(connection: asyncpg.Connection) -> None:
     """Delete every row but the revision, and start all sequences anew."""
-    tables = await connection.fetch(
-        "SELECT format('%I', tablename) AS name FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'alembic_version'"
+    await connection.execute(
+        """
+        DO $$
+        DECLARE name text;
+        BEGIN
+            SET LOCAL session_replication_role = replica;  -- no foreign key is checked: deleting is faster than truncating
+            FOR name IN SELECT format('%I', tablename) FROM pg_tables
+                        WHERE schemaname = 'public' AND tablename <> 'alembic_version' LOOP
+                EXECUTE 'DELETE FROM ' || name;
+            END LOOP;
+            PERFORM setval(format('%I.%I', schemaname, sequencename), 1, false) FROM pg_sequences;
+        END $$
+        """
     )
-    await connection.execute("TRUNCATE " + ", ".join(row["name"] for row in tables) + " RESTART IDENTITY CASCADE")
