@@ -131,7 +131,7 @@ async def _record_state(service: Service, ti_id: uuid.UUID, payload: TIStateUpda
         if isinstance(decision, Accept):
             refusal = await _apply(session, service, row, decision, now)
             if refusal is not None:
-                await session.rollback()
+                await service.database.abandon(session)
                 return refusal, row
     return decision, row
 

@@ -77,6 +77,11 @@ class Database:
             async with WriteSession(self._autocommit, expire_on_commit=False, autoflush=False) as session:
                 yield session
 
+    @staticmethod
+    async def abandon(session: WriteSession) -> None:
+        """Roll back what a transaction wrote so far; its block ends without writing anything."""
+        await session.rollback()
+
     async def close(self) -> None:
         """Close every connection."""
         await self.engine.dispose()

@@ -15,6 +15,7 @@ import pytest
 from fastapi.routing import APIRoute
 
 from app.routes import ROUTERS
+from tests.conftest import empty
 from tests.contract.cases import SETUPS
 from tests.servers import Server, token
 from tests.world import World
@@ -136,7 +137,7 @@ async def asking(server: Server, world: World, operation: Operation) -> Asking:
 async def test_the_valid_requests_are_valid(server: Server, world: World) -> None:
     statuses = {}
     for operation in OPERATIONS:
-        await world.connection.execute("TRUNCATE dag, dag_run, dag_bundle CASCADE")
+        await empty(world.connection)
         statuses[operation.name] = (await (await asking(server, world, operation)).ask()).status_code
     missing = {"get_mapped_xcom_by_index", "get_xcom", "get_variable", "get_connection"}
     assert {name for name, status in statuses.items() if status >= 400} == missing
@@ -241,7 +242,7 @@ async def test_tokens(server: Server, world: World, operation: Operation) -> Non
             ({"Authorization": f"Bearer {token(case.ti, secret='s' * 64)}"}, 403),
             ({"Authorization": f"Bearer {token('not-a-uuid')}"}, 403),
         ):
-            async with httpx.AsyncClient(base_url=server.base_url) as client:
+            async with server.client() as client:
                 body = {"content": json.dumps(VALID[operation.name][1])} if operation.takes_body else {}
                 answer = await client.request(
                     operation.method,

@@ -27,6 +27,7 @@ BETTER_REFUSAL = "a 4xx instead of a 500"
 REPLAY = "a replay is answered like the first request"
 ERROR_SHAPE = "the same refusal, worded for the one model that the state chooses"
 NOT_FAILED = "a report that cannot be recorded is refused instead of failing the task"
+PARTITIONED = "an event with a partition key for a partitioned Dag is refused until its mapping is served"
 QUIET_SKIP = "what is skipped already is not skipped and logged again"
 PING = "health names our parts"
 STRICTER_TOKEN = "only a task itself may ask for its reschedules, on 3.2 too"
@@ -282,6 +283,13 @@ async def partitioned_consumer(world: World) -> Any:
 
 
 @setup
+async def partitioned_consumer_and_run(world: World) -> Any:
+    ti = await partitioned_consumer(world)
+    await world.connection.execute("UPDATE dag_run SET partition_key = 'p1'")
+    return ti
+
+
+@setup
 async def retried_before(world: World) -> Any:
     ti = await world.one_running("d", max_tries=3)
     await world.insert("task_reschedule", ti_id=ti, start_date=EPOCH, end_date=EPOCH, duration=0, reschedule_date=EPOCH)
@@ -531,6 +539,10 @@ CASES: list[Case] = [
     state("success with two events of one asset", {**_OUT, "task_outlets": [_A1], "outlet_events": [event("first", {"a": 1}), event("first", {"a": 2})]}, "outlets"),
     state("success with a partition key", {**_OUT, "task_outlets": [_A1], "outlet_events": [event("first", {}, partition_key="p")]}, "outlets"),
     state("success with an empty partition key", {**_OUT, "task_outlets": [_A1], "outlet_events": [event("first", {}, partition_key=" ")]}, "outlets", revisions=("3.3",)),
+    state(
+        "success with a partition key heard by a partitioned Dag", {**_OUT, "task_outlets": [_A2]},
+        "partitioned_consumer_and_run", differs=PARTITIONED, ours=422,
+    ),
     state("success heard by a partitioned Dag", {**_OUT, "task_outlets": [_A2]}, "partitioned_consumer"),
     state("event without extra", {**_OUT, "task_outlets": [_A1], "outlet_events": [{"dest_asset_key": {"name": "first", "uri": "u"}}]}, "outlets", differs=NOT_FAILED, ours=422),
     state("event without a key", {**_OUT, "task_outlets": [_A1], "outlet_events": [{"extra": {}}]}, "outlets", differs=NOT_FAILED, ours=422),

@@ -1,0 +1,106 @@
+"""The rules of the house, read off the source: each one is a past mistake that must not come back."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+APP = Path(__file__).parent.parent / "app"
+MODULES = sorted(APP.rglob("*.py"))
+TRANSACTION_CALLS = {"commit", "rollback", "begin", "begin_nested"}
+
+
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), str(path))
+
+
+def _imports(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def _calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            yield node.func.attr, node
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            yield node.func.id, node
+
+
+def _functions_that_call(path: Path, *names: str) -> set[str]:
+    """Return the functions (or ``<module>``) of a file in which one of ``names`` is called."""
+    found = set()
+    tree = _tree(path)
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    inside = {id(call): function.name for function in functions for _, call in _calls(function)}
+    for name, call in _calls(tree):
+        if name in names:
+            found.add(inside.get(id(call), "<module>"))
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(APP)))
+def test_transactions_begin_and_end_in_one_place(path: Path) -> None:
+    if path != APP / "db" / "session.py":
+        assert not _functions_that_call(path, *TRANSACTION_CALLS)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(APP)))
+def test_rows_are_locked_in_one_place(path: Path) -> None:
+    """One statement locks by primary key, in two strengths, and one helper locks several rows without waiting."""
+    expected = {"<module>", "lock_ready"} if path == APP / "db" / "task_instances.py" else set()
+    assert _functions_that_call(path, "with_for_update") == expected
+
+
+def test_many_rows_are_updated_only_after_they_were_locked() -> None:
+    """A multi-row UPDATE of task instances names ids that the caller locked with ``lock_ready`` or ``lock_by_pk``."""
+    updating = _functions_that_call(APP / "db" / "task_instances.py", "update")
+    assert updating == {"<module>", "write", "skip", "force_failed"}
+    assert all(
+        not _functions_that_call(path, "update") & {"task_instance"} for path in MODULES if path.parent.name != "db"
+    )
+
+
+def test_transitions_are_pure() -> None:
+    allowed = ("__future__", "collections", "dataclasses", "datetime", "typing", "app.schemas")
+    assert [name for name in _imports(_tree(APP / "transitions.py")) if not name.startswith(allowed)] == []
+
+
+@pytest.mark.parametrize("path", sorted((APP / "routes").glob("*.py")), ids=lambda p: p.name)
+def test_routes_hold_no_sql(path: Path) -> None:
+    assert [name for name in _imports(_tree(path)) if name.startswith("sqlalchemy")] == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(APP)))
+def test_nothing_imports_airflow_or_base_http_middleware(path: Path) -> None:
+    names = list(_imports(_tree(path)))
+    assert [name for name in names if name == "airflow" or name.startswith("airflow.")] == []
+    assert [name for name in names if "BaseHTTPMiddleware" in name] == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(APP)))
+def test_no_dependency_yields(path: Path) -> None:
+    """A ``yield`` dependency in FastAPI's default scope ends after the response was sent."""
+    tree = _tree(path)
+    depended = {
+        argument.id for name, call in _calls(tree) if name == "Depends" for argument in call.args if isinstance(argument, ast.Name)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.AsyncFunctionDef | ast.FunctionDef) and node.name in depended:
+            assert not any(isinstance(inner, ast.Yield) for inner in ast.walk(node))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(APP)))
+def test_public_things_say_what_they_are_for(path: Path) -> None:
+    tree = _tree(path)
+    assert ast.get_docstring(tree) or not path.read_text().strip()
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), node.name

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from app import settings
+from app.errors import ConfigurationError
+
+URL = "postgresql+psycopg2://airflow:s3cret@db.example.com:5433/airflow?sslmode=require"
+COMPLETE = {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": URL, "AIRFLOW__API_AUTH__JWT_SECRET": "x" * 64}
+
+
+def load(tmp_path: Path, **environment: str) -> settings.Settings:
+    return settings.load({"AIRFLOW_HOME": str(tmp_path), **environment})
+
+
+def test_airflow_settings_from_the_environment(tmp_path: Path) -> None:
+    loaded = load(
+        tmp_path,
+        **COMPLETE,
+        AIRFLOW__API_AUTH__JWT_ISSUER="us, them",
+        AIRFLOW__API_AUTH__JWT_LEEWAY="3",
+        AIRFLOW__API_AUTH__JWT_ALGORITHM="HS256",
+        AIRFLOW__EXECUTION_API__JWT_EXPIRATION_TIME="60",
+        AIRFLOW__CORE__FERNET_KEY="one,two",
+        AIRFLOW__CORE__MAX_MAP_LENGTH="7",
+        AIRFLOW__CORE__MULTI_TEAM="True",
+        AIRFLOW__API__WORKERS="3",
+        AIRFLOW__CORE__NUM_DAG_RUNS_TO_RETAIN_RENDERED_FIELDS="5",
+    )
+    url = loaded.database.url
+    assert (url.drivername, url.host, url.port, url.password) == ("postgresql+asyncpg", "db.example.com", 5433, "s3cret")
+    assert dict(url.query) == {"ssl": "require"}
+    tokens = loaded.tokens
+    assert (tokens.issuers, tokens.leeway, tokens.algorithms, tokens.valid_for) == (("us", "them"), 3.0, ("HS256",), 60)
+    assert loaded.fernet_keys == ("one", "two")
+    assert (loaded.max_map_length, loaded.multi_team, loaded.rendered_fields_runs, loaded.server.workers) == (7, True, 5, 3)
+
+
+def test_airflow_cfg_is_read_and_the_environment_wins(tmp_path: Path) -> None:
+    (tmp_path / "airflow.cfg").write_text(
+        f"[database]\nsql_alchemy_conn = {URL}\n[api_auth]\njwt_secret = from file %with percent\n[core]\nmax_map_length = 9\n"
+    )
+    loaded = load(tmp_path, AIRFLOW__CORE__MAX_MAP_LENGTH="8")
+    assert (loaded.tokens.secret, loaded.max_map_length) == ("from file %with percent", 8)
+
+
+def test_commands_and_secrets_stand_for_sensitive_options(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("by command\n")
+    loaded = load(
+        tmp_path,
+        AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_SECRET="conn",
+        AIRFLOW__API_AUTH__JWT_SECRET_CMD=f"cat {tmp_path / 'secret'}",
+        AIRFLOW__SECRETS__BACKEND="tests.unit.backend.Backend",
+        AIRFLOW__SECRETS__BACKEND_KWARGS='{"config": {"conn": "postgresql://h/db"}}',
+    )
+    assert (loaded.tokens.secret, loaded.database.url.database) == ("by command", "db")
+
+
+def test_commands_in_airflow_cfg(tmp_path: Path) -> None:
+    (tmp_path / "airflow.cfg").write_text(f"[database]\nsql_alchemy_conn_cmd = echo {URL}\n[api_auth]\njwt_secret = x\n")
+    assert load(tmp_path).database.url.host == "db.example.com"
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        ({}, "sql_alchemy_conn"),
+        ({"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": URL}, "jwt_secret"),
+        ({**COMPLETE, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "sqlite:///x.db"}, "sqlite"),
+        ({**COMPLETE, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "no url"}, "sql_alchemy_conn"),
+        ({**COMPLETE, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "postgresql://h/d?sslmode=maybe"}, "sslmode"),
+        ({**COMPLETE, "AIRFLOW__API_AUTH__JWT_PRIVATE_KEY_PATH": "/nowhere/key.pem"}, "jwt_private_key_path"),
+        ({**COMPLETE, "AIRFLOW__API_AUTH__JWT_LEEWAY": "soon"}, "jwt_leeway"),
+        ({**COMPLETE, "AIRFLOW__CORE__MULTI_TEAM": "perhaps"}, "multi_team"),
+        ({**COMPLETE, "AIRFLOW__API__WORKERS": "0"}, "workers"),
+        ({**COMPLETE, "AIRFLOW__API__SSL_CERT": "/cert.pem"}, "ssl_key"),
+        ({**COMPLETE, "AIRFLOW__SECRETS__BACKEND_KWARGS": "[1]"}, "backend_kwargs"),
+        ({**COMPLETE, "AIRFLOW__API_AUTH__JWT_SECRET_CMD": "false", "AIRFLOW__API_AUTH__JWT_SECRET": ""}, "jwt_secret"),
+    ],
+)
+def test_what_is_wrong_is_named_in_one_sentence(tmp_path: Path, environment: dict[str, str], named: str) -> None:
+    with pytest.raises(ConfigurationError, match=named) as raised:
+        load(tmp_path, **environment)
+    assert "\n" not in str(raised.value)
+    assert "s3cret" not in str(raised.value)
+
+
+def test_a_failing_command_is_named(tmp_path: Path) -> None:
+    environment = {k: v for k, v in COMPLETE.items() if "JWT" not in k} | {"AIRFLOW__API_AUTH__JWT_SECRET_CMD": "false"}
+    with pytest.raises(ConfigurationError, match="JWT_SECRET_CMD"):
+        load(tmp_path, **environment)
+
+
+def test_secrets_do_not_show(tmp_path: Path) -> None:
+    shown = repr(load(tmp_path, **COMPLETE, AIRFLOW__CORE__FERNET_KEY="fernet-key"))
+    assert "s3cret" not in shown
+    assert "x" * 64 not in shown
+    assert "fernet-key" not in shown
+
+
+def test_the_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in list(os.environ):
+        if name.startswith("AIRFLOW"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path))
+    for name, value in COMPLETE.items():
+        monkeypatch.setenv(name, value)
+    assert settings.load().tokens.secret == "x" * 64
