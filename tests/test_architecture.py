@@ -63,9 +63,7 @@ def test_many_rows_are_updated_only_after_they_were_locked() -> None:
     """A multi-row UPDATE of task instances names ids that the caller locked with ``lock_ready`` or ``lock_by_pk``."""
     updating = _functions_that_call(APP / "db" / "task_instances.py", "update")
     assert updating == {"<module>", "write", "skip", "force_failed"}
-    assert all(
-        not _functions_that_call(path, "update") & {"task_instance"} for path in MODULES if path.parent.name != "db"
-    )
+    assert all(not _functions_that_call(path, "update") & {"task_instance"} for path in MODULES if path.parent.name != "db")
 
 
 def test_transitions_are_pure() -> None:
@@ -90,7 +88,11 @@ def test_no_dependency_yields(path: Path) -> None:
     """A ``yield`` dependency in FastAPI's default scope ends after the response was sent."""
     tree = _tree(path)
     depended = {
-        argument.id for name, call in _calls(tree) if name == "Depends" for argument in call.args if isinstance(argument, ast.Name)
+        argument.id
+        for name, call in _calls(tree)
+        if name == "Depends"
+        for argument in call.args
+        if isinstance(argument, ast.Name)
     }
     for node in ast.walk(tree):
         if isinstance(node, ast.AsyncFunctionDef | ast.FunctionDef) and node.name in depended:

@@ -79,9 +79,7 @@ def servers(
 
 @pytest.fixture
 async def sides(servers: tuple[Server, Server]) -> AsyncIterator[tuple[Side, Side]]:
-    opened = []
-    for server in servers:
-        opened.append(Side(server, server.client(timeout=20), await asyncpg.connect(server.database_url)))
+    opened = [Side(server, server.client(timeout=20), await asyncpg.connect(server.database_url)) for server in servers]
     yield opened[0], opened[1]
     for side in opened:
         await side.client.aclose()

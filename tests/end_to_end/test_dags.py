@@ -133,8 +133,8 @@ async def _store(connection: asyncpg.Connection) -> None:
     await connection.execute(stored, hidden.encrypt(b"s3cret").decode(), hidden.encrypt(b'{"a": 1}').decode())
 
 
-async def _wait(connection: asyncpg.Connection, timeout: float, question: str) -> None:
-    deadline = time.monotonic() + timeout
+async def _wait(connection: asyncpg.Connection, seconds: float, question: str) -> None:
+    deadline = time.monotonic() + seconds
     while not await connection.fetchval(question):
         if time.monotonic() > deadline:
             open_runs = await connection.fetch(

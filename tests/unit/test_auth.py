@@ -109,7 +109,8 @@ async def test_a_verified_token_is_not_trusted_beyond_its_end(monkeypatch: pytes
     monkeypatch.setattr(tokens, "_decode", lambda encoded: decoded.append(encoded) or claims_later())
     await tokens.verify(encoded)
     assert decoded == []
-    monkeypatch.setattr(auth.time, "time", lambda now=time.time(): now + 61)
+    later = time.time() + 61
+    monkeypatch.setattr(auth.time, "time", lambda: later)
     with pytest.raises(RefusedRequest):
         await tokens.verify(encoded)
     assert decoded == [encoded]

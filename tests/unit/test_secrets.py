@@ -83,7 +83,12 @@ def test_fernet_keys_rotate() -> None:
 
 
 def test_what_sounds_secret_is_redacted_at_any_depth() -> None:
-    given = {"password": "p", "n": 1, "deep": {"list": [{"My-Api.Key": ["a", 1, None], "ok": "shown"}]}, "x_token_y": {"a": "b"}}
+    given = {
+        "password": "p",
+        "n": 1,
+        "deep": {"list": [{"My-Api.Key": ["a", 1, None], "ok": "shown"}]},
+        "x_token_y": {"a": "b"},
+    }
     assert secrets().redact(given) == {
         "password": "***",
         "n": 1,

@@ -41,7 +41,8 @@ def test_airflow_settings_from_the_environment(tmp_path: Path) -> None:
 
 def test_airflow_cfg_is_read_and_the_environment_wins(tmp_path: Path) -> None:
     (tmp_path / "airflow.cfg").write_text(
-        f"[database]\nsql_alchemy_conn = {URL}\n[api_auth]\njwt_secret = from file %with percent\n[core]\nmax_map_length = 9\n"
+        f"[database]\nsql_alchemy_conn = {URL}\n[api_auth]\njwt_secret = from file %with percent\n"
+        "[core]\nmax_map_length = 9\n"
     )
     loaded = load(tmp_path, AIRFLOW__CORE__MAX_MAP_LENGTH="8")
     assert (loaded.tokens.secret, loaded.max_map_length) == ("from file %with percent", 8)

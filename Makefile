@@ -1,0 +1,43 @@
+# Each target sets up what it needs. `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help serve test test-fast lint format lock clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+serve: $(READY) ## serve on an embedded PostgreSQL (ARGS="--port 9092 --data folder")
+	$(BIN)/execution-api dev $(ARGS)
+
+test: $(READY) lint ## pass every test, with real Airflows (installed on first use)
+	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
+
+test-fast: $(READY) ## pass the tests that need no Airflow: for every save
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY) ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY) ## format the code
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+lock: $(READY) ## pin every dependency anew
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/lock
+
+clean: ## remove the virtual environment
+	rm -rf $(VENV)
+
+$(READY): requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; say which: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@

@@ -1,0 +1,313 @@
+"""The commands that a person types, as processes."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+import asyncpg
+import httpx
+import jwt
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from app.embedded import EmbeddedPostgres, free_port
+from tests.servers import AUDIENCE, SECRET, airflow_settings, clean_environment, our_server, token
+
+MISCONFIGURED_WITHIN = 10.0  # seconds, whatever is wrong
+COMMAND = [sys.executable, "-m", "app"]
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, with no settings but these."""
+    started = time.monotonic()
+    environment = {"AIRFLOW_HOME": "/nonexistent", **environment}
+    done = subprocess.run(
+        [*COMMAND, *arguments],
+        env={**clean_environment(), **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert time.monotonic() - started < MISCONFIGURED_WITHIN + 5  # five for a busy machine
+    return done
+
+
+@pytest.fixture(scope="module")
+def metadata_url(make_database: Callable[[str], str]) -> str:
+    return make_database("3.3")
+
+
+def assert_one_sentence(done: subprocess.CompletedProcess[str], *named: str) -> None:
+    assert done.returncode == 2, done.stderr
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("{")]
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("execution-api: ")
+    assert all(name in lines[0] for name in named), lines[0]
+
+
+class TestServe:
+    def test_no_settings(self) -> None:
+        assert_one_sentence(run("serve"), "[database] sql_alchemy_conn", "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN")
+
+    def test_no_secret(self, metadata_url: str) -> None:
+        assert_one_sentence(run("serve", AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=metadata_url), "[api_auth] jwt_secret")
+
+    def test_no_database_there(self) -> None:
+        url = f"postgresql://user:s3cret@127.0.0.1:{free_port()}/airflow"
+        done = run("serve", **airflow_settings(url))
+        assert_one_sentence(done, "[database] sql_alchemy_conn", "cannot be reached")
+        assert "s3cret" not in done.stderr
+
+    def test_a_database_that_does_not_answer(self) -> None:
+        with socket.socket() as silent:
+            silent.bind(("127.0.0.1", 0))
+            silent.listen()
+            url = f"postgresql://user@127.0.0.1:{silent.getsockname()[1]}/airflow"
+            assert_one_sentence(run("serve", **airflow_settings(url)), "[database] sql_alchemy_conn")
+
+    def test_no_such_database(self, postgres: EmbeddedPostgres) -> None:
+        assert_one_sentence(run("serve", **airflow_settings(postgres.url("nowhere"))), "sql_alchemy_conn", "nowhere")
+
+    def test_not_a_metadata_database(self, postgres: EmbeddedPostgres) -> None:
+        done = run("serve", **airflow_settings(postgres.url("postgres")))
+        assert_one_sentence(done, "sql_alchemy_conn", "alembic_version", "airflow db migrate")
+
+    async def test_an_unsupported_revision(self, make_database: Callable[[str], str]) -> None:
+        url = make_database("3.3")
+        connection = await asyncpg.connect(url)
+        await connection.execute("UPDATE alembic_version SET version_num = 'cafe'")
+        await connection.close()
+        assert_one_sentence(run("serve", **airflow_settings(url)), "cafe", "3.2", "3.3")
+
+    def test_a_key_file_that_is_not_there(self, metadata_url: str) -> None:
+        settings = airflow_settings(metadata_url, AIRFLOW__API_AUTH__JWT_PRIVATE_KEY_PATH="/nowhere.pem")
+        assert_one_sentence(run("serve", **settings), "jwt_private_key_path", "/nowhere.pem")
+
+    def test_a_certificate_that_is_not_there(self, metadata_url: str) -> None:
+        done = run("serve", "--ssl-cert", "/c.pem", "--ssl-key", "/k.pem", **airflow_settings(metadata_url))
+        assert_one_sentence(done, "--ssl-cert", "/c.pem")
+
+    def test_a_port_that_is_taken(self, metadata_url: str) -> None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            port = str(taken.getsockname()[1])
+            done = run("serve", "--host", "127.0.0.1", "--port", port, **airflow_settings(metadata_url))
+        assert_one_sentence(done, port, "--port")
+
+    def test_a_bad_fernet_key(self, metadata_url: str) -> None:
+        settings = airflow_settings(metadata_url, AIRFLOW__CORE__FERNET_KEY="short")
+        assert_one_sentence(run("serve", **settings), "[core] fernet_key")
+
+    def test_several_workers(self, metadata_url: str, tmp_path: Path) -> None:
+        with our_server(metadata_url, tmp_path, workers=2) as server:
+            assert httpx.get(f"{server.base_url}/health/ping").json() == {"ok": ["database"], "failing": {}}
+            assert server.stop() == 0
+
+    def test_tls(self, metadata_url: str, tmp_path: Path) -> None:
+        certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+        write_certificate(certificate, key)
+        port = free_port()
+        command = [*COMMAND, "serve", "--host", "127.0.0.1", "--port", str(port)]
+        environment = {**clean_environment(), **airflow_settings(metadata_url), "AIRFLOW_HOME": str(tmp_path)}
+        process = subprocess.Popen(
+            [*command, "--ssl-cert", str(certificate), "--ssl-key", str(key)], env=environment, stderr=subprocess.DEVNULL
+        )
+        try:
+            trusted = ssl.create_default_context(cafile=str(certificate))
+            answer = wait_for(f"https://127.0.0.1:{port}/execution/health", process, verify=trusted)
+            assert answer.json() == {"status": "healthy"}
+        finally:
+            process.terminate()
+            assert process.wait(20) in (0, -signal.SIGTERM)
+
+
+class TestCheck:
+    def test_a_good_configuration(self, metadata_url: str) -> None:
+        done = run("check", **airflow_settings(metadata_url))
+        assert done.returncode == 0, done.stdout
+        assert [line.split(":")[0].split() for line in done.stdout.splitlines()] == [
+            ["ok", name] for name in ("configuration", "keys", "fernet", "database", "pool", "clock")
+        ]
+        assert "metadata revision 3.3" in done.stdout
+
+    def test_what_is_wrong_fails_on_its_own_line(self, metadata_url: str) -> None:
+        settings = airflow_settings(
+            metadata_url, AIRFLOW__CORE__FERNET_KEY="", AIRFLOW__EXECUTION_API_SERVICE__POOL_SIZE="500"
+        )
+        done = run("check", **settings)
+        assert done.returncode == 1
+        assert [line.split(":")[0] for line in done.stdout.splitlines() if line.startswith("FAIL")] == [
+            "FAIL  fernet",
+            "FAIL  pool",
+        ]
+
+    def test_no_database(self) -> None:
+        done = run("check", **airflow_settings(f"postgresql://user@127.0.0.1:{free_port()}/airflow"))
+        assert done.returncode == 1
+        assert "FAIL  database: [database] sql_alchemy_conn" in done.stdout
+
+    def test_no_settings(self) -> None:
+        done = run("check")
+        assert (done.returncode, done.stdout[:20]) == (1, "FAIL  configuration:")
+
+
+class TestToken:
+    def test_it_mints(self) -> None:
+        ti = uuid.uuid4()
+        done = run("token", str(ti), "--valid-for", "77", **airflow_settings("postgresql://h/d"))
+        claims = jwt.decode(done.stdout.strip(), SECRET, ["HS512"], audience=AUDIENCE)
+        assert (claims["sub"], claims["exp"] - claims["iat"], claims["scope"]) == (str(ti), 77, "execution")
+
+    def test_no_uuid(self) -> None:
+        assert_one_sentence(run("token", "work", **airflow_settings("postgresql://h/d")), "'work'", "UUID")
+
+
+def write_certificate(certificate: Path, key: Path) -> None:
+    """Write a self-signed certificate for 127.0.0.1."""
+    private = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    signed = (
+        x509.CertificateBuilder(name, name, private.public_key(), x509.random_serial_number(), now, now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .sign(private, SHA256())
+    )
+    certificate.write_bytes(signed.public_bytes(Encoding.PEM))
+    key.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+
+
+def paste_curl(printed: str) -> httpx.Response:
+    """Do what the printed ``curl`` command does."""
+    found = re.search(r"curl (.*\\\n.*\\\n.*)", printed)
+    assert found
+    words = iter(shlex.split(found[1].replace("\\\n", "")))
+    method, headers, data, url = "GET", {}, "", ""
+    for word in words:
+        if word == "-X":
+            method = next(words)
+        elif word == "-H":
+            name, _, value = next(words).partition(": ")
+            headers[name] = value
+        elif word == "-d":
+            data = next(words)
+        else:
+            url = word
+    return httpx.request(method, url, headers=headers, content=data)
+
+
+def wait_for(url: str, process: subprocess.Popen[bytes], **options: object) -> httpx.Response:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return httpx.get(url, **options)  # type: ignore[arg-type]
+        except httpx.TransportError:
+            assert process.poll() is None, "the server ended"
+            assert time.monotonic() < deadline, "the server does not answer"
+            time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dev") / "data"
+    folder.parent.chmod(0o755)
+    return folder
+
+
+class Dev:
+    """``execution-api dev`` as a process."""
+
+    def __init__(self, data: Path, port: int) -> None:
+        self.output = data.parent / "output"
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(
+                [*COMMAND, "dev", "--data", str(data), "--port", str(port)],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.url = f"http://127.0.0.1:{port}/execution"
+
+    def until_ready(self) -> str:
+        assert wait_for(f"{self.url}/health", self.process).status_code == 200
+        return self.output.read_text()
+
+
+@pytest.fixture
+def dev(data: Path) -> Iterator[Callable[[], Dev]]:
+    started: list[Dev] = []
+
+    def start() -> Dev:
+        started.append(Dev(data, free_port()))
+        return started[-1]
+
+    yield start
+    for one in started:
+        if one.process.poll() is None:
+            one.process.send_signal(signal.SIGINT)
+            one.process.wait(30)
+
+
+class TestDev:
+    """One data folder, started again and again."""
+
+    def test_it_prints_what_a_person_needs_next(self, dev: Callable[[], Dev], data: Path) -> None:
+        one = dev()
+        printed = one.until_ready()
+        assert one.url in printed
+        assert "postgresql://postgres@127.0.0.1:" in printed
+        for setting in ("CORE__EXECUTION_API_SERVER_URL", "DATABASE__SQL_ALCHEMY_CONN", "API_AUTH__JWT_SECRET_CMD"):
+            assert f"export AIRFLOW__{setting}=" in printed
+        assert '"dag_id":"sample"' in paste_curl(printed).text
+        for name in ("jwt_secret", "fernet_key"):
+            assert (data / name).stat().st_mode & 0o777 == 0o600
+            assert (data / name).read_text() not in printed
+        assert httpx.get(f"{one.url}/docs").status_code == 200
+
+    def test_ctrl_c_stops_everything_and_a_second_start_finds_its_data(self, dev: Callable[[], Dev], data: Path) -> None:
+        one = dev()
+        one.until_ready()
+        server = int((data / "postgres" / "postmaster.pid").read_text().split()[0])
+        one.process.send_signal(signal.SIGINT)
+        assert one.process.wait(30) in (0, 130)
+        assert not (data / "postgres" / "postmaster.pid").exists()
+        with pytest.raises(ProcessLookupError):
+            os.kill(server, 0)
+        again = dev()
+        again.until_ready()
+        assert "Traceback" not in again.output.read_text()
+        secret = (data / "jwt_secret").read_text()
+        ti = "01900000-0000-7000-8000-000000000001"
+        answer = httpx.put(
+            f"{again.url}/task-instances/{ti}/heartbeat",
+            json={"hostname": "laptop", "pid": 1},
+            headers={"Authorization": f"Bearer {token(ti, secret=secret)}"},
+        )
+        assert answer.status_code == 204, "the sample still runs, started before the restart"
+
+    def test_kill_9_leaves_nothing_that_blocks_the_next_start(self, dev: Callable[[], Dev]) -> None:
+        one = dev()
+        one.until_ready()
+        one.process.kill()
+        one.process.wait(10)
+        dev().until_ready()
+
+    def test_a_folder_that_cannot_be_used(self) -> None:
+        assert_one_sentence(run("dev", "--data", "/dev/null/x", "--port", str(free_port())), "--data /dev/null/x")
