@@ -23,6 +23,7 @@ class Revision:
     :param archived_rtif_is_gone: whether rendered fields for an archived try are refused with 410 instead of 404.
     :param retry_keeps_end_date: whether a failed try ends when the worker says, and not when the server hears of it.
     :param resume_tells_start: whether a task that resumes from a deferral is told when it first started.
+    :param xcoms_belong_to_teams: whether XComs are kept apart by team in multi-team mode.
     :param event_per_emission: whether a task may emit several events, each with its own partition key, for one asset.
     :param pod_yaml_is_json_null: whether rendered fields without a pod store JSON's null instead of SQL's.
     """
@@ -35,6 +36,7 @@ class Revision:
     archived_rtif_is_gone: bool = True
     retry_keeps_end_date: bool = True
     resume_tells_start: bool = True
+    xcoms_belong_to_teams: bool = True
     event_per_emission: bool = True
     pod_yaml_is_json_null: bool = True
 
@@ -63,6 +65,7 @@ AIRFLOW_3_2 = Revision(
     archived_rtif_is_gone=False,
     retry_keeps_end_date=False,
     resume_tells_start=False,
+    xcoms_belong_to_teams=False,
     event_per_emission=False,
     pod_yaml_is_json_null=False,
 )

@@ -164,7 +164,7 @@ class Secrets:
         return None if row is None else self._decrypted(row.val, row.is_encrypted, f"variable {key!r}")
 
     async def connection(self, conn_id: str, team_name: str | None) -> Connection | None:
-        """Return a connection, or None when it is defined nowhere."""
+        """Return a connection, or None when it is defined nowhere or no Fernet key decrypts it."""
         if (found := await self._from_backend("get_connection", conn_id, team_name)) is not None:
             return _from_foreign(found, conn_id)
         if text := self._from_environment(CONNECTION_PREFIX, conn_id, team_name):
@@ -177,6 +177,10 @@ class Secrets:
             row = await connections.get(session, conn_id=conn_id, team_name=team_name)
         if row is None:
             return None
+        password = self._decrypted(row.password, row.is_encrypted, f"the password of connection {conn_id!r}")
+        extra = self._decrypted(row.extra, row.is_extra_encrypted, f"the extra of connection {conn_id!r}")
+        if (row.password and password is None) or (row.extra and extra is None):
+            return None  # half a connection would fail its task in a stranger place
         return Connection(
             conn_id=conn_id,
             conn_type=row.conn_type,
@@ -184,8 +188,8 @@ class Secrets:
             login=row.login,
             schema=row.schema,
             port=row.port,
-            password=self._decrypted(row.password, row.is_encrypted, f"the password of connection {conn_id!r}"),
-            extra=self._decrypted(row.extra, row.is_extra_encrypted, f"the extra of connection {conn_id!r}"),
+            password=password,
+            extra=extra,
         )
 
     def encrypt(self, value: str) -> tuple[str, bool]:

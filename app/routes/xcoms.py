@@ -37,12 +37,12 @@ async def accessible_key(
 ) -> XComKey:
     """Return the XCom key in the path, if the asking task may use it.
 
-    In multi-team mode a task reads XComs of its own team's and of global Dags, and writes its own team's only.
+    In multi-team mode (since 3.3) a task reads XComs of its own team's and of global Dags, and writes its own team's only.
 
     :raises RefusedRequest: 403, for another team's.
     """
     app = service.of(request)
-    if app.settings.multi_team:
+    if app.settings.multi_team and app.revision.xcoms_belong_to_teams:
         async with app.database.snapshot() as session:
             asking = await teams.of_task_instance(session, ti_id=token.id)
             owning = await teams.of_dag(session, dag_id=dag_id)

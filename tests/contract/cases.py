@@ -240,6 +240,9 @@ async def connections(world: World) -> Any:
         is_extra_encrypted=True,
     )
     await world.insert("connection", conn_id="bare", conn_type="http", is_encrypted=False, is_extra_encrypted=False)
+    await world.insert(
+        "connection", conn_id="rotten", conn_type="http", password="gAAAA-no", is_encrypted=True, is_extra_encrypted=False
+    )
     return await world.one_running("d")
 
 
@@ -696,6 +699,7 @@ CASES: list[Case] = [
     # --- connections
     get("connection", "/connections/full", "connections"),
     get("connection bare", "/connections/bare", "connections"),
+    get("connection not decryptable", "/connections/rotten", "connections", differs=BETTER_REFUSAL, ours=404),
     get("connection unknown", "/connections/nope", "connections"),
     get("connection without a token", "/connections/full", "connections", token="none"),
     # --- Dags and runs

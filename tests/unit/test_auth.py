@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 import uuid
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +151,20 @@ def test_a_refreshed_token_keeps_what_the_old_one_said() -> None:
 def test_a_key_file_that_is_no_key_is_named() -> None:
     with pytest.raises(ConfigurationError, match="jwt_private_key_path"):
         Tokens(TokenSettings(private_key=b"not a key"))
+
+
+async def test_trusted_jwks_by_url(tmp_path: Path) -> None:
+    write_key_set(tmp_path / "jwks.json", ("first", RSA_KEY))
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}"
+            good = Tokens(TokenSettings(secret="s" * 64, trusted_jwks_url=f"{url}/jwks.json"))
+            encoded = jwt.encode(claims(), RSA_KEY, "RS256", headers={"kid": "first"})
+            assert (await good.verify(encoded)).id == SUBJECT
+            missing = Tokens(TokenSettings(secret="s" * 64, trusted_jwks_url=f"{url}/nowhere.json"))
+            with pytest.raises(RefusedRequest):
+                await missing.verify(encoded)
+        finally:
+            server.shutdown()
