@@ -31,9 +31,12 @@ class ExecutionApi:
     """The application under ``/execution``: bound to the metadata revision that is found when the process starts."""
 
     def __init__(self) -> None:
+        self.service: Service | None = None
         self._versions: ApiVersions | None = None
 
     def open(self, service: Service) -> None:
+        """Bind the routes to what they use, before the first request."""
+        self.service = service
         self._versions = ApiVersions(service)
         self._versions.app(self._versions.newest)  # the first request shall not pay for it
 

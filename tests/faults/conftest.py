@@ -1,0 +1,70 @@
+"""Our application inside the test's own process, so that a test can reach into it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+from sqlalchemy import event
+from starlette.applications import Starlette
+
+from app.main import create_app
+from app.service import Service
+from app.settings import DatabaseSettings, Settings, TokenSettings, async_url
+from tests.conftest import empty
+from tests.servers import FERNET_KEY, SECRET, token
+from tests.world import World
+
+
+@dataclass
+class InProcess:
+    """A running application and the database behind it."""
+
+    application: Starlette
+    service: Service
+    world: World
+    statements: list[str] = field(default_factory=list)
+
+    def client(self, ti: object) -> httpx.AsyncClient:
+        transport = httpx.ASGITransport(self.application, raise_app_exceptions=False)
+        headers = {"Authorization": f"Bearer {token(ti)}"}
+        return httpx.AsyncClient(transport=transport, base_url="http://ours/execution", headers=headers)
+
+    async def state(self, ti: object) -> str:
+        return str(await self.world.connection.fetchval("SELECT state FROM task_instance WHERE id = $1", ti))
+
+
+@pytest.fixture
+async def connection(revision: str, url: str) -> AsyncIterator[asyncpg.Connection]:
+    connected = await asyncpg.connect(url)
+    await empty(connected)
+    yield connected
+    await connected.close()
+
+
+@pytest.fixture(scope="module")
+def url(revision: str, make_database: Callable[[str], str]) -> str:
+    return make_database(revision)
+
+
+@pytest.fixture
+async def ours(connection: asyncpg.Connection, revision: str, url: str) -> AsyncIterator[InProcess]:
+    settings = Settings(
+        database=DatabaseSettings(url=async_url(url, setting="url"), lock_timeout=0.3, statement_timeout=2.0),
+        tokens=TokenSettings(secret=SECRET),
+        fernet_keys=(FERNET_KEY,),
+    )
+    application = create_app(settings)
+    async with application.router.lifespan_context(application):
+        service: Service = application.routes[1].app.service  # type: ignore[attr-defined]
+        running = InProcess(application, service, World(connection, revision))
+
+        @event.listens_for(service.database.engine.sync_engine, "before_cursor_execute")
+        def listen(_: Any, __: Any, statement: str, *___: Any) -> None:
+            running.statements.append(statement)
+
+        yield running
