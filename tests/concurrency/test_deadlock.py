@@ -49,8 +49,11 @@ class Duel:
 
     async def until_counted(self, before: int) -> None:
         """Wait until ``pg_stat_database`` has counted one more deadlock."""
-        while await self.counted() <= before:
+        for _ in range(200):  # twenty seconds; a session reports within one of its end
+            if await self.counted() > before:
+                return
             await asyncio.sleep(0.1)
+        raise TimeoutError("pg_stat_database counted no deadlock")
 
     async def counted(self) -> int:
         query = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"

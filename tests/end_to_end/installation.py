@@ -32,13 +32,14 @@ class Airflow:
     :param version: such as ``3.2.1``.
     :param database_url: an empty database, or one that this Airflow migrated.
     :param home: its ``AIRFLOW_HOME``.
+    :param settings: further environment variables.
     """
 
     def __init__(self, version: str, database_url: str, home: Path, **settings: str) -> None:
         home.mkdir(parents=True, exist_ok=True)
         self.home = home
         self.binaries = airflow_environment(version) / "bin"
-        self.environment = airflow_process_environment(version, database_url, home, **SETTINGS, **settings)
+        self.environment = airflow_process_environment(version, database_url, home, **{**SETTINGS, **settings})
 
     def run(self, *arguments: str) -> None:
         """Run an Airflow command to its end."""
