@@ -7,18 +7,20 @@ folder, and, because PostgreSQL refuses to run as root, as the wheel's unprivile
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 import pwd
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 SYSTEM_USER = "pgserver"
 POSTGRES_MAJOR = 18  # the newest of the majors that the wheel brings
@@ -59,6 +61,7 @@ class EmbeddedPostgres:
     port: int = 0
     options: Mapping[str, str] = field(default_factory=dict)
     _process: subprocess.Popen[bytes] | None = None
+    _owned: TextIO | None = None
 
     def __enter__(self) -> EmbeddedPostgres:
         self.start()
@@ -83,9 +86,12 @@ class EmbeddedPostgres:
         """Create the cluster if there is none, end a leftover server on it, and start ours."""
         self.folder = self.folder.absolute()
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._take_ownership()
         self._user = _unprivileged_user()
         if self._user:
             self.folder.chmod(0o755)  # the unprivileged user must pass through; secrets inside are 0600
+            if closed := next((p for p in self.folder.parents if not _is_open(p)), None):
+                raise EmbeddedPostgresError(f"PostgreSQL runs as user {SYSTEM_USER} here, which cannot enter {closed}")
         self._programs = _programs_for(self._user, self.folder)
         self._create_cluster()
         self._end_leftover()
@@ -106,15 +112,21 @@ class EmbeddedPostgres:
 
     def stop(self) -> None:
         """End the server with a fast shutdown: open transactions are rolled back, the data is checkpointed."""
-        if self._process is None:
-            return
-        self._process.send_signal(signal.SIGINT)
+        if self._process is not None:
+            self._end_process(self._process)
+            self._process = None
+        if self._owned is not None:
+            self._owned.close()
+            self._owned = None
+
+    @staticmethod
+    def _end_process(process: subprocess.Popen[bytes]) -> None:
+        process.send_signal(signal.SIGINT)
         try:
-            self._process.wait(STOP_TIMEOUT)
+            process.wait(STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
-            self._process.send_signal(signal.SIGQUIT)
-            self._process.wait(STOP_TIMEOUT)
-        self._process = None
+            process.send_signal(signal.SIGQUIT)
+            process.wait(STOP_TIMEOUT)
 
     def run(self, program: str, *arguments: str, stdin: bytes = b"") -> str:
         """Run one of PostgreSQL's programs (``psql``, ``pg_dump``) against this server and return its output.
@@ -148,6 +160,16 @@ class EmbeddedPostgres:
             " VALUES ('default_pool', 128, 'Default pool', false);\n"
         )
         self.run("psql", "-qX", "-v", "ON_ERROR_STOP=1", "-1", "-o", os.devnull, name, stdin=script.encode())
+
+    def _take_ownership(self) -> None:
+        """Take the folder for this process; the lock ends with it, however it ends."""
+        self._owned = (self.folder / "owner.lock").open("w")
+        try:
+            fcntl.flock(self._owned, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._owned.close()
+            self._owned = None
+            raise EmbeddedPostgresError("another running process uses this folder") from None
 
     def _create_cluster(self) -> None:
         if (self.data / "PG_VERSION").exists():
@@ -224,7 +246,7 @@ def _programs_for(user: pwd.struct_passwd | None, folder: Path) -> Path:
     if spec is None or spec.origin is None:
         raise EmbeddedPostgresError("no embedded PostgreSQL: install the project with its 'dev' extra")
     installed = Path(spec.origin).parent / f"pginstall{POSTGRES_MAJOR}"
-    if user is None or all(parent.stat().st_mode & 0o001 for parent in [installed, *installed.parents]):
+    if user is None or all(_is_open(folder) for folder in [installed, *installed.parents]):
         return installed / "bin"
     reachable = folder / f"programs-{POSTGRES_MAJOR}"
     if not reachable.exists():
@@ -233,6 +255,11 @@ def _programs_for(user: pwd.struct_passwd | None, folder: Path) -> Path:
         shutil.copytree(installed, partial, symlinks=True, copy_function=_link_or_copy)
         partial.rename(reachable)
     return reachable / "bin"
+
+
+def _is_open(folder: Path) -> bool:
+    """Say whether every user may pass through a folder."""
+    return bool(folder.stat().st_mode & stat.S_IXOTH)
 
 
 def _link_or_copy(source: str, target: str) -> str:

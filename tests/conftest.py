@@ -21,9 +21,7 @@ OPTIONS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
     """Run the embedded PostgreSQL, with one template database per metadata revision."""
-    folder = tmp_path_factory.mktemp("postgres")
-    for parent in (folder, folder.parent, folder.parent.parent):
-        parent.chmod(0o755)  # PostgreSQL's own user must reach its data
+    folder = reachable(tmp_path_factory.mktemp("postgres"))
     with EmbeddedPostgres(folder, options=OPTIONS) as server:
         for revision in REVISIONS:
             server.create_metadata_database(f"template_{revision}", revision)
@@ -71,10 +69,11 @@ async def world(connection: asyncpg.Connection, revision: str) -> World:
     return World(connection, revision)
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Return an empty folder."""
-    return tmp_path
+def reachable(folder: Path) -> Path:
+    """Open a temporary folder and pytest's own above it: PostgreSQL's own user must reach its data in there."""
+    for each in (folder, folder.parent, folder.parent.parent):
+        each.chmod(0o755)
+    return folder
 
 
 async def empty(connection: asyncpg.Connection) -> None:

@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from app.embedded import EmbeddedPostgres, free_port
+from tests.conftest import reachable
 from tests.servers import AUDIENCE, SECRET, airflow_settings, clean_environment, our_server, token
 
 MISCONFIGURED_WITHIN = 10.0  # seconds, whatever is wrong
@@ -226,9 +227,7 @@ def wait_for(url: str, process: subprocess.Popen[bytes], **options: object) -> h
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("dev") / "data"
-    folder.parent.chmod(0o755)
-    return folder
+    return reachable(tmp_path_factory.mktemp("dev")) / "data"
 
 
 class Dev:
@@ -308,6 +307,21 @@ class TestDev:
         one.process.kill()
         one.process.wait(10)
         dev().until_ready()
+
+    def test_a_folder_that_is_in_use(self, dev: Callable[[], Dev], data: Path) -> None:
+        one = dev()
+        one.until_ready()
+        assert_one_sentence(
+            run("dev", "--data", str(data), "--port", str(free_port())), str(data), "another running process"
+        )
+        assert httpx.get(f"{one.url}/health/ping").status_code == 200, "and the first one goes on"
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as another user")
+    def test_a_folder_that_postgresql_cannot_enter(self, tmp_path: Path) -> None:
+        closed = tmp_path / "closed"
+        closed.mkdir(mode=0o700)
+        done = run("dev", "--data", str(closed / "data"), "--port", str(free_port()))
+        assert_one_sentence(done, "--data", "pgserver", "cannot enter")
 
     def test_a_folder_that_cannot_be_used(self) -> None:
         assert_one_sentence(run("dev", "--data", "/dev/null/x", "--port", str(free_port())), "--data /dev/null/x")
