@@ -35,26 +35,21 @@ FAIL_EVENT = ("fail task", "Forcing task to fail due to dag's `fail_fast` settin
 SKIP_EVENT = ("skip task", "Skipping task due to dag's `fail_fast` setting.")
 
 
+@dataclass(frozen=True, slots=True)
 class StartedTask:
     """A task instance that may run, with what its worker is told.
 
     :param row: the task instance as it was when it was locked, with its run.
+    :param reschedules: how often it was rescheduled.
+    :param xcom_keys: what an earlier try left and this one shall clear.
+    :param events: the asset events that its run consumed.
     """
 
-    def __init__(
-        self,
-        row: AnyRow,
-        *,
-        reschedules: int,
-        xcom_keys: list[str],
-        events: Sequence[AnyRow],
-        team_name: str | None,
-    ) -> None:
-        self.row = row
-        self.reschedules = reschedules
-        self.xcom_keys = xcom_keys
-        self.events = events
-        self.team_name = team_name
+    row: AnyRow
+    reschedules: int
+    xcom_keys: list[str]
+    events: Sequence[AnyRow]
+    team_name: str | None
 
 
 async def start_task(service: Service, *, ti_id: uuid.UUID, payload: TIEnterRunningPayload) -> StartedTask | Refuse:

@@ -84,7 +84,7 @@ class World:
             await self.insert("dag_run_note", dag_run_id=run_pk, content=note, created_at=EPOCH, updated_at=EPOCH)
         return run_pk
 
-    async def ti(self, dag_id: str, task_id: str = "work", run_id: str = "manual__1", **values: Any) -> uuid.UUID:
+    async def ti(self, dag_id: str, task_id: str = "job", run_id: str = "manual__1", **values: Any) -> uuid.UUID:
         map_index = values.get("map_index", -1)
         defaults: dict[str, Any] = {
             "id": ti_id(f"{dag_id}/{run_id}/{task_id}/{map_index}"),
@@ -111,7 +111,7 @@ class World:
         await self.insert("task_instance", dag_id=dag_id, task_id=task_id, run_id=run_id, **row)
         return row["id"]
 
-    async def running(self, dag_id: str, task_id: str = "work", run_id: str = "manual__1", **values: Any) -> uuid.UUID:
+    async def running(self, dag_id: str, task_id: str = "job", run_id: str = "manual__1", **values: Any) -> uuid.UUID:
         """Write a task instance that runs on ``worker``, process 42."""
         defaults = {
             "state": "running",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import insert
 
@@ -21,21 +22,8 @@ async def record_transition(session: WriteSession, *, row: AnyRow, event: str, h
     :param event: the new state.
     :param hostname: the worker's host; without one the row has no ``extra``.
     """
-    await session.execute(
-        _INSERT,
-        {
-            "dttm": now,
-            "event": event,
-            "dag_id": row.dag_id,
-            "task_id": row.task_id,
-            "run_id": row.run_id,
-            "map_index": row.map_index,
-            "try_number": row.try_number,
-            "logical_date": row.logical_date,
-            "owner": row.owners,
-            "extra": json.dumps({"host_name": hostname}) if hostname else None,
-        },
-    )
+    extra = json.dumps({"host_name": hostname}) if hostname else None
+    await session.execute(_INSERT, {**_about(row, event=event, extra=extra, now=now), "owner": row.owners})
 
 
 async def record_for(session: WriteSession, *, rows: Sequence[AnyRow], event: str, extra: str, now: datetime) -> None:
@@ -44,20 +32,18 @@ async def record_for(session: WriteSession, *, rows: Sequence[AnyRow], event: st
     :param rows: their keys and try numbers; those that have a logical date keep it.
     """
     if rows:
-        await session.execute(
-            _INSERT,
-            [
-                {
-                    "dttm": now,
-                    "event": event,
-                    "dag_id": row.dag_id,
-                    "task_id": row.task_id,
-                    "run_id": row.run_id,
-                    "map_index": row.map_index,
-                    "try_number": row.try_number,
-                    "logical_date": getattr(row, "logical_date", None),
-                    "extra": extra,
-                }
-                for row in rows
-            ],
-        )
+        await session.execute(_INSERT, [_about(row, event=event, extra=extra, now=now) for row in rows])
+
+
+def _about(row: AnyRow, *, event: str, extra: str | None, now: datetime) -> dict[str, Any]:
+    return {
+        "dttm": now,
+        "event": event,
+        "dag_id": row.dag_id,
+        "task_id": row.task_id,
+        "run_id": row.run_id,
+        "map_index": row.map_index,
+        "try_number": row.try_number,
+        "logical_date": getattr(row, "logical_date", None),
+        "extra": extra,
+    }

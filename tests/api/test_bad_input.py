@@ -71,7 +71,7 @@ class Operation:
         return VALID[self.name][1] is not None
 
     def url(self, ti: str, **replaced: str) -> str:
-        known = {"task_instance_id": ti, "dag_id": "d", "run_id": "manual__1", "task_id": "work", "offset": "0"}
+        known = {"task_instance_id": ti, "dag_id": "d", "run_id": "manual__1", "task_id": "job", "offset": "0"}
         values = {**known, "key": "return_value", "variable_key": "v", "connection_id": "c", **replaced}
         return self.path.replace(":path", "").format(**values)
 

@@ -32,7 +32,7 @@ async def tasks(multi_team: Server, revision: str) -> dict[str, Any]:
         await world.dag(name, bundle_name=f"bundle-{name}", team=team)
         await world.run(name)
         found[name] = await world.running(name)
-        await world.xcom(name, "work", "k", name)
+        await world.xcom(name, "job", "k", name)
         await world.insert("variable", key=f"of_{name}", val=name, is_encrypted=False, team_name=team)
         await world.insert(
             "connection", conn_id=f"of_{name}", conn_type="x", is_encrypted=False, is_extra_encrypted=False, team_name=team
@@ -63,8 +63,8 @@ async def test_xcoms_are_read_by_their_team_and_written_by_it_alone(
     multi_team: Server, tasks: dict[str, Any], revision: str
 ) -> None:
     async with multi_team.client(tasks["red"]) as client:
-        read = {name: (await client.get(f"/xcoms/{name}/manual__1/work/k")).status_code for name in tasks}
-        written = {name: (await client.post(f"/xcoms/{name}/manual__1/work/n", json=1)).status_code for name in tasks}
+        read = {name: (await client.get(f"/xcoms/{name}/manual__1/job/k")).status_code for name in tasks}
+        written = {name: (await client.post(f"/xcoms/{name}/manual__1/job/n", json=1)).status_code for name in tasks}
     if revision == "3.2":
         assert set(read.values()) == {200}
         assert set(written.values()) == {201}

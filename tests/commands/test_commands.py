@@ -178,7 +178,7 @@ class TestToken:
         assert (claims["sub"], claims["exp"] - claims["iat"], claims["scope"]) == (str(ti), 77, "execution")
 
     def test_no_uuid(self) -> None:
-        assert_one_sentence(run("token", "work", **airflow_settings("postgresql://h/d")), "'work'", "UUID")
+        assert_one_sentence(run("token", "job", **airflow_settings("postgresql://h/d")), "'job'", "UUID")
 
 
 def write_certificate(certificate: Path, key: Path) -> None:

@@ -64,11 +64,11 @@ TABLE = [
     Row("skip downstream", "downstream", "PATCH", "/task-instances/{ti}/skip-downstream", {"tasks": ["t0", "t1"]}, 2, 5),
     Row("rtif", "running", "PUT", "/task-instances/{ti}/rtif", {"a": 1}, 0, 2),
     Row("rendered map index", "running", "PATCH", "/task-instances/{ti}/rendered-map-index", "x", 0, 1),
-    Row("xcom set", "running", "POST", "/xcoms/d/manual__1/work/k", 1, 0, 1),
-    Row("xcom set mapped", "running", "POST", "/xcoms/d/manual__1/work/k?mapped_length=1", [1], 0, 2),
-    Row("xcom get", "with_xcoms", "GET", "/xcoms/d/manual__1/work/return_value", None, 0, 1),
+    Row("xcom set", "running", "POST", "/xcoms/d/manual__1/job/k", 1, 0, 1),
+    Row("xcom set mapped", "running", "POST", "/xcoms/d/manual__1/job/k?mapped_length=1", [1], 0, 2),
+    Row("xcom get", "with_xcoms", "GET", "/xcoms/d/manual__1/job/return_value", None, 0, 1),
     Row("xcom item", "with_xcoms", "GET", "/xcoms/d/manual__1/mapped/return_value/item/0", None, 0, 1),
-    Row("xcom delete", "with_xcoms", "DELETE", "/xcoms/d/manual__1/work/return_value", None, 0, 1),
+    Row("xcom delete", "with_xcoms", "DELETE", "/xcoms/d/manual__1/job/return_value", None, 0, 1),
     Row("variable get", "variables", "GET", "/variables/secret", None, 0, 1),
     Row("variable set", "variables", "PUT", "/variables/secret", {"val": "x"}, 0, 1),
     Row("connection get", "connections", "GET", "/connections/full", None, 0, 1),
@@ -106,7 +106,7 @@ async def test_nobody_waits_for_the_dag_run_that_the_scheduler_holds(ours: InPro
         "retry": ("PATCH", f"/task-instances/{ti}/state", {"state": "up_for_retry", **END}),
         "heartbeat": ("PUT", f"/task-instances/{ti}/heartbeat", {"hostname": "worker", "pid": 42}),
         "rtif": ("PUT", f"/task-instances/{ti}/rtif", {"a": 1}),
-        "xcom": ("POST", "/xcoms/d/manual__1/work/k", 1),
+        "xcom": ("POST", "/xcoms/d/manual__1/job/k", 1),
     }[operation]
     async with held(ours.world.connection, "SELECT 1 FROM dag_run FOR UPDATE"), ours.client(ti) as client:
         assert (await client.request(method, path, json=body)).status_code < 300
@@ -115,7 +115,7 @@ async def test_nobody_waits_for_the_dag_run_that_the_scheduler_holds(ours: InPro
 @pytest.mark.parametrize("operation", ["rtif", "xcom"])
 async def test_what_refers_to_a_task_instance_does_not_wait_for_its_row_lock(ours: InProcess, operation: str) -> None:
     ti = await SETUPS["running"](ours.world)
-    method, path = {"rtif": ("PUT", f"/task-instances/{ti}/rtif"), "xcom": ("POST", "/xcoms/d/manual__1/work/k")}[operation]
+    method, path = {"rtif": ("PUT", f"/task-instances/{ti}/rtif"), "xcom": ("POST", "/xcoms/d/manual__1/job/k")}[operation]
     lock = "SELECT 1 FROM task_instance WHERE id = $1 FOR NO KEY UPDATE"
     async with held(ours.world.connection, lock, ti), ours.client(ti) as client:
         assert (await client.request(method, path, json={"a": 1})).status_code == 201

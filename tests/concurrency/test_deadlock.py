@@ -72,7 +72,7 @@ class Duel:
         return True
 
     async def state(self) -> str:
-        return str(await self.observer.fetchval("SELECT state FROM task_instance WHERE task_id = 'work'"))
+        return str(await self.observer.fetchval("SELECT state FROM task_instance WHERE task_id = 'job'"))
 
 
 @pytest.fixture(scope="module", params=["ours", "airflow"])

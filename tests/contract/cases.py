@@ -126,22 +126,22 @@ async def with_xcoms(world: World) -> Any:
     for number, run_id in enumerate(("early", RUN)):
         date = EPOCH.replace(day=1 + number)
         await world.run("d", run_id, logical_date=date, run_after=date)
-        ti = await world.running("d", "work", run_id, try_number=1)
-        await world.xcom("d", "work", "return_value", {"run": run_id, "n": [1, 2.5, None, "é"]}, run_id)
-        await world.xcom("d", "work", "a/key with spaces", "slashes", run_id)
+        ti = await world.running("d", "job", run_id, try_number=1)
+        await world.xcom("d", "job", "return_value", {"run": run_id, "n": [1, 2.5, None, "é"]}, run_id)
+        await world.xcom("d", "job", "a/key with spaces", "slashes", run_id)
         for index in range(6):
             await world.ti("d", "mapped", run_id, map_index=index, state="success")
             await world.xcom("d", "mapped", "return_value", index * 10 + number, run_id, map_index=index)
-    await world.xcom("d", "work", "null", None)
-    await world.xcom("d", "work", "early_only", 1, "early")
+    await world.xcom("d", "job", "null", None)
+    await world.xcom("d", "job", "early_only", 1, "early")
     return ti
 
 
 @setup
 async def with_left_xcoms(world: World) -> Any:
     ti = await world.one("d")
-    await world.xcom("d", "work", "left", 1)
-    await world.xcom("d", "work", "over", 2)
+    await world.xcom("d", "job", "left", 1)
+    await world.xcom("d", "job", "over", 2)
     await world.insert("task_reschedule", ti_id=ti, start_date=EPOCH, end_date=EPOCH, duration=0, reschedule_date=EPOCH)
     return ti
 
@@ -195,7 +195,7 @@ async def several_runs(world: World) -> Any:
             end_date=None if state == "running" else date.replace(hour=1),
             note="noted" if number == 2 else None,
         )
-        ti = await world.running("d", "work", f"run{number}", state="success" if number < 3 else "running", duration=1.5)
+        ti = await world.running("d", "job", f"run{number}", state="success" if number < 3 else "running", duration=1.5)
         await world.ti("d", "other", f"run{number}", state=("failed", None, "skipped", "queued")[number])
         await world.ti("d", "mapped", f"run{number}", map_index=0, state="success")
         await world.ti("d", "mapped", f"run{number}", map_index=1, state="upstream_failed")
@@ -296,7 +296,7 @@ async def partitioned_consumer_and_run(world: World) -> Any:
 async def retried_before(world: World) -> Any:
     ti = await world.one_running("d", max_tries=3)
     await world.insert("task_reschedule", ti_id=ti, start_date=EPOCH, end_date=EPOCH, duration=0, reschedule_date=EPOCH)
-    await world.xcom("d", "work", "kept", 1)
+    await world.xcom("d", "job", "kept", 1)
     await world.insert(
         "hitl_detail",
         ti_id=ti,
@@ -318,7 +318,7 @@ async def retried_before(world: World) -> Any:
 async def fail_fast(world: World) -> Any:
     ti = await world.one_running("d")
     await world.connection.execute("UPDATE dag SET fail_fast = true")
-    tasks = [{"__var": {"task_id": "work"}, "__type": "operator"}]
+    tasks = [{"__var": {"task_id": "job"}, "__type": "operator"}]
     for name, state in (
         ("busy", "running"),
         ("waiting", None),
@@ -341,7 +341,7 @@ async def with_serialized(world: World) -> Any:
     ti = await world.one_running("d")
     encoded = [{"__var": {"name": n, "uri": u, "extra": {}, "group": "asset"}, "__type": "asset"} for n, u in (active, gone)]
     tasks = [
-        {"__var": {"task_id": "work", "inlets": encoded[:1], "outlets": encoded}, "__type": "operator"},
+        {"__var": {"task_id": "job", "inlets": encoded[:1], "outlets": encoded}, "__type": "operator"},
         {"__var": {"task_id": "g.one"}, "__type": "operator"},
         {"__var": {"task_id": "g.inner.two"}, "__type": "operator"},
     ]
@@ -616,21 +616,21 @@ CASES: list[Case] = [
     get("reschedules of another", "/task-reschedules/{ti}/start_date", "with_reschedules", token="other", differs=STRICTER_TOKEN, ours=403, revisions=("3.2",)),
     get("reschedules of another on 3.3", "/task-reschedules/{ti}/start_date", "with_reschedules", token="other", revisions=("3.3",)),
     # --- XComs
-    get("xcom", f"{_X}/work/return_value", "with_xcoms"),
-    get("xcom with slashes", f"{_X}/work/a/key%20with%20spaces", "with_xcoms"),
-    get("xcom null", f"{_X}/work/null", "with_xcoms"),
+    get("xcom", f"{_X}/job/return_value", "with_xcoms"),
+    get("xcom with slashes", f"{_X}/job/a/key%20with%20spaces", "with_xcoms"),
+    get("xcom null", f"{_X}/job/null", "with_xcoms"),
     get("xcom of a map index", f"{_X}/mapped/return_value?map_index=3", "with_xcoms"),
     get("xcom of no map index", f"{_X}/mapped/return_value", "with_xcoms"),
     get("xcom by offset", f"{_X}/mapped/return_value?offset=1", "with_xcoms"),
     get("xcom by negative offset", f"{_X}/mapped/return_value?offset=-2", "with_xcoms"),
     get("xcom beyond the offsets", f"{_X}/mapped/return_value?offset=99", "with_xcoms"),
-    get("xcom of prior dates", f"{_X}/work/early_only?include_prior_dates=true", "with_xcoms"),
-    get("xcom of prior dates, newest first", f"{_X}/work/return_value?include_prior_dates=true", "with_xcoms"),
-    get("xcom without prior dates", f"{_X}/work/early_only", "with_xcoms"),
-    get("xcom of an unknown run", "/xcoms/d/nope/work/return_value", "with_xcoms"),
-    get("xcom with a bad map index", f"{_X}/work/return_value?map_index=x", "with_xcoms"),
-    get("xcom without a token", f"{_X}/work/return_value", "with_xcoms", token="none"),
-    get("xcom with another's token", f"{_X}/work/return_value", "with_xcoms", token="other"),
+    get("xcom of prior dates", f"{_X}/job/early_only?include_prior_dates=true", "with_xcoms"),
+    get("xcom of prior dates, newest first", f"{_X}/job/return_value?include_prior_dates=true", "with_xcoms"),
+    get("xcom without prior dates", f"{_X}/job/early_only", "with_xcoms"),
+    get("xcom of an unknown run", "/xcoms/d/nope/job/return_value", "with_xcoms"),
+    get("xcom with a bad map index", f"{_X}/job/return_value?map_index=x", "with_xcoms"),
+    get("xcom without a token", f"{_X}/job/return_value", "with_xcoms", token="none"),
+    get("xcom with another's token", f"{_X}/job/return_value", "with_xcoms", token="other"),
     get("xcom count", f"{_X}/mapped/return_value", "with_xcoms", method="HEAD"),
     get("xcom count of none", f"{_X}/mapped/nope", "with_xcoms", method="HEAD"),
     get("xcom count with a map index", f"{_X}/mapped/return_value?map_index=1", "with_xcoms", method="HEAD"),
@@ -647,35 +647,35 @@ CASES: list[Case] = [
     get("xcom slice of prior dates", f"{_X}/mapped/return_value/slice?include_prior_dates=true&start=0&stop=2", "with_xcoms"),
     get("xcom slice with a bad step", f"{_X}/mapped/return_value/slice?step=x", "with_xcoms"),
     *(
-        Case(f"xcom set {name}", "POST", f"{_X}/work/k", value)
+        Case(f"xcom set {name}", "POST", f"{_X}/job/k", value)
         for name, value in (
             ("number", 1), ("float", 1.5), ("text", "té\u2028xt"), ("null", None), ("list", [1, [2]]), ("object", {"a": {"b": 1}}),
             ("big number", 2**70), ("false", False), ("text that looks like JSON", '{"a": 1}'),
         )
     ),
-    Case("xcom set again", "POST", f"{_X}/work/return_value", "new", setup="with_xcoms"),
-    Case("xcom set with slashes", "POST", f"{_X}/work/a%2Fb/c%20d", 1),
-    Case("xcom set on a map index", "POST", f"{_X}/work/k?map_index=2", 1, setup="mapped_one"),
-    Case("xcom set as the result of the Dag", "POST", f"{_X}/work/k?dag_result=true", 1),
-    Case("xcom set with a length", "POST", f"{_X}/work/k?mapped_length=3", [1, 2, 3]),
-    Case("xcom set with a length of none", "POST", f"{_X}/work/k?mapped_length=0", []),
-    Case("xcom set with too great a length", "POST", f"{_X}/work/k?mapped_length=1025", [1]),
-    Case("xcom set with a negative length", "POST", f"{_X}/work/k?mapped_length=-1", [1], differs=BETTER_REFUSAL, ours=422),
-    Case("xcom set without a body", "POST", f"{_X}/work/k"),
-    Case("xcom set not declared JSON", "POST", f"{_X}/work/k", content=b"[1]", differs=ERROR_SHAPE, ours=422),
-    Case("xcom set malformed JSON", "POST", f"{_X}/work/k", content=b"[1", headers=JSON_HEADER),
-    Case("xcom set NaN", "POST", f"{_X}/work/k", content=b"[NaN]", headers=JSON_HEADER, differs=BETTER_REFUSAL, ours=422),
-    Case("xcom set lone surrogate", "POST", f"{_X}/work/k", content=b'"\\ud800"', headers=JSON_HEADER, differs=BETTER_REFUSAL, ours=422),
-    Case("xcom set NUL in the value", "POST", f"{_X}/work/k", "a\0b", differs=BETTER_REFUSAL, ours=422),
-    Case("xcom set NUL in the key", "POST", f"{_X}/work/a%00b", 1, differs=BETTER_REFUSAL, ours=422),
-    Case("xcom set key too long", "POST", f"{_X}/work/" + "k" * 513, 1, differs=BETTER_REFUSAL, ours=422),
-    Case("xcom set in an unknown run", "POST", "/xcoms/d/nope/work/k", 1),
+    Case("xcom set again", "POST", f"{_X}/job/return_value", "new", setup="with_xcoms"),
+    Case("xcom set with slashes", "POST", f"{_X}/job/a%2Fb/c%20d", 1),
+    Case("xcom set on a map index", "POST", f"{_X}/job/k?map_index=2", 1, setup="mapped_one"),
+    Case("xcom set as the result of the Dag", "POST", f"{_X}/job/k?dag_result=true", 1),
+    Case("xcom set with a length", "POST", f"{_X}/job/k?mapped_length=3", [1, 2, 3]),
+    Case("xcom set with a length of none", "POST", f"{_X}/job/k?mapped_length=0", []),
+    Case("xcom set with too great a length", "POST", f"{_X}/job/k?mapped_length=1025", [1]),
+    Case("xcom set with a negative length", "POST", f"{_X}/job/k?mapped_length=-1", [1], differs=BETTER_REFUSAL, ours=422),
+    Case("xcom set without a body", "POST", f"{_X}/job/k"),
+    Case("xcom set not declared JSON", "POST", f"{_X}/job/k", content=b"[1]", differs=ERROR_SHAPE, ours=422),
+    Case("xcom set malformed JSON", "POST", f"{_X}/job/k", content=b"[1", headers=JSON_HEADER),
+    Case("xcom set NaN", "POST", f"{_X}/job/k", content=b"[NaN]", headers=JSON_HEADER, differs=BETTER_REFUSAL, ours=422),
+    Case("xcom set lone surrogate", "POST", f"{_X}/job/k", content=b'"\\ud800"', headers=JSON_HEADER, differs=BETTER_REFUSAL, ours=422),
+    Case("xcom set NUL in the value", "POST", f"{_X}/job/k", "a\0b", differs=BETTER_REFUSAL, ours=422),
+    Case("xcom set NUL in the key", "POST", f"{_X}/job/a%00b", 1, differs=BETTER_REFUSAL, ours=422),
+    Case("xcom set key too long", "POST", f"{_X}/job/" + "k" * 513, 1, differs=BETTER_REFUSAL, ours=422),
+    Case("xcom set in an unknown run", "POST", "/xcoms/d/nope/job/k", 1),
     Case("xcom set for an unknown task", "POST", f"{_X}/nope/k", 1, differs=BETTER_REFUSAL, ours=404),
-    Case("xcom set after success", "POST", f"{_X}/work/k", 1, setup="success"),
-    Case("xcom set without a key", "POST", f"{_X}/work/", 1, differs=ERROR_SHAPE, ours=422),
-    get("xcom delete", f"{_X}/work/return_value", "with_xcoms", method="DELETE"),
+    Case("xcom set after success", "POST", f"{_X}/job/k", 1, setup="success"),
+    Case("xcom set without a key", "POST", f"{_X}/job/", 1, differs=ERROR_SHAPE, ours=422),
+    get("xcom delete", f"{_X}/job/return_value", "with_xcoms", method="DELETE"),
     get("xcom delete on a map index", f"{_X}/mapped/return_value?map_index=1", "with_xcoms", method="DELETE"),
-    get("xcom delete none", f"{_X}/work/nope", "with_xcoms", method="DELETE"),
+    get("xcom delete none", f"{_X}/job/nope", "with_xcoms", method="DELETE"),
     # --- variables
     get("variable in clear", "/variables/clear", "variables"),
     get("variable encrypted", "/variables/secret", "variables"),

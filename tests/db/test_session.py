@@ -50,7 +50,7 @@ async def ti(admin: asyncpg.Connection) -> uuid.UUID:
     world = World(admin)
     if await admin.fetchval("SELECT count(*) FROM dag") == 0:
         await world.one_running("d")
-    return ti_id("d/manual__1/work/-1")
+    return ti_id("d/manual__1/job/-1")
 
 
 async def test_every_session_is_bounded(database: Database) -> None:

@@ -227,7 +227,7 @@ async def test_tokens_are_refreshed_while_a_task_runs(finished: Finished) -> Non
 
 async def test_setup_and_teardown(finished: Finished) -> None:
     assert await finished.run_state("setup_and_teardown") == "failed"
-    assert await finished.states("setup_and_teardown") == {"make": "success", "work": "failed", "remove": "success"}
+    assert await finished.states("setup_and_teardown") == {"make": "success", "job": "failed", "remove": "success"}
 
 
 async def test_fail_fast_stops_the_others(finished: Finished) -> None:

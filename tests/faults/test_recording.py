@@ -60,7 +60,7 @@ async def test_a_defect_in_a_fail_fast_dag_stops_the_others(ours: InProcess, mon
         assert (await client.patch(f"/task-instances/{ti}/state", json=SUCCESS)).status_code == 409
     rows = await ours.world.connection.fetch("SELECT task_id, state FROM task_instance")
     assert {row["task_id"]: row["state"] for row in rows} == {
-        "work": "failed",
+        "job": "failed",
         "busy": "failed",
         "waiting": "skipped",
         "planned": "skipped",

@@ -150,14 +150,14 @@ def setup_and_teardown():
         return "resource"
 
     @task
-    def work():
+    def job():
         raise RuntimeError("the teardown runs all the same")
 
     @teardown
     def remove():
         return "removed"
 
-    make() >> work() >> remove().as_teardown(setups=None)
+    make() >> job() >> remove().as_teardown(setups=None)
 
 
 @dag(**settings, fail_fast=True)
