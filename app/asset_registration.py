@@ -17,7 +17,7 @@ import structlog
 from app.compat import Revision
 from app.db import assets, audit
 from app.db.assets import AssetKey
-from app.db.session import WriteSession
+from app.db.session import Database, WriteSession
 from app.db.tables import AnyRow
 from app.schemas.assets import AssetProfile
 from app.transitions import Refuse, RegisterAssets
@@ -53,7 +53,10 @@ async def register(
 
     :param row: the locked task instance with its run.
     :returns: the refusal of what cannot be recorded faithfully; the caller must then roll back.
+    :raises LockTimeout: when somebody else writes the same assets or queues the same Dags right now; the row that the
+        caller holds must not wait for that.
     """
+    await Database.stop_waiting(session)
     emissions = await _direct(session, row, effect, revision)
     emissions += await _through_aliases(session, row, effect, now)
     queued: list[tuple[int, str]] = []

@@ -28,9 +28,16 @@ RETRYABLE_BY_SQLSTATE: dict[str, type[errors.RetryableDatabaseError]] = {
 RETRYABLE_BY_ERRNO: dict[int, type[errors.RetryableDatabaseError]] = {
     1213: errors.DeadlockDetected,
     1205: errors.LockTimeout,
+    1969: errors.StatementTimeout,  # MariaDB's max_statement_time
+    3024: errors.StatementTimeout,  # MySQL's max_execution_time
+    1040: errors.TooManyConnections,
+    1053: errors.ConnectionLost,  # server shutdown in progress
+    1927: errors.ConnectionLost,  # MariaDB: connection was killed
+    2003: errors.ConnectionLost,  # cannot connect
     2006: errors.ConnectionLost,  # server has gone away
     2013: errors.ConnectionLost,  # lost connection during query
 }
+MYSQL_DRIVERS = {"pymysql", "asyncmy", "aiomysql"}  # top-level modules of their errors
 CONNECTION_CLASS = "08"  # SQLSTATE class 08: connection exceptions
 DATA_CLASS = "22"  # SQLSTATE class 22: data exceptions
 REJECTED_BY_SQLSTATE: dict[str, type[errors.RejectedByDatabase]] = {
@@ -66,6 +73,11 @@ def translated() -> Iterator[None]:
 
 
 def _by_code(error: BaseException) -> errors.ExecutionApiError | None:
+    if type(error).__module__.partition(".")[0] in MYSQL_DRIVERS:
+        # By errno alone: their SQLSTATE, where a driver tells it, is 40001 for a deadlock and HY000 for most others.
+        errno = next((argument for argument in error.args if isinstance(argument, int)), None)
+        kind = None if errno is None else RETRYABLE_BY_ERRNO.get(errno)
+        return None if kind is None else kind(f"MySQL error {errno}")
     sqlstate = getattr(error, "sqlstate", None)
     if isinstance(sqlstate, str):
         if kind := RETRYABLE_BY_SQLSTATE.get(sqlstate):
@@ -83,9 +95,6 @@ def _by_code(error: BaseException) -> errors.ExecutionApiError | None:
         return errors.ConnectionLost("the connection to the database was lost")
     if isinstance(error, OSError):  # refused, reset, timed out, host not found
         return errors.ConnectionLost("the database cannot be reached")
-    errno = next((a for a in getattr(error, "args", ()) if isinstance(a, int)), None)
-    if errno in RETRYABLE_BY_ERRNO and type(error).__module__.split(".")[0] in {"pymysql", "asyncmy", "aiomysql"}:
-        return RETRYABLE_BY_ERRNO[errno](f"MySQL error {errno}")
     return None
 
 

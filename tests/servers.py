@@ -149,13 +149,15 @@ def airflow_process_environment(version: str, database_url: str, home: Path, **s
 
 
 def airflow_environment(version: str) -> Path:
-    """Return a virtual environment with this Airflow, installed on first use, outside the checkout.
+    """Return a virtual environment with this Airflow, pinned by hash and kept in the user's cache folder."""
+    return pinned_environment(f"airflow-{version}")
 
-    It is pinned by hash in ``requirements/airflow-VERSION.txt`` and kept in the user's cache folder.
-    """
-    requirements = ROOT / "requirements" / f"airflow-{version}.txt"
+
+def pinned_environment(name: str) -> Path:
+    """Return the virtual environment of ``requirements/NAME.txt``, installed on first use, outside the checkout."""
+    requirements = ROOT / "requirements" / f"{name}.txt"
     digest = sha256(requirements.read_bytes() + sys.version.encode()).hexdigest()[:12]
-    folder = CACHE / f"airflow-{version}-{digest}"
+    folder = CACHE / f"{name}-{digest}"
     if not (folder / "complete").exists():
         shutil.rmtree(folder, ignore_errors=True)
         uv = [sys.executable, "-m", "uv", "--quiet"]

@@ -47,7 +47,7 @@ TABLE = [
     Row("success", "running", "PATCH", "/task-instances/{ti}/state", {"state": "success", **END}, 1, 3),
     Row("success again", "success", "PATCH", "/task-instances/{ti}/state", {"state": "success", **END}, 1, 1),
     Row("failed", "running", "PATCH", "/task-instances/{ti}/state", {"state": "failed", **END}, 1, 3),
-    Row("retry", "running", "PATCH", "/task-instances/{ti}/state", {"state": "up_for_retry", **END}, 1, 6),
+    Row("retry", "running", "PATCH", "/task-instances/{ti}/state", {"state": "up_for_retry", **END}, 1, 7),
     Row(
         "deferred", "running", "PATCH", "/task-instances/{ti}/state",
         {"state": "deferred", "classpath": "T", "next_method": "m"}, 1, 4,
@@ -58,7 +58,7 @@ TABLE = [
     ),
     Row(
         "success with outlets", "outlets", "PATCH", "/task-instances/{ti}/state",
-        {"state": "success", **END, "task_outlets": OUTLETS}, 1, 9,
+        {"state": "success", **END, "task_outlets": OUTLETS}, 1, 10,
     ),
     Row("fail fast", "fail_fast", "PATCH", "/task-instances/{ti}/state", {"state": "failed", **END}, 4, 13),
     Row("skip downstream", "downstream", "PATCH", "/task-instances/{ti}/skip-downstream", {"tasks": ["t0", "t1"]}, 2, 5),

@@ -132,7 +132,10 @@ async def _ask(duel: Duel, ti: Any, body: dict[str, Any]) -> httpx.Response:
 
 
 async def test_a_success_whose_asset_rows_deadlock(duel: Duel, revision: str) -> None:
-    """Another writer has queued one of two Dags and then wants the other, which our success has queued."""
+    """Another writer has queued one of two Dags and then wants the other, which the success has queued.
+
+    Ours lets go of everything when it meets a lock there, and comes back: nobody deadlocks, and the success is recorded.
+    """
     ti = await SETUPS["outlets"](World(duel.observer, revision))
     await duel.observer.execute("UPDATE dag SET is_paused = true WHERE dag_id NOT IN ('c1', 'c2')")
     queue = "INSERT INTO asset_dag_run_queue (asset_id, target_dag_id, created_at) VALUES (1, $1, now())"
@@ -143,21 +146,18 @@ async def test_a_success_whose_asset_rows_deadlock(duel: Duel, revision: str) ->
         await transaction.start()
         await duel.writer.execute(queue, first)
         request = asyncio.create_task(_ask(duel, ti, body))
-        assert await duel.until_waiting(besides=request)
+        assert duel.ours or await duel.until_waiting(besides=request)
         await duel.writer.execute(queue, second)
         await transaction.rollback()
         answer = await request
-        if duel.deadlocks() > before:
+        if duel.ours or duel.deadlocks() > before:
             break
         await duel.observer.execute("UPDATE task_instance SET state = 'running'")
         await duel.observer.execute("DELETE FROM asset_dag_run_queue")
-    assert duel.deadlocks() == before + 1
+    assert duel.deadlocks() == before + (not duel.ours)
     if duel.ours:
-        assert (answer.status_code, answer.json()["detail"]["reason"], await duel.state()) == (503, "deadlock", "running")
-        assert await duel.observer.fetchval("SELECT count(*) FROM asset_event") == 0
-        assert (await _ask(duel, ti, body)).status_code == 204
         assert await duel.observer.fetchval("SELECT count(*) FROM asset_dag_run_queue") == 2
-        assert await duel.state() == "success"
+        assert (answer.status_code, await duel.state()) == (204, "success")
     elif revision == "3.2":
         assert (answer.status_code, await duel.state()) == (500, "running")
     else:
@@ -220,10 +220,11 @@ async def test_two_successes_with_equal_outlets_never_deadlock(duel: Duel, revis
 async def test_a_run_under_the_schedulers_bulk_updates(duel: Duel, revision: str) -> None:
     """Forty tasks live their lives while the scheduler's statement updates their run again and again.
 
-    Every answer is a 2xx that the database holds, or a 503 that left no trace and is asked again, as the Task SDK would.
+    3.2.1 deadlocks with it and answers 500. Ours: every answer is a 2xx that the database holds, or a 503 that left no
+    trace and is asked again, as the Task SDK would.
     """
-    if not duel.ours:
-        pytest.skip("about our locks")
+    if not duel.ours and revision == "3.3":
+        pytest.skip("3.3.2 locks the task instance alone, and does not deadlock here")
     world = World(duel.observer, revision)
     await world.dag("d")
     await world.run("d")
@@ -242,7 +243,11 @@ async def test_a_run_under_the_schedulers_bulk_updates(duel: Duel, revision: str
     scheduler = asyncio.create_task(schedule())
     statuses = [status for life in await asyncio.gather(*(_live(duel, ti) for ti in tasks)) for status in life]
     finished.set()
-    assert await scheduler > 10
+    assert await scheduler
+    if not duel.ours:
+        assert duel.deadlocks() > before
+        assert 500 in statuses
+        return
     assert set(statuses) <= {200, 204, 503}
     assert duel.deadlocks() == before
     states = await duel.observer.fetch("SELECT state, count(*) FROM task_instance GROUP BY state")
@@ -259,8 +264,12 @@ async def _live(duel: Duel, ti: Any) -> list[int]:
     async with duel.server.client(ti, timeout=20) as client:
         for method, path, body in (("PATCH", "run", start), beat, beat, beat, ("PATCH", "state", SUCCESS)):
             for _ in range(20):
-                answer = await client.request(method, f"/task-instances/{ti}/{path}", json=body)
+                try:
+                    answer = await client.request(method, f"/task-instances/{ti}/{path}", json=body)
+                except httpx.TransportError:  # 3.2.1's own server cuts connections too
+                    assert not duel.ours
+                    continue
                 statuses.append(answer.status_code)
-                if answer.status_code != 503:
+                if answer.status_code < 500:
                     break
     return statuses

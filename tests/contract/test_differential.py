@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -18,17 +15,13 @@ import pytest
 
 from tests.conftest import empty
 from tests.contract.cases import ABSENT, CASES, SETUPS, Case
+from tests.rows import masked, rows
 from tests.servers import Server, airflow_server, our_server, token
 from tests.world import World, ti_id
 
 pytestmark = pytest.mark.slow
 
-UNORDERED = {"log", "asset_event"}  # Airflow writes several of these rows in the order of a set
 AIRFLOW = {"3.2": "3.2.1", "3.3": "3.3.2"}
-MASKED = {
-    "FERNET": re.compile(r"gAAAAA[\w=-]{20,}"),
-    "MOMENT": re.compile(r"20\d\d-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)"),
-}
 
 
 @dataclass
@@ -56,14 +49,6 @@ class Side:
         elif case.content is not None:
             body = {"content": case.content}
         return await self.client.request(case.method, case.path.replace("{ti}", ti), headers=headers, **body)
-
-    async def rows(self) -> Counter[str]:
-        """Return every row of every table, as text, with what differs between two equal runs masked."""
-        tables = await self.connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
-        query = " UNION ALL ".join(
-            f"SELECT '{t['tablename']}', to_jsonb(t)::text FROM \"{t['tablename']}\" t" for t in tables
-        )
-        return Counter(f"{table}: {masked(row, table)}" for table, row in await self.connection.fetch(query))
 
 
 @pytest.fixture(scope="module")
@@ -93,10 +78,10 @@ async def test_equal_answers_and_rows(case: Case, sides: tuple[Side, Side], revi
     theirs, ours = sides
     ti, same = await asyncio.gather(*(side.set_up(case, revision) for side in sides))
     assert ti == same
-    before = await theirs.rows()
-    assert before == await ours.rows()
+    before = await rows(theirs.connection)
+    assert before == await rows(ours.connection)
     their_answer, our_answer = await asyncio.gather(theirs.ask(case, ti), ours.ask(case, ti))
-    after_theirs, after_ours = await theirs.rows(), await ours.rows()
+    after_theirs, after_ours = await rows(theirs.connection), await rows(ours.connection)
     if case.differs is not None:
         assert our_answer.status_code == case.ours
         if our_answer.status_code >= 400:
@@ -125,19 +110,3 @@ def assert_refusal(answer: httpx.Response) -> None:
     assert answer.status_code < 500
     assert answer.headers["content-type"] == "application/json"
     assert answer.json()["detail"]
-
-
-def masked(text: str, table: str = "") -> str:
-    """Return a row or body with what cannot be equal masked: new ids, times of now, what was encrypted."""
-    if table in UNORDERED:
-        text = re.sub(r'"id": \d+', '"id": N', text)
-    text = MASKED["FERNET"].sub("FERNET", text)
-    text = MASKED["MOMENT"].sub(_mask_recent, text)
-    text = re.sub(r"-?\d{7,}\.\d+", "LONG", text)  # durations up to now
-    text = re.sub(r'("duration": )-?\d{7,}', r'\1"LONG"', text)
-    return re.sub(r"01[0-9a-f]{6}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}", "NEW-ID", text)
-
-
-def _mask_recent(found: re.Match[str]) -> str:
-    moment = datetime.fromisoformat(found[0].replace("Z", "+00:00").replace(" ", "T"))
-    return "NOW" if abs(moment - datetime.now(UTC)) < timedelta(hours=2) else found[0]

@@ -78,9 +78,10 @@ async def test_a_retryable_error_is_never_a_reason_to_fail(
     ours: InProcess, monkeypatch: pytest.MonkeyPatch, kind: type[errors.RetryableDatabaseError]
 ) -> None:
     ti = await SETUPS["running"](ours.world)
-    monkeypatch.setattr(audit, "record_transition", failing(kind("injected")))
+    monkeypatch.setattr(audit, "record_transition", failing(kind("injected"), times=1000))
     async with ours.client(ti) as client:
         answer = await client.patch(f"/task-instances/{ti}/state", json=SUCCESS, headers={"correlation-id": "abc"})
+        monkeypatch.undo()
         assert answer.status_code == 503
         assert kind.delay <= int(answer.headers["retry-after"]) <= kind.delay + 2
         assert answer.headers["content-type"] == "application/json"

@@ -1,0 +1,278 @@
+"""Each of our transactions against each of Airflow's writers, statement by statement, in every order, on PostgreSQL.
+
+Both sides stop before every statement that shares a table with the other side, and before COMMIT; two statements that
+share none can be swapped without a difference, so they need no stop of their own. A schedule says whose turn it is. A side
+whose statement waits for a lock keeps waiting while the other one goes on.
+
+Of every schedule it must be true that nobody deadlocks, that we answer no 5xx, and that the rows are those that one of the
+two serial orders leaves: no update is lost. Where our operation is several transactions (fail-fast, skip-downstream), or the
+writer skips what is locked, that must be true of each row. Where the writer itself writes over what it never locked, our own
+report must be on record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import asyncpg
+import pytest
+from sqlalchemy import event
+from sqlalchemy.util import await_only
+
+from app.main import create_app
+from app.service import Service
+from app.settings import DatabaseSettings, Settings, TokenSettings, async_url
+from tests.concurrency.writers import WRITERS, Writer
+from tests.conftest import empty
+from tests.contract.cases import SETUPS
+from tests.faults.conftest import InProcess
+from tests.rows import rows
+from tests.servers import FERNET_KEY, SECRET
+from tests.world import World
+
+pytestmark = pytest.mark.slow
+
+START = {"state": "running", "hostname": "worker", "unixname": "u", "pid": 42, "start_date": "2026-01-01T00:00:00Z"}
+END = {"end_date": "2026-01-01T00:05:00Z"}
+OUTLET = {"name": "first", "uri": "s3://bucket/first", "type": "Asset"}
+TABLES = (
+    "task_instance", "task_instance_history", "dag_run", "trigger", "task_reschedule", "asset_event", "asset_dag_run_queue",
+    "log", "rendered_task_instance_fields", "xcom", "hitl_detail",
+)  # fmt: skip
+CHANGED = re.compile(r"task_instance_history|task_instance|dag_run\b|trigger\b|asset_dag_run_queue")
+LOCK_WAIT = (
+    "SELECT count(*) > 0 FROM pg_stat_activity"
+    " WHERE datname = current_database() AND wait_event_type = 'Lock' AND (application_name = 'execution-api') = $1"
+)
+PATIENCE = 20.0  # seconds that one schedule may take; it takes some milliseconds
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One request of ours.
+
+    :param event: the audit event that proves it, if it leaves one.
+    :param atomic: whether it is a single transaction.
+    """
+
+    name: str
+    setup: str
+    method: str
+    path: str
+    body: Any
+    event: str | None = None
+    atomic: bool = True
+
+
+_STATE = ("PATCH", "/task-instances/{ti}/state")
+OPERATIONS = (
+    Operation("heartbeat", "fail_fast", "PUT", "/task-instances/{ti}/heartbeat", {"hostname": "worker", "pid": 42}),
+    Operation("run", "queued", "PATCH", "/task-instances/{ti}/run", START, "running"),
+    Operation("success", "fail_fast", *_STATE, {"state": "success", **END}, "success"),
+    Operation("success with outlets", "outlets", *_STATE, {"state": "success", **END, "task_outlets": [OUTLET]}, "success"),
+    Operation("retry", "fail_fast", *_STATE, {"state": "up_for_retry", **END}, "up_for_retry"),
+    Operation("deferred", "running", *_STATE, {"state": "deferred", "classpath": "T", "next_method": "m"}, "deferred"),
+    Operation(
+        "rescheduled", "running", *_STATE,
+        {"state": "up_for_reschedule", **END, "reschedule_date": END["end_date"]}, "up_for_reschedule",
+    ),
+    Operation("fail fast", "fail_fast", *_STATE, {"state": "failed", **END}, "failed", atomic=False),
+    Operation(
+        "skip downstream", "downstream", "PATCH", "/task-instances/{ti}/skip-downstream",
+        {"tasks": ["t0", "t1"]}, atomic=False,
+    ),
+    Operation("rendered fields", "running", "PUT", "/task-instances/{ti}/rtif", {"a": 1}),
+    Operation("XCom", "running", "POST", "/xcoms/d/manual__1/job/k", 1),
+)  # fmt: skip
+
+
+class Steps:
+    """One side of a schedule: it stops before each step until it is told to go on."""
+
+    def __init__(self) -> None:
+        self._turns = asyncio.Semaphore(0)
+        self._stopped = asyncio.Event()
+        self.count = 0
+        self.task: asyncio.Task[Any] | None = None
+
+    async def stop(self) -> None:
+        self._stopped.set()
+        await self._turns.acquire()
+
+    @property
+    def finished(self) -> bool:
+        return self.task is not None and self.task.done()
+
+    @property
+    def ready(self) -> bool:
+        return self._stopped.is_set()
+
+    async def go_on(self, waits: Callable[[], Any]) -> None:
+        """Let it take one step; return when it stopped before the next one, ended, or waits for a lock."""
+        if self.finished or not self.ready:
+            return
+        self._stopped.clear()
+        self.count += 1
+        self._turns.release()
+        await self.settle(waits)
+
+    async def settle(self, waits: Callable[[], Any]) -> None:
+        assert self.task is not None
+        stopped = asyncio.ensure_future(self._stopped.wait())
+        try:
+            while not (self.ready or self.finished):
+                await asyncio.wait({stopped, self.task}, timeout=0.002, return_when=asyncio.FIRST_COMPLETED)
+                if not (self.ready or self.finished) and await waits():
+                    return
+        finally:
+            stopped.cancel()
+
+
+class Explorer:
+    """Runs one operation against one writer, again and again from the same rows."""
+
+    def __init__(self, ours: InProcess, writing: asyncpg.Connection, watching: asyncpg.Connection) -> None:
+        self.ours, self.writing, self.watching = ours, writing, watching
+        self.gate: Steps | None = None
+        self.shared: set[str] = set()
+        engine = ours.service.database.engine.sync_engine
+
+        @event.listens_for(engine, "before_cursor_execute")
+        def before_statement(_: Any, __: Any, statement: str, *___: Any) -> None:
+            if self.gate is not None and self.shared & set(CHANGED.findall(statement)):
+                await_only(self.gate.stop())
+
+        @event.listens_for(engine, "commit")
+        def before_commit(_: Any) -> None:
+            if self.gate is not None:
+                await_only(self.gate.stop())
+
+    async def prepare(self, setup: str) -> Any:
+        """Write the setup's rows and keep a copy to start every schedule from."""
+        await empty(self.watching)
+        ti = await SETUPS[setup](World(self.watching, "3.3"))
+        for table in TABLES:
+            await self.watching.execute(f"DROP TABLE IF EXISTS saved_{table}; CREATE TABLE saved_{table} AS TABLE {table}")
+        return ti
+
+    async def restore(self) -> None:
+        """Restore the copy; the reporting row last, so that whoever goes through the table holds others before it."""
+        moves = "".join(
+            f"DELETE FROM {table}; INSERT INTO {table} SELECT * FROM saved_{table}"
+            f"{' ORDER BY task_id = $$job$$, id' if table == 'task_instance' else ''};"
+            for table in TABLES
+        )
+        await self.watching.execute(f"SET session_replication_role = replica; {moves} SET session_replication_role = origin")
+        await self.watching.execute("SELECT setval(format('%I.%I', schemaname, sequencename), 1000) FROM pg_sequences")
+
+    async def run(self, operation: Operation, ti: Any, writer: Writer, schedule: str) -> tuple[int, Counter[str], int, int]:
+        """Run one schedule; return our status, the rows after it, and how many steps each side took.
+
+        :param schedule: ``O`` for a step of ours, ``W`` for one of the writer's; what is left runs to its end after it.
+        """
+        await self.restore()
+        ours, theirs = Steps(), Steps()
+        self.gate = ours
+        async with self.ours.client(ti) as client, asyncio.timeout(PATIENCE):
+            path = operation.path.format(ti=ti)
+            ours.task = asyncio.create_task(client.request(operation.method, path, json=operation.body))
+            theirs.task = asyncio.create_task(self._write(writer, theirs))
+            sides = {"O": (ours, True), "W": (theirs, False)}
+            for steps, mine in sides.values():
+                await steps.settle(lambda mine=mine: self._waits(mine))
+            for letter in schedule:
+                steps, mine = sides[letter]
+                await steps.go_on(lambda mine=mine: self._waits(mine))
+            while not (ours.finished and theirs.finished):
+                for steps, mine in sides.values():
+                    await steps.go_on(lambda mine=mine: self._waits(mine))
+                    await asyncio.sleep(0)
+            answer = await ours.task
+            with suppress(*[asyncpg.ForeignKeyViolationError] * writer.stale):  # Airflow's answer is a 500 then
+                await theirs.task
+        self.gate = None
+        return answer.status_code, await rows(self.watching, TABLES), ours.count, theirs.count
+
+    async def _waits(self, mine: bool) -> bool:
+        return bool(await self.watching.fetchval(LOCK_WAIT, mine))
+
+    async def run_passed_over(self, operation: Operation, ti: Any, writer: Writer) -> Counter[str]:
+        """Let the writer pass over the reporting row, which somebody holds, and run ours after it; return the rows."""
+        await self.restore()
+        async with self.watching.transaction():
+            await self.watching.execute("SELECT 1 FROM task_instance WHERE id = $1 FOR UPDATE", ti)
+            await self._write(writer)
+        async with self.ours.client(ti) as client:
+            await client.request(operation.method, operation.path.format(ti=ti), json=operation.body)
+        return await rows(self.watching, TABLES)
+
+    async def _write(self, writer: Writer, steps: Steps | None = None) -> None:
+        kept: list[Any] = []
+        async with self.writing.transaction():
+            for statement in writer.statements:
+                if steps is not None and "/* at once */" not in statement:
+                    await steps.stop()
+                found = await self.writing.fetch(statement, *([kept] if "$1" in statement else []))
+                if "/* keep */" in statement:
+                    kept = [row["id"] for row in found]
+            if steps is not None:
+                await steps.stop()
+
+
+@pytest.fixture(scope="module")
+async def explorer(make_database: Callable[[str], str]) -> AsyncIterator[Explorer]:
+    url = make_database("3.3")
+    database = DatabaseSettings(url=async_url(url, setting="url"), lock_timeout=10.0, statement_timeout=15.0)
+    application = create_app(Settings(database=database, tokens=TokenSettings(secret=SECRET), fernet_keys=(FERNET_KEY,)))
+    writing, watching = [await asyncpg.connect(url) for _ in range(2)]
+    async with application.router.lifespan_context(application):
+        service: Service = application.routes[1].app.service  # type: ignore[attr-defined]
+        yield Explorer(InProcess(application, service, World(watching, "3.3")), writing, watching)
+    await writing.close()
+    await watching.close()
+
+
+def schedules(ours: int, theirs: int) -> Iterator[str]:
+    """Yield every order of so many steps of each side."""
+    for turns in combinations(range(ours + theirs), theirs):
+        yield "".join("W" if turn in turns else "O" for turn in range(ours + theirs))
+
+
+PAIRS = [
+    pytest.param(operation, writer, id=f"{operation.name} / {writer.name}")
+    for operation in OPERATIONS
+    for writer in WRITERS
+    if operation.setup == "outlets" or "task_instance" in "".join(writer.statements)
+]
+
+
+@pytest.mark.parametrize(("operation", "writer"), PAIRS)
+async def test_every_order(explorer: Explorer, operation: Operation, writer: Writer) -> None:
+    explorer.shared = set(CHANGED.findall(" ".join(writer.statements)))
+    ti = await explorer.prepare(operation.setup)
+    ours_first = await explorer.run(operation, ti, writer, "O" * 100)
+    theirs_first = await explorer.run(operation, ti, writer, "W" * 100)
+    alone = await explorer.run(operation, ti, Writer("nobody", "", ()), "")
+    succeeded = alone[0]
+    assert succeeded < 300
+    serial = [outcome[:2] for outcome in (ours_first, theirs_first)]
+    legal = set().union(ours_first[1], theirs_first[1], alone[1])
+    if writer.skips:
+        legal |= set(await explorer.run_passed_over(operation, ti, writer))
+    for schedule in schedules(ours_first[2], theirs_first[3]):
+        status, found, _, _ = await explorer.run(operation, ti, writer, schedule)
+        assert status < 500, schedule
+        if writer.stale:
+            recorded = sum(count for row, count in found.items() if f'"event": "{operation.event}"' in row)
+            assert recorded == (status == succeeded and operation.event is not None), schedule
+        elif operation.atomic and not writer.skips:
+            assert (status, found) in serial, schedule
+        else:
+            assert found.keys() <= legal, (schedule, found.keys() - legal)

@@ -1,0 +1,193 @@
+"""Every writer of Airflow's that changes task instances, triggers or asset queues, as the statements that it sends.
+
+Read in Airflow 3.2.1 and 3.3.2; where the two differ, the one that locks more stands here. A writer is one transaction:
+its statements in order, then COMMIT. ``/* keep */`` marks the statement whose ids ``$1`` refers to later, ``/* at once */``
+one that touches nothing that a statement of ours waits for, so that it follows the one before it at once. The rows are those
+of the setups in ``tests/contract/cases.py``: run ``manual__1`` of Dag ``d``, the task instance that reports being ``job``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_RUN = "dag_id = 'd' AND run_id = 'manual__1'"
+_UNFINISHED = (
+    "(state IS NULL OR state IN ('queued', 'scheduled', 'running', 'restarting', 'deferred', 'up_for_retry',"
+    " 'up_for_reschedule', 'awaiting_input'))"
+)
+_LOCK_RUN = f"SELECT id FROM dag_run WHERE {_RUN} FOR NO KEY UPDATE SKIP LOCKED"
+
+
+@dataclass(frozen=True)
+class Writer:
+    """One transaction of Airflow's.
+
+    :param source: the module and function that sends it.
+    :param skips: whether it passes over rows that somebody else holds (``SKIP LOCKED``), to come back for them later.
+    :param stale: whether it writes what it decided on rows that it read without locking them; whatever happens in between
+        is lost there, with Airflow's own server too, so that its outcome need not be that of either order.
+    """
+
+    name: str
+    source: str
+    statements: tuple[str, ...]
+    skips: bool = False
+    stale: bool = False
+
+
+WRITERS = (
+    Writer(
+        "bulk update of the Dag version",
+        "jobs/scheduler_job_runner.py: _verify_integrity_if_dag_changed",
+        (_LOCK_RUN, f"UPDATE task_instance SET queue = 'moved', updated_at = now() WHERE {_RUN} AND {_UNFINISHED}"),
+    ),
+    Writer(
+        "the plugin's batches",
+        "scheduler_plugin: in place of the bulk update",
+        (
+            _LOCK_RUN,
+            "UPDATE task_instance SET queue = 'moved', updated_at = now() WHERE id IN"
+            f" (SELECT id FROM task_instance WHERE {_RUN} AND {_UNFINISHED} ORDER BY id LIMIT 4 FOR UPDATE SKIP LOCKED)",
+            "UPDATE task_instance SET queue = 'moved', updated_at = now() WHERE id IN"
+            f" (SELECT id FROM task_instance WHERE {_RUN} AND {_UNFINISHED} AND queue <> 'moved'"
+            " ORDER BY id LIMIT 4 FOR UPDATE SKIP LOCKED)",
+        ),
+        skips=True,
+    ),
+    Writer(
+        "schedule_tis",
+        "models/dagrun.py: schedule_tis",
+        (
+            _LOCK_RUN,
+            "UPDATE task_instance SET state = 'scheduled', scheduled_dttm = now(), try_number = try_number + 1,"
+            f" updated_at = now() WHERE id IN (SELECT id FROM task_instance WHERE {_RUN})"
+            " AND (state IS NULL OR state IN ('up_for_retry', 'up_for_reschedule'))",
+        ),
+    ),
+    Writer(
+        "critical section",
+        "jobs/scheduler_job_runner.py: _executable_task_instances_to_queued",
+        (
+            f"SELECT id FROM task_instance WHERE {_RUN} AND state = 'scheduled' FOR NO KEY UPDATE SKIP LOCKED",
+            "UPDATE task_instance SET state = 'queued', queued_dttm = now(), updated_at = now()"
+            f" WHERE {_RUN} AND state = 'scheduled'",
+        ),
+        skips=True,
+    ),
+    Writer(
+        "executor events and heartbeat-timeout purge",
+        "jobs/scheduler_job_runner.py: process_executor_events, after _purge_task_instances_without_heartbeats",
+        (
+            f"SELECT id FROM task_instance WHERE {_RUN} AND state IN ('running', 'queued')"
+            " FOR NO KEY UPDATE SKIP LOCKED /* keep */",
+            "UPDATE task_instance SET state = 'failed', end_date = now(), updated_at = now() WHERE id = ANY($1)",
+        ),
+        skips=True,
+    ),
+    Writer(
+        "trigger time-outs",
+        "jobs/scheduler_job_runner.py: check_trigger_timeouts",
+        (
+            "UPDATE task_instance SET state = 'scheduled', next_method = '__fail__', trigger_id = NULL,"
+            " scheduled_dttm = now(), updated_at = now() WHERE state = 'deferred' AND trigger_timeout < now()",
+        ),
+    ),
+    Writer(
+        "trigger clean-up, first half",
+        "models/trigger.py: clean_unused",
+        (
+            "UPDATE task_instance SET trigger_id = NULL, updated_at = now() WHERE state <> 'deferred' AND trigger_id IS NOT NULL",
+        ),
+    ),
+    Writer(
+        "trigger clean-up, second half",
+        "models/trigger.py: clean_unused",
+        (
+            "DELETE FROM trigger WHERE id IN (SELECT id FROM trigger t WHERE NOT EXISTS"
+            " (SELECT 1 FROM task_instance WHERE trigger_id = t.id) FOR UPDATE SKIP LOCKED)",
+        ),
+        skips=True,
+    ),
+    Writer(
+        "a trigger's event",
+        "models/trigger.py: submit_event",
+        (
+            f"SELECT id FROM task_instance WHERE {_RUN} AND state = 'deferred' /* keep */",
+            "UPDATE task_instance SET state = 'scheduled', trigger_id = NULL, updated_at = now() WHERE id = ANY($1)",
+        ),
+        stale=True,
+    ),
+    Writer(
+        "clear",
+        "models/taskinstance.py: clear_task_instances, one UPDATE a row in primary-key order",
+        (
+            f"SELECT id FROM task_instance WHERE {_RUN} ORDER BY id /* keep */",
+            "INSERT INTO task_instance_history (task_instance_id, dag_id, task_id, run_id, map_index, try_number, max_tries,"
+            " pool_slots, pool, queue, task_display_name, updated_at) SELECT id, dag_id, task_id, run_id, map_index, try_number,"
+            " max_tries, pool_slots, pool, queue, task_display_name, now() FROM task_instance WHERE id = ANY($1)"
+            " ON CONFLICT DO NOTHING /* at once */",
+            "DELETE FROM task_reschedule WHERE ti_id = ANY($1) /* at once */",
+            "UPDATE task_instance SET id = gen_random_uuid(), state = CASE state WHEN 'running' THEN 'restarting' END,"
+            " updated_at = now() WHERE id = ANY($1)",
+            f"UPDATE dag_run SET clear_number = clear_number + 1, queued_at = now() WHERE {_RUN} /* at once */",
+        ),
+        stale=True,
+    ),
+    Writer(
+        "mark success",
+        "api/common/mark_tasks.py: set_state",
+        (
+            f"SELECT id FROM task_instance WHERE {_RUN} AND (state IS NULL OR state <> 'success') FOR UPDATE /* keep */",
+            "UPDATE task_instance SET state = 'success', end_date = now(), updated_at = now() WHERE id = ANY($1)",
+        ),
+    ),
+    Writer(
+        "mark the run failed",
+        "api/common/mark_tasks.py: _set_dag_run_terminal_state",
+        (
+            f"SELECT id FROM task_instance WHERE {_RUN} AND state = 'running' /* keep */",
+            f"UPDATE task_instance SET state = 'skipped', updated_at = now() WHERE {_RUN} AND (state IS NULL OR"
+            " state IN ('scheduled', 'queued', 'up_for_retry'))",
+            f"UPDATE dag_run SET state = 'failed' WHERE {_RUN} /* at once */",
+            "UPDATE task_instance SET state = 'failed', end_date = now(), updated_at = now() WHERE id = ANY($1)",
+        ),
+        stale=True,
+    ),
+    Writer(
+        "a Dag that is gone",
+        "jobs/scheduler_job_runner.py: _executable_task_instances_to_queued",
+        ("UPDATE task_instance SET state = 'failed', updated_at = now() WHERE dag_id = 'd' AND state = 'scheduled'",),
+    ),
+    Writer(
+        "orphans",
+        "jobs/scheduler_job_runner.py: adopt_or_reset_orphaned_tasks",
+        (
+            f"SELECT id FROM task_instance WHERE {_RUN} AND state IN ('scheduled', 'queued', 'running')"
+            " FOR NO KEY UPDATE SKIP LOCKED /* keep */",
+            "UPDATE task_instance SET state = NULL, updated_at = now() WHERE id = ANY($1)",
+        ),
+        skips=True,
+    ),
+    Writer(
+        "a run is deleted",
+        "models/dagrun.py: DELETE of a Dag run, its task instances with it",
+        (f"DELETE FROM task_instance WHERE {_RUN}",),
+    ),
+    Writer(
+        "asset-triggered runs",
+        "jobs/scheduler_job_runner.py: _create_dag_runs_asset_triggered",
+        (
+            "SELECT asset_id FROM asset_dag_run_queue ORDER BY created_at DESC FOR UPDATE SKIP LOCKED",
+            "DELETE FROM asset_dag_run_queue",
+        ),
+        skips=True,
+    ),
+    Writer(
+        "another success, in another order",
+        "assets/manager.py: _queue_dagruns, in the order of a set",
+        (
+            "INSERT INTO asset_dag_run_queue (asset_id, target_dag_id, created_at) VALUES (1, 'c2', now()) ON CONFLICT DO NOTHING",
+            "INSERT INTO asset_dag_run_queue (asset_id, target_dag_id, created_at) VALUES (1, 'c1', now()) ON CONFLICT DO NOTHING",
+        ),
+    ),
+)
