@@ -239,6 +239,14 @@ async def own_run_token(request: Request) -> TaskToken:
     return _require_self(request, _require_scope(await authenticate(request), accepted))
 
 
+async def own_connection_test_token(request: Request) -> TaskToken:
+    """Require the workload token of the connection test in the path."""
+    token = _require_scope(await authenticate(request), (WORKLOAD,))
+    if str(token.id) != request.path_params["connection_test_id"]:
+        raise RefusedRequest(403, "Token subject does not match connection test ID")
+    return token
+
+
 def _require_scope(token: TaskToken, accepted: tuple[str, ...]) -> TaskToken:
     if token.scope not in accepted:
         raise RefusedRequest(

@@ -25,6 +25,10 @@ class Revision:
     :param resume_tells_start: whether a task that resumes from a deferral is told when it first started.
     :param xcoms_belong_to_teams: whether XComs are kept apart by team in multi-team mode.
     :param event_per_emission: whether a task may emit several events, each with its own partition key, for one asset.
+    :param triggered_run_type: the type of the runs that tasks trigger.
+    :param triggered_runs_inherit_user: whether they are told to be triggered by whoever triggered the run of the task.
+    :param sampled_flag: the W3C trace flags of runs that are made, without an opinion of a tracer.
+    :param state_stores: whether tasks and assets have state stores.
     :param pod_yaml_is_json_null: whether rendered fields without a pod store JSON's null instead of SQL's.
     """
 
@@ -38,6 +42,10 @@ class Revision:
     resume_tells_start: bool = True
     xcoms_belong_to_teams: bool = True
     event_per_emission: bool = True
+    triggered_run_type: str = "operator_triggered"
+    triggered_runs_inherit_user: bool = True
+    sampled_flag: str = "00"
+    state_stores: bool = True
     pod_yaml_is_json_null: bool = True
 
     def has_column(self, table: str, column: str) -> bool:
@@ -67,6 +75,10 @@ AIRFLOW_3_2 = Revision(
     resume_tells_start=False,
     xcoms_belong_to_teams=False,
     event_per_emission=False,
+    triggered_run_type="manual",
+    triggered_runs_inherit_user=False,
+    sampled_flag="01",
+    state_stores=False,
     pod_yaml_is_json_null=False,
 )
 AIRFLOW_3_3 = Revision(name="3.3", alembic_version="d2f4e1b3c5a7", newest_api_date="2026-06-30")

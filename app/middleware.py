@@ -23,7 +23,7 @@ access = structlog.get_logger("access")
 
 CORRELATION_HEADER = "correlation-id"
 # Bodies of these carry XComs, variables, rendered fields, trigger kwargs: users' data, of any size that the database takes.
-LARGE_BODIES = re.compile(r"^/execution/(xcoms|variables)/|/(state|rtif)$")
+LARGE_BODIES = re.compile(r"^/execution/(xcoms|variables|store|hitlDetails|dag-runs)/|/(state|rtif)$")
 DROPPED_BODY = 256 * 1024 * 1024  # bytes of a refused body that are read before its connection is closed all the same
 SMALL_BODY = 1024 * 1024  # bytes; the largest of the others lists the tasks to skip: a thousand of them are 250 kB
 JITTER = 2  # seconds; victims of one collision come back spread over three different seconds

@@ -19,7 +19,7 @@ import structlog
 from sqlalchemy import ColumnElement
 
 from app import asset_registration, serialized_dag, transitions
-from app.db import audit, dag_runs, dags, task_instances, teams, triggers
+from app.db import audit, dag_runs, dags, hitl, state_store, task_instances, teams, triggers
 from app.db.session import ReadSession, WriteSession
 from app.db.tables import AnyRow
 from app.errors import InvalidValue, LockTimeout, RetryableDatabaseError
@@ -156,7 +156,7 @@ async def _record_state(service: Service, ti_id: uuid.UUID, payload: TIStateUpda
 
 async def _apply(session: WriteSession, service: Service, row: AnyRow, decision: Accept, now: datetime) -> Refuse | None:
     """Write an accepted transition: its effects, the row itself, the audit row."""
-    values = dict(decision.values)
+    values, event = dict(decision.values), decision.event
     for effect in decision.effects:
         match effect:
             case transitions.CreateTrigger():
@@ -181,6 +181,12 @@ async def _apply(session: WriteSession, service: Service, row: AnyRow, decision:
             case transitions.ArchiveTry():
                 await service.database.stop_waiting(session)  # clear inserts the same history row before it locks ours
                 values |= await _archive_try(session, service, row, values, now)
+            case transitions.ResumeIfAnswered():
+                answer = await hitl.get(session, ti_id=row.id)
+                if answer is not None and answer.responded_at is not None:
+                    values = {k: v for k, v in values.items() if k != "trigger_timeout"}
+                    values |= transitions.resume(effect, answer, now)
+                    event = values["state"]
             case transitions.RegisterAssets():
                 refusal = await asset_registration.register(
                     session, row=row, effect=effect, now=now, revision=service.revision
@@ -191,7 +197,9 @@ async def _apply(session: WriteSession, service: Service, row: AnyRow, decision:
                 if row.fail_fast:  # before the failure is visible: the scheduler would mark them upstream_failed
                     await (await _Others.of(session, row)).stop_ready(session)
     await task_instances.write(session, ti_id=row.id, values=values, revision=service.revision)
-    await audit.record_transition(session, row=row, event=decision.event, hostname=row.hostname, now=now)
+    await audit.record_transition(session, row=row, event=event, hostname=row.hostname, now=now)
+    if event == "success" and service.settings.clear_state_on_success and service.revision.state_stores:
+        await state_store.remove_for_task(session, ti_id=row.id)
     return None
 
 

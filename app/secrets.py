@@ -177,10 +177,16 @@ class Secrets:
             row = await connections.get(session, conn_id=conn_id, team_name=team_name)
         if row is None:
             return None
-        password = self._decrypted(row.password, row.is_encrypted, f"the password of connection {conn_id!r}")
-        extra = self._decrypted(row.extra, row.is_extra_encrypted, f"the extra of connection {conn_id!r}")
-        if (row.password and password is None) or (row.extra and extra is None):
+        found = self.decrypted(row, conn_id=conn_id)
+        if (row.password and found.password is None) or (row.extra and found.extra is None):
             return None  # half a connection would fail its task in a stranger place
+        return found
+
+    def decrypted(self, row: Any, *, conn_id: str) -> Connection:
+        """Return a stored connection, decrypted; what no Fernet key decrypts is None.
+
+        :param row: the columns of a connection, encrypted or not.
+        """
         return Connection(
             conn_id=conn_id,
             conn_type=row.conn_type,
@@ -188,9 +194,20 @@ class Secrets:
             login=row.login,
             schema=row.schema,
             port=row.port,
-            password=password,
-            extra=extra,
+            password=self._decrypted(row.password, row.is_encrypted, f"the password of connection {conn_id!r}"),
+            extra=self._decrypted(row.extra, row.is_extra_encrypted, f"the extra of connection {conn_id!r}"),
         )
+
+    def stored(self, row: Any) -> dict[str, Any]:
+        """Return the columns of a connection as they are stored: what is not encrypted yet is, if there is a key.
+
+        :param row: the columns of a connection, encrypted or not.
+        """
+        values = {name: getattr(row, name) for name in ("conn_type", "host", "schema", "login", "port")}
+        for name, flag in (("password", "is_encrypted"), ("extra", "is_extra_encrypted")):
+            text, encrypted = getattr(row, name), getattr(row, flag)
+            values[name], values[flag] = self.encrypt(text) if text and not encrypted else (text, encrypted)
+        return values
 
     def encrypt(self, value: str) -> tuple[str, bool]:
         """Return a value as it is stored, and whether it is encrypted: without a Fernet key it is not."""

@@ -35,6 +35,7 @@ SENSITIVE = frozenset(
         ("secrets", "backend_kwargs"),
     }
 )
+RUN_ID_PATTERN = r"^[A-Za-z0-9_.~:+-]+$"  # Airflow's default of [scheduler] allowed_run_id_pattern
 COMMAND_TIMEOUT = 10.0  # seconds; a wrong configuration must end within ten
 SSL_MODES = {"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}
 
@@ -105,6 +106,9 @@ class Settings:
     multi_team: bool = False
     max_map_length: int = 1024
     rendered_fields_runs: int = 30
+    clear_state_on_success: bool = False
+    run_id_pattern: str = RUN_ID_PATTERN
+    double_dots_in_run_ids: bool = False
     sensitive_names: tuple[str, ...] = ()
     hide_sensitive_names: bool = True
 
@@ -216,6 +220,9 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
         multi_team=conf.boolean("core", "multi_team", False),
         max_map_length=conf.integer("core", "max_map_length", 1024),
         rendered_fields_runs=_rendered_fields_runs(conf),
+        clear_state_on_success=conf.boolean("state_store", "clear_on_success", False),
+        run_id_pattern=conf.get("scheduler", "allowed_run_id_pattern", RUN_ID_PATTERN).strip(),
+        double_dots_in_run_ids=conf.boolean("core", "allow_double_dot_in_ids", False),
         sensitive_names=conf.strings("core", "sensitive_var_conn_names"),
         hide_sensitive_names=conf.boolean("core", "hide_sensitive_var_conn_fields", True),
     )

@@ -12,7 +12,7 @@ draws them and names the differences that are kept on purpose.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -95,6 +95,13 @@ class RecordReschedule:
 
 
 @dataclass(frozen=True, slots=True)
+class ResumeIfAnswered:
+    """Resume instead of waiting when the person's response came first; see :func:`resume`."""
+
+    next_kwargs: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class RegisterAssets:
     """Record the asset events of a success and queue the Dags that wait for them."""
 
@@ -107,7 +114,16 @@ class FailFast:
     """Stop the run's other tasks, if its Dag asks for that."""
 
 
-Effect = ArchiveTry | CreateTrigger | RecordReschedule | RegisterAssets | FailFast
+Effect = ArchiveTry | CreateTrigger | RecordReschedule | ResumeIfAnswered | RegisterAssets | FailFast
+
+
+class Answer(Protocol):
+    """A person's response to a human-in-the-loop request."""
+
+    chosen_options: Sequence[str] | None
+    params_input: Mapping[str, Any] | None
+    responded_at: datetime | None
+    responded_by: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +305,33 @@ def _await_input(payload: TIAwaitingInputStatePayload, now: datetime) -> Accept:
         "trigger_timeout": _deadline(now, payload.timeout),
         "updated_at": now,
     }
-    return Accept(values, event=IntermediateTIState.AWAITING_INPUT.value)
+    waiting = (ResumeIfAnswered(payload.next_kwargs),)
+    return Accept(values, event=IntermediateTIState.AWAITING_INPUT.value, effects=waiting)
+
+
+def resume(effect: ResumeIfAnswered, answer: Answer, now: datetime) -> dict[str, Any]:
+    """Return the columns of a task instance that resumes with a person's response, as its operator expects that."""
+    assert answer.responded_at is not None
+    event = {
+        "chosen_options": list(answer.chosen_options or ()),
+        "params_input": dict(answer.params_input or {}),
+        "responded_at": _serialized(answer.responded_at),
+        "responded_by_user": answer.responded_by,
+        "timedout": False,
+    }
+    return {
+        "state": IntermediateTIState.SCHEDULED.value,
+        "scheduled_dttm": now,
+        "next_kwargs": {**effect.next_kwargs, "event": event},
+    }
+
+
+def _serialized(moment: datetime) -> dict[str, Any]:
+    """Return a moment in UTC as the Task SDK's ``serde`` writes it (version 2 of its datetime serializer)."""
+    zone = ["UTC", "pendulum.tz.timezone.Timezone", 1, True]
+    tuple_of = {"__classname__": "builtins.tuple", "__version__": 1, "__data__": zone}
+    data = {"timestamp": moment.timestamp(), "tz": tuple_of}
+    return {"__classname__": "datetime.datetime", "__version__": 2, "__data__": data}
 
 
 def _ended(row: LockedTaskInstance, end_date: datetime) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import asyncpg
 
 UNORDERED = {"log", "asset_event"}  # Airflow writes several of these rows in the order of a set
 FERNET = re.compile(r"gAAAAA[\w=-]{20,}")
+TRACE = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}")  # of the W3C's traceparent; its flags follow
 MOMENT = re.compile(r"20\d\d-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)")
 
 
@@ -28,6 +29,7 @@ def masked(text: str, table: str = "") -> str:
     if table in UNORDERED:
         text = re.sub(r'"id": \d+', '"id": N', text)
     text = FERNET.sub("FERNET", text)
+    text = TRACE.sub("TRACE", text)
     text = MOMENT.sub(_mask_recent, text)
     text = re.sub(r"-?\d{7,}\.\d+", "LONG", text)  # durations up to now
     text = re.sub(r'("duration": )-?\d{7,}', r'\1"LONG"', text)

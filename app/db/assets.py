@@ -6,12 +6,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import or_, select, tuple_
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import func, literal, or_, select, tuple_
+from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 
 from app.db.session import ReadSession, WriteSession
 from app.db.tables import (
     AnyRow,
+    as_text,
     asset,
     asset_active,
     asset_alias,
@@ -20,10 +21,12 @@ from app.db.tables import (
     asset_dag_run_queue,
     asset_event,
     dag,
+    dag_run,
     dag_schedule_asset_alias_reference,
     dag_schedule_asset_name_reference,
     dag_schedule_asset_reference,
     dag_schedule_asset_uri_reference,
+    dagrun_asset_event,
 )
 
 AssetKey = tuple[str, str]  # name, uri
@@ -35,6 +38,89 @@ async def active_keys(session: ReadSession, *, keys: Collection[AssetKey]) -> se
         tuple_(asset_active.c.name, asset_active.c.uri).in_(sorted(keys))
     )
     return {(name, uri) for name, uri in (await session.execute(statement)).all()}
+
+
+_is_active = (asset_active.c.name == asset.c.name) & (asset_active.c.uri == asset.c.uri)
+_PROFILE = (asset.c.name, asset.c.uri, asset.c.group, as_text(asset.c.extra))
+
+
+async def active_pk(session: ReadSession | WriteSession, *, column: str, value: str) -> int | None:
+    """Return the id of the active asset whose ``column`` (name or uri) is ``value``, or None."""
+    return await session.scalar(select(asset.c.id).join(asset_active, _is_active).where(asset.c[column] == value).limit(1))
+
+
+async def active(session: ReadSession, *, column: str, value: str) -> AnyRow | None:
+    """Return name, uri, group and extra of the active asset whose ``column`` (name or uri) is ``value``, or None."""
+    statement = select(*_PROFILE).join(asset_active, _is_active).where(asset.c[column] == value).limit(1)
+    return (await session.execute(statement)).one_or_none()
+
+
+async def of_alias(session: ReadSession, *, name: str) -> Sequence[AnyRow]:
+    """Return name, uri, group and extra of the assets that are attached to an alias, active or not."""
+    statement = (
+        select(*_PROFILE)
+        .join(asset_alias_asset, asset_alias_asset.c.asset_id == asset.c.id)
+        .join(asset_alias, asset_alias.c.id == asset_alias_asset.c.alias_id)
+        .where(asset_alias.c.name == name)
+        .order_by(asset.c.id)
+    )
+    return (await session.execute(statement)).all()
+
+
+_CREATED = func.jsonb_build_object(
+    *(part for name in (
+        "run_id", "dag_id", "logical_date", "start_date", "end_date", "state", "data_interval_start", "data_interval_end",
+        "partition_key",
+    ) for part in (literal(name), dag_run.c[name]))
+)  # fmt: skip
+
+
+async def events(
+    session: ReadSession,
+    *,
+    name: str | None = None,
+    uri: str | None = None,
+    alias_name: str | None = None,
+    after: datetime | None,
+    before: datetime | None,
+    ascending: bool,
+    limit: int | None,
+) -> Sequence[AnyRow]:
+    """Return asset events with their asset and the runs that each made, as ``created``.
+
+    :param name: of the asset; with ``uri`` it names one asset, active or not, each alone the active one.
+    :param alias_name: instead, only those that came through this alias.
+    """
+    created = (
+        select(func.array_agg(aggregate_order_by(_CREATED, dag_run.c.id)))
+        .join(dagrun_asset_event, dagrun_asset_event.c.dag_run_id == dag_run.c.id)
+        .where(dagrun_asset_event.c.event_id == asset_event.c.id)
+        .scalar_subquery()
+        .label("created")
+    )
+    columns = ("id", "timestamp", "source_task_id", "source_dag_id", "source_run_id", "source_map_index", "partition_key")
+    statement = select(
+        *(asset_event.c[column] for column in columns),
+        as_text(asset_event.c.extra),
+        *(column.label(f"asset_{column.name}") for column in _PROFILE),
+        created,
+    ).join(asset, asset.c.id == asset_event.c.asset_id)
+    if alias_name is not None:
+        statement = statement.join(asset_alias_asset_event, asset_alias_asset_event.c.event_id == asset_event.c.id)
+        statement = statement.join(asset_alias, asset_alias.c.id == asset_alias_asset_event.c.alias_id)
+        statement = statement.where(asset_alias.c.name == alias_name)
+    if name:
+        statement = statement.where(asset.c.name == name)
+    if uri:
+        statement = statement.where(asset.c.uri == uri)
+    if alias_name is None and not (name and uri):
+        statement = statement.join(asset_active, _is_active)
+    if after is not None:
+        statement = statement.where(asset_event.c.timestamp >= after)
+    if before is not None:
+        statement = statement.where(asset_event.c.timestamp <= before)
+    order = asset_event.c.timestamp.asc() if ascending else asset_event.c.timestamp.desc()
+    return (await session.execute(statement.order_by(order, asset_event.c.id).limit(limit or None))).all()
 
 
 async def find(
@@ -50,7 +136,7 @@ async def find(
     )
     statement = (
         select(asset.c.id, asset.c.name, asset.c.uri)
-        .join(asset_active, (asset_active.c.name == asset.c.name) & (asset_active.c.uri == asset.c.uri))
+        .join(asset_active, _is_active)
         .where(wanted)
         .order_by(asset.c.name, asset.c.uri)
     )

@@ -1,12 +1,14 @@
-"""Dag runs, read only here."""
+"""Dag runs: reading them, and inserting the ones that tasks trigger."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import uuid
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import bindparam, func, select
+from sqlalchemy.dialects.postgresql import insert
 
 from app.db.session import ReadSession, WriteSession
 from app.db.tables import (
@@ -17,7 +19,9 @@ from app.db.tables import (
     asset_alias_asset_event,
     asset_event,
     dag_run,
+    dag_run_note,
     dagrun_asset_event,
+    log_template,
     task_instance,
 )
 
@@ -130,3 +134,41 @@ _CONSUMED = (
 async def consumed_asset_events(session: ReadSession | WriteSession, *, run_pk: int) -> Sequence[AnyRow]:
     """Return the asset events that a run consumed, oldest first."""
     return (await session.execute(_CONSUMED, {"run_pk": run_pk})).all()
+
+
+_TRIGGERED_BY = (
+    select(dag_run.c.triggering_user_name)
+    .join(task_instance, (task_instance.c.dag_id == dag_run.c.dag_id) & (task_instance.c.run_id == dag_run.c.run_id))
+    .where(task_instance.c.id == bindparam("pk"))
+)
+
+
+async def triggering_user_name(session: ReadSession, *, ti_id: uuid.UUID) -> str | None:
+    """Return who triggered the run of a task instance, which the runs that it triggers inherit."""
+    return await session.scalar(_TRIGGERED_BY, {"pk": ti_id})
+
+
+async def create(
+    session: WriteSession, *, values: Mapping[str, Any], note: str | None, tasks: Sequence[Mapping[str, Any]], now: datetime
+) -> bool:
+    """Insert a run with its task instances; say whether it did: False when there is such a run already.
+
+    :param values: columns of the run.
+    :param tasks: columns of the task instances.
+    """
+    newest_template = select(func.max(log_template.c.id)).scalar_subquery()
+    statement = (
+        insert(dag_run)
+        .values(log_template_id=newest_template, created_at=now, updated_at=now, **values)
+        .on_conflict_do_nothing()
+        .returning(dag_run.c.id)
+    )
+    run_pk = await session.scalar(statement)
+    if run_pk is None:
+        return False
+    if note is not None:
+        noted = {"dag_run_id": run_pk, "content": note, "created_at": now, "updated_at": now}
+        await session.execute(insert(dag_run_note).values(**noted))
+    if tasks:
+        await session.execute(insert(task_instance), list(tasks))
+    return True

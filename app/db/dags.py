@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import uuid
 import zlib
 from typing import Any
 
 from sqlalchemy import ColumnElement, Text, bindparam, cast, func, select, text
 
 from app.db.session import ReadSession, WriteSession
-from app.db.tables import AnyRow, dag, dag_run, dag_tag, serialized_dag
+from app.db.tables import AnyRow, as_text, dag, dag_run, dag_tag, serialized_dag
 
 _TAGS = select(func.array_agg(dag_tag.c.name)).where(dag_tag.c.dag_id == dag.c.dag_id).scalar_subquery().label("tags")
 _BY_ID = select(
@@ -27,6 +28,16 @@ _BY_ID = select(
 async def get(session: ReadSession, *, dag_id: str) -> AnyRow | None:
     """Return a Dag with its tags, or None."""
     return (await session.execute(_BY_ID, {"dag_id": dag_id})).one_or_none()
+
+
+_TO_TRIGGER = select(dag.c.has_import_errors, dag.c.allowed_run_types, dag.c.bundle_version).where(
+    dag.c.dag_id == bindparam("dag_id"), dag.c.is_stale.is_(False)
+)
+
+
+async def to_trigger(session: ReadSession, *, dag_id: str) -> AnyRow | None:
+    """Return what decides whether a Dag may be triggered, or None when there is no such Dag any more."""
+    return (await session.execute(_TO_TRIGGER, {"dag_id": dag_id})).one_or_none()
 
 
 def _part(path: str) -> ColumnElement[Any]:
@@ -47,6 +58,23 @@ async def root_task_group(session: ReadSession, *, dag_id: str) -> dict[str, Any
     """Return the serialized root task group of a Dag's newest version, or None when there is no such Dag."""
     row = (await session.execute(_TASK_GROUP, {"dag_id": dag_id})).one_or_none()
     return None if row is None else _decoded(row, "task_group")
+
+
+_WHOLE = (
+    select(serialized_dag.c.dag_version_id, as_text(serialized_dag.c.data), serialized_dag.c.data_compressed)
+    .where(serialized_dag.c.dag_id == bindparam("dag_id"))
+    .order_by(*_NEWEST)
+    .limit(1)
+)
+
+
+async def newest_version(session: ReadSession, *, dag_id: str) -> tuple[uuid.UUID, dict[str, Any]] | None:
+    """Return the id and the whole serialized form of a Dag's newest version, or None when it was never serialized."""
+    row = (await session.execute(_WHOLE, {"dag_id": dag_id})).one_or_none()
+    if row is None:
+        return None
+    text_of = zlib.decompress(row.data_compressed) if row.data_compressed else row.data
+    return row.dag_version_id, json.loads(text_of)
 
 
 _of_run = (serialized_dag.c.dag_id == dag_run.c.dag_id) & (

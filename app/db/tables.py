@@ -141,9 +141,20 @@ dag_run = Table(
     Column("clear_number", Integer),
     Column("conf", JSONB),
     Column("created_dag_version_id", Uuid),
-    Column("bundle_version", String),
+    *_text("bundle_version", "triggered_by", "span_status"),
+    Column("context_carrier", JSONB),
+    Column("log_template_id", Integer),
+    *(_time(name) for name in ("queued_at", "created_at", "updated_at")),
 )
-dag_run_note = Table("dag_run_note", metadata, Column("dag_run_id", Integer, primary_key=True), Column("content", String))
+dag_run_note = Table(
+    "dag_run_note",
+    metadata,
+    Column("dag_run_id", Integer, primary_key=True),
+    Column("content", String),
+    _time("created_at"),
+    _time("updated_at"),
+)
+log_template = Table("log_template", metadata, Column("id", Integer, primary_key=True))
 dag = Table(
     "dag",
     metadata,
@@ -151,6 +162,8 @@ dag = Table(
     *(Column(name, Boolean) for name in ("is_paused", "is_stale", "timetable_partitioned", "fail_fast")),
     *_text("bundle_name", "bundle_version", "relative_fileloc", "owners"),
     _time("next_dagrun"),
+    Column("has_import_errors", Boolean),
+    Column("allowed_run_types", JSON),
 )
 dag_tag = Table("dag_tag", metadata, Column("name", String, primary_key=True), Column("dag_id", String, primary_key=True))
 serialized_dag = Table(
@@ -192,6 +205,16 @@ hitl_detail = Table("hitl_detail", metadata, Column("ti_id", Uuid, primary_key=T
 hitl_detail_history = Table(
     "hitl_detail_history", metadata, Column("ti_history_id", Uuid, primary_key=True), *_hitl_request()
 )
+task_state_store = Table(
+    "task_state_store",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("dag_run_id", Integer),
+    *_ti_key(),
+    *_text("key", "value"),
+    _time("updated_at"),
+    _time("expires_at"),
+)
 rendered_task_instance_fields = Table(
     "rendered_task_instance_fields",
     metadata,
@@ -230,6 +253,18 @@ connection = Table(
     Column("is_encrypted", Boolean),
     Column("is_extra_encrypted", Boolean),
 )
+connection_test_request = Table(
+    "connection_test_request",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    *_text("connection_id", "state", "result_message", "active_connection_id", "team_name"),
+    *_text("conn_type", "host", "schema", "login", "password", "extra"),
+    Column("port", Integer),
+    Column("is_encrypted", Boolean),
+    Column("is_extra_encrypted", Boolean),
+    Column("commit_on_success", Boolean),
+    _time("updated_at"),
+)
 asset = Table(
     "asset",
     metadata,
@@ -238,6 +273,16 @@ asset = Table(
     Column("extra", JSON),
     _time("created_at"),
     _time("updated_at"),
+)
+asset_state_store = Table(
+    "asset_state_store",
+    metadata,
+    Column("asset_id", Integer, primary_key=True),
+    Column("key", String, primary_key=True),
+    Column("value", Text),
+    _time("updated_at"),
+    *_text("last_updated_by_kind", "last_updated_by_dag_id", "last_updated_by_run_id", "last_updated_by_task_id"),
+    Column("last_updated_by_map_index", Integer),
 )
 asset_active = Table(
     "asset_active", metadata, Column("name", String, primary_key=True), Column("uri", String, primary_key=True)

@@ -207,6 +207,7 @@ _IDENTITY = select(
     task_instance.c.dag_id,
     task_instance.c.task_id,
     task_instance.c.run_id,
+    task_instance.c.map_index,
 ).where(_this_pk)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import bindparam, delete, or_, select
+from collections.abc import Sequence
+
+from sqlalchemy import bindparam, delete, func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 
 from app.db.session import ReadSession, WriteSession
@@ -37,3 +39,20 @@ async def put(
 async def remove(session: WriteSession, *, key: str, team_name: str | None) -> None:
     """Delete a variable that is visible to the team, if there is one."""
     await session.execute(_DELETE, {"name": key, "team": team_name})
+
+
+async def keys(
+    session: ReadSession, *, prefix: str | None, team_name: str | None, limit: int, offset: int
+) -> tuple[Sequence[str], int]:
+    """Return a page of the stored variables' keys, in order, and how many there are in all.
+
+    :param team_name: only those of this team.
+    """
+    conditions = []
+    if prefix is not None:
+        conditions.append(variable.c.key.startswith(prefix, autoescape=True))
+    if team_name is not None:
+        conditions.append(variable.c.team_name == team_name)
+    total = await session.scalar(select(func.count()).select_from(variable).where(*conditions)) or 0
+    page = select(variable.c.key).where(*conditions).order_by(variable.c.key).offset(offset).limit(limit)
+    return list(await session.scalars(page)), total

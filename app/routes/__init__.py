@@ -7,12 +7,18 @@ in one place (:mod:`app.versions`), after the API date's changes were applied to
 from fastapi import APIRouter
 
 from app.routes import (
+    asset_events,
+    asset_state_store,
+    assets,
+    connection_tests,
     connections,
     dag_runs,
     dags,
     health,
+    hitl,
     task_instances,
     task_reschedules,
+    task_state_store,
     variables,
     xcoms,
 )
@@ -26,5 +32,11 @@ ROUTERS: tuple[tuple[str, str, APIRouter], ...] = (
     ("/dag-runs", "Dag Runs", dag_runs.router),
     ("/dags", "Dags", dags.router),
     ("/task-reschedules", "Task Reschedules", task_reschedules.router),
+    ("/assets", "Assets", assets.router),
+    ("/asset-events", "Asset Events", asset_events.router),
+    ("/hitlDetails", "Human in the Loop", hitl.router),
+    ("/store/ti", "Task State Store", task_state_store.router),
+    ("/store/asset", "Asset State Store", asset_state_store.router),
+    ("/connection-tests", "Connection Tests", connection_tests.router),
     ("", "Health", health.router),
 )

@@ -6,13 +6,13 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Query, Request
 
-from app import service
-from app.auth import execution_token
+from app import service, triggering
+from app.auth import TaskToken, execution_token
 from app.db import dag_runs
 from app.routes.operations import Operations
 from app.routes.rendering import dag_run_body
 from app.schemas.base import DagRunState, UtcDateTime
-from app.schemas.dag_runs import DagRun, DagRunStateResponse
+from app.schemas.dag_runs import DagRun, DagRunStateResponse, TriggerDAGRunPayload
 from app.transitions import Refuse
 
 router = Operations(dependencies=[Depends(execution_token)])
@@ -51,6 +51,27 @@ async def get_dag_run(request: Request, dag_id: str, run_id: str) -> Any:
     async with service.of(request).database.snapshot() as session:
         row = await dag_runs.get(session, dag_id=dag_id, run_id=run_id)
     return _not_found(dag_id, run_id) if row is None else dag_run_body(row)
+
+
+@router.post(
+    "/{dag_id}/{run_id}",
+    status_code=204,
+    responses={
+        400: {"description": "Dag has import errors or the run type is not allowed"},
+        404: {"description": "Dag not found for the given dag_id"},
+        409: {"description": "Dag run already exists for the given dag_id"},
+        422: {"description": "Invalid payload"},
+    },
+)
+async def trigger_dag_run(
+    request: Request,
+    dag_id: str,
+    run_id: str,
+    payload: TriggerDAGRunPayload,
+    token: Annotated[TaskToken, Depends(execution_token)],
+) -> Any:
+    """Trigger a Dag run."""
+    return await triggering.trigger(service.of(request), dag_id=dag_id, run_id=run_id, payload=payload, by=token.id)
 
 
 @router.get("/{dag_id}/{run_id}/state", response_model=DagRunStateResponse, responses=NOT_FOUND_DOC)

@@ -8,6 +8,13 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.datastructures import DefaultPlaceholder
 
+from app.schemas.documented import HTTPExceptionResponse
+
+
+def refusal(description: str) -> dict[str, Any]:
+    """Return how a refusal is documented whose body tells the reason."""
+    return {"description": description, "model": HTTPExceptionResponse}
+
 
 class Operations(APIRouter):
     """A router whose handlers return what :func:`app.routes.rendering.render` takes.

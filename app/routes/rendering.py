@@ -14,14 +14,38 @@ from app.transitions import Refuse
 OPTIONS = orjson.OPT_UTC_Z
 
 
-def raw_json(text: str | None) -> orjson.Fragment | None:
+class RawJson:
+    """JSON text inside a body, which is sent as it is (no dataclass: ``orjson`` writes those itself)."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+def raw_json(text: str | None) -> RawJson | None:
     """Put JSON text into a body as it is."""
-    return None if text is None else orjson.Fragment(text)
+    return None if text is None else RawJson(text)
+
+
+def _fragment(value: object) -> orjson.Fragment:
+    if isinstance(value, RawJson):
+        return orjson.Fragment(value.text)
+    raise TypeError(f"{type(value).__name__} is not JSON")
 
 
 def row_body(row: AnyRow) -> dict[str, Any]:
     """Return a row whose columns are named as the contract's fields."""
     return {str(name): value for name, value in zip(row._fields, row, strict=True)}
+
+
+def asset_body(row: AnyRow, *, prefix: str = "") -> dict[str, Any]:
+    """Return an asset as the contract has it.
+
+    :param prefix: of the columns' names in ``row``.
+    """
+    name, uri, group, extra = (getattr(row, f"{prefix}{column}") for column in ("name", "uri", "group", "extra"))
+    return {"name": name, "uri": uri, "group": group, "extra": raw_json(extra)}
 
 
 def dag_run_body(row: AnyRow, *, events: Sequence[AnyRow] = (), team_name: str | None = None) -> dict[str, Any]:
@@ -82,5 +106,5 @@ def render(result: Any, *, status: int, headers: dict[str, str] | None = None) -
 
 def json_response(body: Any, status: int, headers: dict[str, str] | None = None) -> Response:
     """Return a JSON answer; its content type carries no parameter, or the Task SDK does not read a refusal's detail."""
-    content = orjson.dumps(body, option=OPTIONS)
+    content = orjson.dumps(body, default=_fragment, option=OPTIONS)
     return Response(content, status_code=status, headers=headers, media_type="application/json")

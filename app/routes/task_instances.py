@@ -15,7 +15,7 @@ from app.auth import REFRESH_HEADER, WORKLOAD, TaskToken, execution_token, own_e
 from app.db import assets, dag_runs, dags, rendered_fields, task_instances
 from app.db.session import ReadSession
 from app.db.tables import AnyRow
-from app.routes.operations import Operations
+from app.routes.operations import Operations, refusal
 from app.routes.rendering import dag_run_body, raw_json, row_body
 from app.schemas.base import TaskInstanceState, UtcDateTime
 from app.schemas.task_instances import (
@@ -36,7 +36,7 @@ router = Operations()
 own = Depends(own_execution_token)
 anyone = Depends(execution_token)
 
-NOT_FOUND_DOC: dict[int | str, dict[str, Any]] = {404: {"description": "Task Instance not found"}}
+NOT_FOUND_DOC: dict[int | str, dict[str, Any]] = {404: refusal("Task Instance not found")}
 Filter = Annotated[list[str] | None, Query()]
 
 
@@ -46,9 +46,9 @@ Filter = Annotated[list[str] | None, Query()]
     dependencies=[own],
     responses={
         **NOT_FOUND_DOC,
-        409: {"description": "The TI attempting to heartbeat should be terminated for the given reason"},
-        410: {"description": "Task Instance not found in the TI table but exists in the Task Instance History table"},
-        422: {"description": "Invalid payload for the state transition"},
+        409: refusal("The TI attempting to heartbeat should be terminated for the given reason"),
+        410: refusal("Task Instance not found in the TI table but exists in the Task Instance History table"),
+        422: refusal("Invalid payload for the state transition"),
     },
 )
 async def ti_heartbeat(request: Request, task_instance_id: UUID, ti_payload: TIHeartbeatInfo) -> Any:
@@ -61,8 +61,8 @@ async def ti_heartbeat(request: Request, task_instance_id: UUID, ti_payload: TIH
     response_model=TIRunContext,
     responses={
         **NOT_FOUND_DOC,
-        409: {"description": "The TI is already in the requested state"},
-        422: {"description": "Invalid payload for the state transition"},
+        409: refusal("The TI is already in the requested state"),
+        422: refusal("Invalid payload for the state transition"),
     },
 )
 async def ti_run(
@@ -89,7 +89,7 @@ async def ti_run(
     dependencies=[own],
     responses={
         200: {"description": "The TI was already in the requested state"},
-        **NOT_FOUND_DOC,
+        404: {"description": "Task Instance not found"},
         409: {"description": "The TI is not in a valid state for this transition"},
         422: {"description": "Invalid payload for the state transition"},
     },
@@ -112,8 +112,8 @@ async def ti_update_state(
     summary="Set Rendered Task Instance Fields",
     responses={
         **NOT_FOUND_DOC,
-        410: {"description": "Task Instance not found in the TI table but exists in the Task Instance History table"},
-        422: {"description": "Invalid payload for the setting rendered task instance fields"},
+        410: refusal("Task Instance not found in the TI table but exists in the Task Instance History table"),
+        422: refusal("Invalid payload for the setting rendered task instance fields"),
     },
 )
 async def ti_put_rtif(
@@ -137,7 +137,7 @@ async def ti_put_rtif(
     "/{task_instance_id}/rendered-map-index",
     status_code=204,
     dependencies=[own],
-    responses={**NOT_FOUND_DOC, 422: {"description": "Invalid rendered_map_index value"}},
+    responses={**NOT_FOUND_DOC, 422: refusal("Invalid rendered_map_index value")},
 )
 async def ti_patch_rendered_map_index(
     request: Request, task_instance_id: UUID, rendered_map_index: Annotated[str, Body()]
@@ -156,7 +156,7 @@ async def ti_patch_rendered_map_index(
     "/{task_instance_id}/skip-downstream",
     status_code=204,
     dependencies=[own],
-    responses={**NOT_FOUND_DOC, 422: {"description": "Invalid payload for the state transition"}},
+    responses={**NOT_FOUND_DOC, 422: refusal("Invalid payload for the state transition")},
 )
 async def ti_skip_downstream(
     request: Request, task_instance_id: UUID, ti_patch_payload: TISkippedDownstreamTasksStatePayload
@@ -170,7 +170,7 @@ async def ti_skip_downstream(
     "/{task_instance_id}/previous-successful-dagrun",
     response_model=PrevSuccessfulDagRunResponse,
     dependencies=[own],
-    responses={404: {"description": "Task Instance or Dag Run not found"}},
+    responses={404: refusal("Task Instance or Dag Run not found")},
 )
 async def get_previous_successful_dagrun(request: Request, task_instance_id: UUID) -> Any:
     """Get the times of the last successful run before this task instance's own."""

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import Depends, Path, Request
+from fastapi import Depends, Path, Query, Request
 
 from app import service
 from app.auth import TaskToken, execution_token
 from app.db import teams, variables
 from app.routes.operations import Operations
-from app.schemas.variables import VariablePostBody, VariableResponse
+from app.schemas.variables import VariableKeysResponse, VariablePostBody, VariableResponse
 from app.transitions import Refuse
 
-router = Operations(
-    responses={
-        401: {"description": "Unauthorized"},
-        403: {"description": "Task does not have access to the variable"},
-        404: {"description": "Variable not found"},
-    }
-)
+router = Operations()
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    401: {"description": "Unauthorized"},
+    403: {"description": "Task does not have access to the variable"},
+    404: {"description": "Variable not found"},
+}
 Key = Annotated[str, Path(min_length=1)]
 
 
@@ -35,7 +34,21 @@ async def own_team(request: Request, token: Annotated[TaskToken, Depends(executi
 Team = Annotated[str | None, Depends(own_team)]
 
 
-@router.get("/{variable_key:path}", response_model=VariableResponse)
+@router.get("/keys", response_model=VariableKeysResponse, responses={401: {"description": "Unauthorized"}})
+async def get_variable_keys(
+    request: Request,
+    team_name: Team,
+    prefix: Annotated[str | None, Query()] = None,
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
+    offset: Annotated[int, Query(ge=0)] = 0,
+) -> Any:
+    """Get Airflow Variable keys, optionally filtered by prefix."""
+    async with service.of(request).database.snapshot() as session:
+        keys, total = await variables.keys(session, prefix=prefix, team_name=team_name, limit=limit, offset=offset)
+    return {"keys": keys, "total_entries": total}
+
+
+@router.get("/{variable_key:path}", response_model=VariableResponse, responses=RESPONSES)
 async def get_variable(request: Request, variable_key: Key, team_name: Team) -> Any:
     """Get an Airflow Variable."""
     value = await service.of(request).secrets.variable(variable_key, team_name)
@@ -44,7 +57,7 @@ async def get_variable(request: Request, variable_key: Key, team_name: Team) -> 
     return {"key": variable_key, "value": value}
 
 
-@router.put("/{variable_key:path}", status_code=201)
+@router.put("/{variable_key:path}", status_code=201, responses=RESPONSES)
 async def put_variable(request: Request, variable_key: Key, body: VariablePostBody, team_name: Team) -> Any:
     """Set an Airflow Variable; a value of null is stored as the text ``None``, as Airflow stores it."""
     app = service.of(request)
@@ -61,7 +74,7 @@ async def put_variable(request: Request, variable_key: Key, body: VariablePostBo
     return {"message": "Variable successfully set"}
 
 
-@router.delete("/{variable_key:path}", status_code=204)
+@router.delete("/{variable_key:path}", status_code=204, responses=RESPONSES)
 async def delete_variable(request: Request, variable_key: Key, team_name: Team) -> Any:
     """Delete an Airflow Variable."""
     async with service.of(request).database.autocommit() as session:

@@ -52,6 +52,18 @@ async def accessible_key(
     return XComKey(dag_id, run_id, task_id, key)
 
 
+async def countable_key(
+    request: Request,
+    dag_id: str,
+    run_id: str,
+    task_id: str,
+    key: str,
+    token: Annotated[TaskToken, Depends(execution_token)],
+) -> XComKey:
+    """Return the XCom key in the path of a HEAD request, whose length the contract does not bound; see above."""
+    return await accessible_key(request, dag_id, run_id, task_id, key, token)
+
+
 router = Operations(
     responses={
         401: {"description": "Unauthorized"},
@@ -59,6 +71,22 @@ router = Operations(
         404: {"description": "XCom not found"},
     }
 )
+# The body is stored as it comes, so it is no parameter of the handler; this documents it.
+BODY_DOC = {
+    "requestBody": {
+        "description": "A JSON-formatted value",
+        "content": {
+            "application/json": {
+                "schema": {"$ref": "#/components/schemas/JsonValue"},
+                "examples": {
+                    "simple_value": {"summary": "Simple value", "value": '"value1"'},
+                    "list_value": {"summary": "List value", "value": '["value1"]'},
+                    "dict_value": {"summary": "Dictionary value", "value": '{"key2": "value2"}'},
+                },
+            }
+        },
+    }
+}
 Key = Annotated[XComKey, Depends(accessible_key)]
 PATH = "/{dag_id}/{run_id}/{task_id}/{key:path}"
 
@@ -86,8 +114,18 @@ async def get_mapped_xcom_by_slice(request: Request, key: Key, params: Annotated
     return [raw_json(value) for value in values]
 
 
-@router.head(PATH)
-async def head_xcom(request: Request, key: Key, map_index: Annotated[int | None, Query()] = None) -> Any:
+@router.head(
+    PATH,
+    responses={
+        200: {
+            "description": "Metadata about the number of matching XCom values",
+            "headers": {"Content-Range": {"schema": {"pattern": r"^map_indexes \d+$"}}},
+        }
+    },
+)
+async def head_xcom(
+    request: Request, key: Annotated[XComKey, Depends(countable_key)], map_index: Annotated[int | None, Query()] = None
+) -> Any:
     """Return the count of mapped XCom values in the ``Content-Range`` header."""
     if map_index is not None:
         message = "Cannot specify map_index in a HEAD request"
@@ -111,7 +149,7 @@ async def get_xcom(request: Request, key: Key, params: Annotated[GetXcomFilterPa
     return _not_found(key, which) if row is None else {"key": key.key, "value": raw_json(row.value)}
 
 
-@router.post(PATH, status_code=201)
+@router.post(PATH, status_code=201, openapi_extra=BODY_DOC)
 async def set_xcom(
     request: Request,
     key: Key,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from app.schemas.base import BaseModel, DagRunState, DagRunType, StrictBaseModel, UtcDateTime
 
@@ -58,6 +58,17 @@ class DagRun(StrictBaseModel):
     partition_date: UtcDateTime | None = None
     note: str | None = None
     team_name: str | None = None
+
+
+class TriggerDAGRunPayload(StrictBaseModel):
+    """What a triggered Dag run gets."""
+
+    logical_date: UtcDateTime | None = None
+    run_after: UtcDateTime | None = None
+    conf: Annotated[dict[str, Any], Field(default_factory=dict)]
+    reset_dag_run: bool = False
+    partition_key: str | None = None
+    note: str | None = None
 
 
 class DagRunStateResponse(BaseModel):

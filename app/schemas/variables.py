@@ -19,3 +19,10 @@ class VariablePostBody(StrictBaseModel):
 
     value: str | None = Field(alias="val")
     description: str | None = Field(default=None)
+
+
+class VariableKeysResponse(StrictBaseModel):
+    """Some keys of variables, and how many there are."""
+
+    keys: list[str]
+    total_entries: int

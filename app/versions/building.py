@@ -24,7 +24,7 @@ from app.routes import ROUTERS
 from app.routes.operations import Operations
 from app.routes.rendering import json_response, render
 from app.service import Service
-from app.versions import OLDEST_RELEASED, VERSIONS, Version
+from app.versions import VERSIONS, Version, documents
 from app.versions.changes import Change, Downgrade, OlderModels
 
 VERSION_HEADER = "airflow-api-version"
@@ -43,6 +43,12 @@ class VersionedApp(FastAPI):
         stack = super().build_middleware_stack()
         assert isinstance(stack, ServerErrorMiddleware)
         return stack.app
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the document of this date, built on first use."""
+        if not self.openapi_schema:
+            self.openapi_schema = documents.completed(super().openapi(), self.state.models)
+        return self.openapi_schema
 
 
 class ApiVersions:
@@ -96,15 +102,13 @@ class ApiVersions:
         for version in self._served:
             if version.date <= wanted:
                 return self.app(version.date)
-        if wanted < OLDEST_RELEASED:
-            return 404, "Not Found"
-        message = f"The oldest API date served is {self._served[-1].date} (Task SDK 1.2); asked for {asked}"
-        return 404, {"reason": "unsupported_api_version", "message": message}
+        return 404, "Not Found"
 
 
 def build_app(service: Service, version: str) -> FastAPI:
     """Return the application of one API date."""
     undone = tuple(change for newer in _newer_than(version) for change in newer.changes)
+    undone += tuple(change for newer in _newer_than(service.revision.newest_api_date) for change in newer.server_changes)
     app = VersionedApp(
         title="Airflow Task Execution API",
         description="The private Airflow Task Execution API.",
@@ -116,13 +120,15 @@ def build_app(service: Service, version: str) -> FastAPI:
     app.add_exception_handler(RefusedRequest, _refused)
     app.add_exception_handler(RejectedByDatabase, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
-    models = OlderModels(undone)
+    models = app.state.models = OlderModels(undone)
     gone = {name for change in undone for name in change.added_operations}
+    moved = {name: before for change in undone for name, before in change.moved_operations.items()}
     for prefix, tag, router in ROUTERS:
         versioned = Operations()
         for route in router.routes:
             if isinstance(route, APIRoute) and route.name not in gone:
-                _add(versioned, route, models, _downgrades(undone, route.name))
+                path, name = moved.get(route.name, (route.path, route.name))
+                _add(versioned, route, models, _downgrades(undone, route.name), path=path, name=name)
         app.include_router(versioned, prefix=prefix, tags=[tag])
     return app
 
@@ -135,20 +141,23 @@ def _downgrades(changes: tuple[Change, ...], operation: str) -> tuple[Downgrade,
     return tuple(change.downgrades[operation] for change in changes if operation in change.downgrades)
 
 
-def _add(router: APIRouter, route: APIRoute, models: OlderModels, downgrades: tuple[Downgrade, ...]) -> None:
+def _add(
+    router: APIRouter, route: APIRoute, models: OlderModels, downgrades: tuple[Downgrade, ...], *, path: str, name: str
+) -> None:
     status = route.status_code or 200
     router.add_api_route(
-        route.path,
+        path,
         _endpoint(route.endpoint, status, models, downgrades),
         methods=sorted(route.methods or ()),
-        name=route.name,
+        name=name,
         status_code=status,
-        response_model=models.annotation(route.response_model),
+        response_model=models.annotation(route.response_model) if path == route.path else None,
         responses=route.responses,
         summary=route.summary,
         description=route.description,
         dependencies=route.dependencies,
         operation_id=route.operation_id,
+        openapi_extra=route.openapi_extra,
     )
 
 
@@ -194,7 +203,7 @@ async def _invalid(_: Request, error: Exception) -> Response:
             shown["input"] = orjson.Fragment(given)
         if "ctx" in problem:
             shown["ctx"] = {
-                key: value if isinstance(value, int | float) else str(value) for key, value in problem["ctx"].items()
+                key: value if isinstance(value, int | float | str) else {} for key, value in problem["ctx"].items()
             }
         problems.append(shown)
     return json_response({"detail": problems}, 422)

@@ -21,13 +21,19 @@ class Change:
 
     :param description: what it brought, for people.
     :param added_fields: by model, the fields that did not exist before it.
+    :param changed_fields: by model, the types that fields had before it.
+    :param removed_fields: by model, the fields that existed only before it, with their types.
     :param added_operations: names of the operations that did not exist before it.
+    :param moved_operations: by operation name, the path below its router's prefix, and the name, that it had before.
     :param downgrades: by operation name, what turns an answer's body into what it was before.
     """
 
     description: str
     added_fields: Mapping[type[pydantic.BaseModel], tuple[str, ...]] = field(default_factory=dict)
+    changed_fields: Mapping[type[pydantic.BaseModel], Mapping[str, Any]] = field(default_factory=dict)
+    removed_fields: Mapping[type[pydantic.BaseModel], Mapping[str, Any]] = field(default_factory=dict)
     added_operations: frozenset[str] = frozenset()
+    moved_operations: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     downgrades: Mapping[str, Downgrade] = field(default_factory=dict)
 
 
@@ -36,10 +42,33 @@ class Version:
     """An API date and what it changed.
 
     :param date: ISO, as in the ``Airflow-API-Version`` header.
+    :param changes: what clients of older dates must not see.
+    :param server_changes: what came with the server of this date: clients of older dates see it too, once their server
+        has it. The released documents of Airflow 3.3.2 show which these are.
     """
 
     date: str
     changes: tuple[Change, ...]
+    server_changes: tuple[Change, ...] = ()
+
+
+def without(*names: str) -> Downgrade:
+    """Return what removes fields from a body."""
+
+    def downgrade(body: dict[str, Any]) -> None:
+        for name in names:
+            body.pop(name, None)
+
+    return downgrade
+
+
+def context_without(*names: str) -> Downgrade:
+    """Return what removes fields from the Dag run of a run context."""
+
+    def downgrade(context: dict[str, Any]) -> None:
+        without(*names)(context["dag_run"])
+
+    return downgrade
 
 
 class OlderModels:
@@ -49,10 +78,16 @@ class OlderModels:
     """
 
     def __init__(self, changes: tuple[Change, ...]) -> None:
-        self._removed: dict[type[pydantic.BaseModel], set[str]] = {}
+        self._missing: dict[type[pydantic.BaseModel], set[str]] = {}
+        self._types: dict[type[pydantic.BaseModel], dict[str, Any]] = {}
+        self._extra: dict[type[pydantic.BaseModel], dict[str, Any]] = {}
         for change in changes:
             for model, names in change.added_fields.items():
-                self._removed.setdefault(model, set()).update(names)
+                self._missing.setdefault(model, set()).update(names)
+            for model, types_before in change.changed_fields.items():
+                self._types.setdefault(model, {}).update(types_before)
+            for model, fields_before in change.removed_fields.items():
+                self._extra.setdefault(model, {}).update(fields_before)
         self._older: dict[type[pydantic.BaseModel], type[pydantic.BaseModel]] = {}
         self._newest: dict[type[pydantic.BaseModel], type[pydantic.BaseModel]] = {}
 
@@ -83,12 +118,13 @@ class OlderModels:
         if model not in self._older:
             fields: dict[str, Any] = {}
             for name, info in model.model_fields.items():
-                if name not in self._removed.get(model, ()):
-                    older = self.annotation(info.annotation)
+                if name not in self._missing.get(model, ()):
+                    older = self._types.get(model, {}).get(name) or self.annotation(info.annotation)
                     if older is not info.annotation:
                         info = copy(info)
                         info.annotation = older
                     fields[name] = (older, info)
+            fields |= {name: (older, ...) for name, older in self._extra.get(model, {}).items()}
             self._older[model] = model if self._is_same(model, fields) else self._create(model, fields)
         return self._older[model]
 

@@ -1,5 +1,82 @@
-"""API date 2026-04-06, with Airflow 3.2 and Task SDK 1.2: the oldest date that is served."""
+"""API date 2026-04-06, with Airflow 3.2 and Task SDK 1.2."""
 
-from app.versions.changes import Version
+from __future__ import annotations
 
-VERSION = Version("2026-04-06", ())
+from typing import Any
+
+from app.schemas.assets import AssetEventResponse, DagRunAssetReference
+from app.schemas.base import UtcDateTime
+from app.schemas.dag_runs import DagRun
+from app.schemas.task_instances import TIRunContext
+from app.versions.base_serialization import downgraded
+from app.versions.changes import Change, Version, context_without, without
+
+
+def _start_date_is_a_time(dag_run: dict[str, Any]) -> None:
+    """A run that has not started yet tells the time after which it may."""
+    if dag_run["start_date"] is None:
+        dag_run["start_date"] = dag_run["run_after"]
+
+
+def _next_kwargs_in_the_old_serialization(context: dict[str, Any]) -> None:
+    if context.get("next_kwargs") is not None:
+        context["next_kwargs"] = downgraded(context["next_kwargs"])
+
+
+def _no_upstream_map_indexes(context: dict[str, Any]) -> None:
+    context["upstream_map_indexes"] = None
+
+
+def _events_without_partition_key(events: dict[str, Any]) -> None:
+    for event in events["asset_events"]:
+        event.pop("partition_key", None)
+
+
+VERSION = Version(
+    "2026-04-06",
+    (
+        Change(
+            "Runs and asset events have partition keys",
+            added_fields={
+                DagRun: ("partition_key",),
+                AssetEventResponse: ("partition_key",),
+                DagRunAssetReference: ("partition_key",),
+            },
+            downgrades={
+                "ti_run": context_without("partition_key"),
+                "get_asset_event_by_asset_name_uri": _events_without_partition_key,
+                "get_asset_event_by_asset_alias": _events_without_partition_key,
+            },
+        ),
+        Change(
+            "The previous run is found below /dag-runs/previous, and a run can be read",
+            added_operations=frozenset({"get_dag_run"}),
+            moved_operations={"get_previous_dagrun": ("/{dag_id}/previous", "get_previous_dagrun_compat")},
+        ),
+        Change(
+            "A run that has not started has no start date",
+            changed_fields={DagRun: {"start_date": UtcDateTime}},
+            downgrades={"ti_run": lambda context: _start_date_is_a_time(context["dag_run"])},
+        ),
+        Change(
+            "The arguments of deferred tasks are JSON",
+            downgrades={"ti_run": _next_kwargs_in_the_old_serialization},
+        ),
+        Change(
+            "The Task SDK finds upstream map indexes itself",
+            removed_fields={TIRunContext: {"upstream_map_indexes": dict[str, int | list[int] | None] | None}},
+            downgrades={"ti_run": _no_upstream_map_indexes},
+        ),
+        Change(
+            "Runs have notes",
+            added_fields={DagRun: ("note",)},
+            downgrades={"ti_run": context_without("note")},
+        ),
+        Change(
+            "A task that resumes is told when it first started",
+            added_fields={TIRunContext: ("start_date",)},
+            downgrades={"ti_run": without("start_date")},
+        ),
+        Change("Dags can be read", added_operations=frozenset({"get_dag"})),
+    ),
+)

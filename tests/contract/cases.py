@@ -6,8 +6,10 @@ every row of every table must come out equal.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from cryptography.fernet import Fernet
@@ -29,10 +31,12 @@ ERROR_SHAPE = "the same refusal, worded for the one model that the state chooses
 NOT_FAILED = "a report that cannot be recorded is refused instead of failing the task"
 PARTITIONED = "an event with a partition key for a partitioned Dag is refused until its mapping is served"
 QUIET_SKIP = "what is skipped already is not skipped and logged again"
+OLD_TIMES = "times end in Z on every API date"
+OLD_EVENTS = "an old API date is answered instead of a 500"
+SAME_DATE = "a second run of one logical date is refused as one that exists"
 PING = "health names our parts"
 STRICTER_TOKEN = "only a task itself may ask for its reschedules, on 3.2 too"
 REFUSED_TOKEN_TEXT = "the reason why a token does not verify is not told"
-OLD_DATE = "API dates before 2026-04-06 are not served yet"
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,40 @@ for _state in (
     SETUPS[_state] = _in_state(_state)
 SETUPS["no_state"] = _in_state(None)
 SETUPS["resuming"] = _in_state("queued", next_method="resume", next_kwargs={"event": {"a": 1}}, trigger_id=None)
+
+
+def _instance(name: str, data: Any, version: int = 1) -> dict[str, Any]:
+    return {"__classname__": name, "__version__": version, "__data__": data}
+
+
+_UTC_ZONE = _instance("builtins.tuple", ["UTC", "pendulum.tz.timezone.Timezone", 1, True])
+SETUPS["resuming_with_types"] = _in_state(
+    "queued",
+    next_method="resume",
+    next_kwargs={
+        "moment": _instance("datetime.datetime", {"timestamp": 1000.5, "tz": _UTC_ZONE}, 2),
+        "delay": _instance("datetime.timedelta", 90.5, 2),
+        "pair": _instance("builtins.tuple", [1, "a"]),
+        "day": _instance("datetime.date", "2026-01-02", 2),
+        "plain": {"a": [1, 2.5, None, True, {"b": 1}]},
+    },
+)
+SETUPS["resuming_with_a_class"] = _in_state(
+    "queued", next_method="resume", next_kwargs={"thing": _instance("my.Thing", {"a": 1})}
+)
+SETUPS["resuming_from_before"] = _in_state(
+    "queued", next_method="resume", next_kwargs={"__type": "dict", "__var": {"a": {"__type": "dict", "__var": {"b": 1}}}}
+)
+
+
+@setup
+async def queued_early(world: World) -> Any:
+    """Its run has not started, and has no conf."""
+    ti = await world.one("d")
+    await world.connection.execute("UPDATE dag_run SET start_date = NULL, conf = NULL, state = 'queued'")
+    return ti
+
+
 SETUPS["mapped_one"] = _in_state("running", map_index=2)
 SETUPS["never_started"] = _in_state("running", start_date=None)
 SETUPS["with_tries"] = _in_state("running", max_tries=2, try_number=2)
@@ -351,6 +389,215 @@ async def with_serialized(world: World) -> Any:
     return ti
 
 
+@setup
+async def asset_events(world: World) -> Any:
+    """Two assets of one name's past and present, one alias; events of both, one of which made two runs."""
+    ti = await world.one_running("d")
+    old = await world.asset("a", "s3://bucket/old", active=False)
+    now = await world.asset("a")
+    other = await world.asset("b")
+    alias = await world.insert("asset_alias", "id", name="alias", group="asset")
+    for asset in (old, other):
+        await world.insert("asset_alias_asset", alias_id=alias, asset_id=asset)
+    run = await world.connection.fetchval("SELECT id FROM dag_run")
+    later = await world.run("d", "later", logical_date=None, data_interval_start=None, data_interval_end=None)
+    for number, asset in enumerate((old, now, other, now)):
+        event = await world.insert(
+            "asset_event",
+            "id",
+            asset_id=asset,
+            extra={"n": number},
+            source_task_id="t",
+            source_dag_id="p",
+            source_run_id="r",
+            source_map_index=-1,
+            timestamp=EPOCH.replace(minute=number * 10),
+            partition_key="key" if number == 3 else None,
+        )
+        if number == 1:
+            for run_pk in (run, later):
+                await world.insert("dagrun_asset_event", dag_run_id=run_pk, event_id=event)
+        if number == 2:
+            await world.insert("asset_alias_asset_event", alias_id=alias, event_id=event)
+    return ti
+
+
+async def _asked(world: World, ti: Any, **values: Any) -> None:
+    defaults = {
+        "options": ["yes", "no"],
+        "subject": "Well?",
+        "body": "text",
+        "defaults": ["no"],
+        "multiple": False,
+        "params": {"p": {"value": 1}},
+        "params_input": {},
+        "assignees": [{"id": "1", "name": "ann"}],
+        "created_at": EPOCH,
+    }
+    await world.insert("hitl_detail", ti_id=ti, **{**defaults, **values})
+
+
+@setup
+async def asked(world: World) -> Any:
+    ti = await world.one_running("d")
+    await _asked(world, ti)
+    return ti
+
+
+@setup
+async def asked_barely(world: World) -> Any:
+    ti = await world.one_running("d")
+    await _asked(world, ti, body=None, defaults=None, assignees=[], params={})
+    return ti
+
+
+@setup
+async def answered(world: World) -> Any:
+    ti = await world.one_running("d")
+    await _asked(
+        world,
+        ti,
+        responded_at=EPOCH.replace(microsecond=250000),
+        responded_by={"id": "2", "name": "bob"},
+        chosen_options=["yes"],
+        params_input={"p": 2},
+    )
+    return ti
+
+
+@setup
+async def state_stores(world: World) -> Any:
+    ti = await world.one_running("d")
+    run = await world.connection.fetchval("SELECT id FROM dag_run")
+    for task_id, key in (("job", "kept"), ("job", "with/slash"), ("elsewhere", "kept")):
+        key_of = {"dag_run_id": run, "dag_id": "d", "run_id": RUN, "task_id": task_id, "map_index": -1, "key": key}
+        await world.insert("task_state_store", **key_of, value='{"a": [1, 2.5]}', updated_at=EPOCH, expires_at=EPOCH)
+    asset = await world.asset("a")
+    await world.asset("gone", active=False)
+    for key in ("kept", "other"):
+        await world.insert("asset_state_store", asset_id=asset, key=key, value='"v"', updated_at=EPOCH)
+    return ti
+
+
+def _connection_test(state: str, **values: Any) -> Setup:
+    async def make(world: World) -> Any:
+        test = ti_id("a connection test")
+        defaults = {
+            "id": test,
+            "token": "t",
+            "connection_id": "tested",
+            "state": state,
+            "created_at": EPOCH,
+            "updated_at": EPOCH,
+            "conn_type": "http",
+            "host": "h",
+            "login": "l",
+            "schema": "s",
+            "port": 80,
+            "active_connection_id": "tested" if state in ("pending", "queued", "running") else None,
+            "password": "p",
+            "extra": '{"a": 1}',
+        }
+        await world.insert("connection_test_request", **{**defaults, **values})
+        return test
+
+    return make
+
+
+for _state in ("pending", "queued", "running", "success", "failed"):
+    SETUPS[f"connection_test_{_state}"] = _connection_test(_state)
+SETUPS["connection_test_to_save"] = _connection_test("running", commit_on_success=True)
+
+
+@setup
+async def connection_test_to_replace(world: World) -> Any:
+    await world.insert(
+        "connection", conn_id="tested", conn_type="ftp", host="old", is_encrypted=False, is_extra_encrypted=False
+    )
+    return await _connection_test("running", commit_on_success=True)(world)
+
+
+async def _sample(world: World, **changed: Any) -> Any:
+    """Write the Dag ``sample`` as it is serialized (mapped tasks and groups, weights, pools, params), and a task that asks."""
+    ti = await world.one_running("d")
+    await world.connection.execute("UPDATE dag_run SET triggering_user_name = 'ann'")
+    await world.dag("sample", bundle_version="v1")
+    await world.insert("log_template", id=7, filename="f", elasticsearch_id="e", created_at=EPOCH)
+    data = json.loads((Path(__file__).parent / "sample_dag.json").read_text())
+    data["dag"] |= changed
+    version = ti_id("version of sample")
+    stamps = {"created_at": EPOCH, "last_updated": EPOCH}
+    await world.insert("dag_version", id=version, version_number=1, dag_id="sample", bundle_name="dags-folder", **stamps)
+    row = {"id": version, "dag_id": "sample", "data": data, "dag_hash": "0" * 32, "dag_version_id": version}
+    await world.insert("serialized_dag", **row, **stamps)
+    return ti
+
+
+def _timetable(name: str, **fields: Any) -> Setup:
+    async def make(world: World) -> Any:
+        return await _sample(world, timetable={"__type": f"airflow.timetables.{name}", "__var": fields})
+
+    return make
+
+
+SETUPS["sample"] = _sample
+_PARIS = {"timezone": "Europe/Paris"}
+TIMETABLES = {
+    "none": _timetable("simple.NullTimetable"),
+    "once": _timetable("simple.OnceTimetable"),
+    "continuous": _timetable("simple.ContinuousTimetable"),
+    "several crons": _timetable(
+        "trigger.MultipleCronTriggerTimetable", expressions=["0 1 * * *", "0 5 * * *"], **_PARIS, interval=7200.0,
+        run_immediately=False,
+    ),
+    "delta trigger": _timetable("trigger.DeltaTriggerTimetable", delta=3600.0, interval=60.0),
+    "daily interval": _timetable("interval.CronDataIntervalTimetable", expression="0 3 * * *", **_PARIS),
+    "hourly interval": _timetable("interval.CronDataIntervalTimetable", expression="30 * * * *", **_PARIS),
+    "utc offset": _timetable("interval.CronDataIntervalTimetable", expression="0 3 * * 1", timezone=7200),
+    "delta interval": _timetable("interval.DeltaDataIntervalTimetable", delta=5400.0),
+    "events": _timetable(
+        "events.EventsTimetable", event_dates=["2026-01-01T00:00:00+00:00", "2026-03-01T00:00:00+00:00"],
+        restrict_to_events=True, description="", _summary="",
+    ),
+}  # fmt: skip
+SETUPS.update({f"sample, {name}": make for name, make in TIMETABLES.items()})
+
+
+@setup
+async def sample_with_import_errors(world: World) -> Any:
+    ti = await _sample(world)
+    await world.connection.execute("UPDATE dag SET has_import_errors = true WHERE dag_id = 'sample'")
+    return ti
+
+
+@setup
+async def stale_sample(world: World) -> Any:
+    ti = await _sample(world)
+    await world.connection.execute("UPDATE dag SET is_stale = true WHERE dag_id = 'sample'")
+    return ti
+
+
+@setup
+async def scheduled_only_sample(world: World) -> Any:
+    ti = await _sample(world)
+    await world.connection.execute("UPDATE dag SET allowed_run_types = '[\"scheduled\"]' WHERE dag_id = 'sample'")
+    return ti
+
+
+@setup
+async def sample_that_ran(world: World) -> Any:
+    ti = await _sample(world)
+    await world.run("sample", "r1")
+    return ti
+
+
+@setup
+async def many_variables(world: World) -> Any:
+    for key in ("b", "a_1", "a%2", "ab", "z"):
+        await world.insert("variable", key=key, val="v", is_encrypted=False)
+    return await world.one_running("d")
+
+
 # --- cases ----------------------------------------------------------------------------------------------------------
 
 _START = {"state": "running", "hostname": "worker", "unixname": "airflow", "pid": 42, "start_date": START}
@@ -393,7 +640,157 @@ def event(name: str, extra: Any, **more: Any) -> dict[str, Any]:
     return {"dest_asset_key": {"name": name, "uri": f"s3://bucket/{name}"}, "extra": extra, **more}
 
 
+_AE = "/asset-events/by-asset"
+_HITL = "/hitlDetails/{ti}"
+_ASK = {
+    "ti_id": "00000000-0000-4000-8000-000000000001",
+    "options": ["yes", "no"],
+    "subject": "Really?",
+    "params": {"p": 1},
+    "assigned_users": [{"id": "3", "name": "cid"}],
+}
+_RESPONSE = {"ti_id": _ASK["ti_id"], "chosen_options": ["no"], "params_input": {"p": 5}}
+_PARK = {"state": "awaiting_input", "timeout": "PT1H", "next_method": "execute_complete", "next_kwargs": {"k": 1}}
+_STORE = "/store/ti/{ti}"
+_TEST = "/connection-tests/{ti}"
+_WORKLOAD = {"scope": "workload"}
+NEW = {"revisions": ("3.3",)}
+
+
+def on(setup: str, method: str, path: str, body: Any = ABSENT, **options: Any) -> Case:
+    """Return a case that is named by what it asks, of whom, and how."""
+    named = [options.pop("note", "")]
+    named += [str(options[name]) for name in ("token", "claims", "revisions") if name in options]
+    shown = "" if body is ABSENT else str(body)[:200]
+    name = " ".join(filter(None, (method, path, shown, "on", setup, *named)))
+    return Case(name, method, path, body, setup=setup, **options)
+
+
+_RUN_IT = "/dag-runs/sample/r1"
+_WHEN = {"logical_date": "2026-02-03T04:05:06Z", "run_after": "2026-02-03T04:05:07Z"}
+OLD_DATES = ("2026-04-06", "2025-11-05", "2025-10-27", "2025-09-23", "2025-08-10", "2025-05-20", "2025-04-28", "2025-04-11")
+MAR, OCT = "2026-03-29T01:30:00Z", "2026-10-25T01:30:00Z"  # the clocks of Paris are put forward, and back
+
 CASES: list[Case] = [
+    # --- triggered runs
+    on("sample", "POST", _RUN_IT, {}),
+    on("sample", "POST", _RUN_IT, {**_WHEN, "conf": {"x": 4, "other": [1]}, "note": "noted"}, note="with a note"),
+    on("sample", "POST", _RUN_IT, {**_WHEN, "logical_date": "2027-06-01T00:00:00Z"}, note="after every start"),
+    *(
+        on(f"sample, {name}", "POST", _RUN_IT, {"logical_date": when, "run_after": when}, note=when)
+        for name in TIMETABLES
+        for when in ("2026-02-03T04:05:06Z", MAR, OCT)
+    ),
+    on("sample", "POST", "/dag-runs/none/r1", {}),
+    on("stale_sample", "POST", _RUN_IT, {}),
+    on("sample_with_import_errors", "POST", _RUN_IT, {}),
+    on("scheduled_only_sample", "POST", _RUN_IT, {}),
+    on("sample_that_ran", "POST", _RUN_IT, {}),
+    on("sample_that_ran", "POST", "/dag-runs/sample/r2", {"logical_date": "2026-01-01T00:00:00Z"}, differs=SAME_DATE, ours=409),
+    on("sample", "POST", _RUN_IT, {"logical_date": "2024-01-01T00:00:00Z"}, note="too early", revisions=("3.3",)),
+    on("sample", "POST", _RUN_IT, {"logical_date": "2024-01-01T00:00:00Z"}, note="too early", revisions=("3.2",), differs=BETTER_REFUSAL, ours=400),
+    on("sample", "POST", _RUN_IT, {"conf": {"x": 2}}, differs=BETTER_REFUSAL, ours=400),
+    on("sample", "POST", "/dag-runs/sample/a%20b", {}, revisions=("3.3",)),
+    on("sample", "POST", "/dag-runs/sample/a..b", {}, revisions=("3.3",)),
+    on("sample", "POST", "/dag-runs/sample/a%20b", {}, revisions=("3.2",), differs=BETTER_REFUSAL, ours=400),
+    on("sample", "POST", _RUN_IT, {"partition_key": "k"}, revisions=("3.3",)),
+    on("sample", "POST", _RUN_IT, {"unknown": 1}),
+    on("sample", "POST", _RUN_IT, {"conf": 1}),
+    on("sample", "POST", _RUN_IT, {}, token="none"),
+    # --- assets and their events
+    *(on("asset_events", "GET", f"/assets/by-{what}") for what in ("name?name=a", "name?name=none", "name", "uri")),
+    *(on("asset_events", "GET", f"/assets/by-uri?uri=s3://bucket/{uri}") for uri in ("a", "old", "none")),
+    *(on("asset_events", "GET", f"/assets/by-alias?alias_name={name}", **NEW) for name in ("alias", "none", "")),
+    on("asset_events", "GET", "/assets/by-alias", **NEW),
+    on("asset_events", "GET", "/assets/by-alias?alias_name=alias", revisions=("3.2",)),
+    on("asset_events", "GET", "/assets/by-name?name=a", token="none"),
+    *(
+        on("asset_events", "GET", f"{_AE}?{query}")
+        for query in (
+            "name=a&uri=s3://bucket/a",
+            "name=a&uri=s3://bucket/old",
+            "name=a&uri=",
+            "name=&uri=s3://bucket/b",
+            "name=&uri=s3://bucket/old",
+            "name=&uri=",
+            "name=none&uri=",
+            "name=a",
+            "name=a&uri=&ascending=false",
+            "name=a&uri=&ascending=perhaps",
+            "name=a&uri=&limit=1",
+            "name=a&uri=&limit=0",
+            "name=a&uri=&limit=x",
+            "name=a&uri=&after=2026-01-01T00:20:00Z",
+            "name=a&uri=&before=2026-01-01T00:20:00Z",
+            "name=a&uri=&after=2026-01-01T00:10:00Z&before=2026-01-01T00:10:00Z",
+            "name=a&uri=&after=2026-01-01T00:00:00",
+        )
+    ),
+    on("asset_events", "GET", f"{_AE}?name=a&uri=&limit=-1", differs=BETTER_REFUSAL, ours=422),
+    *(
+        on("asset_events", "GET", f"/asset-events/by-asset-alias?{query}")
+        for query in ("name=alias", "name=none", "", "name=alias&limit=1", "name=alias&after=2026-02-01T00:00:00Z")
+    ),
+    # --- human in the loop
+    *(on(s, "GET", _HITL) for s in ("running", "asked", "asked_barely", "answered", "nothing")),
+    on("asked", "GET", _HITL, token="other"),
+    *(on(s, "POST", _HITL, _ASK) for s in ("running", "asked", "asked_barely", "answered")),
+    on("running", "POST", _HITL, {**_ASK, "body": "b", "defaults": ["no"], "multiple": True}),
+    on("running", "POST", _HITL, {**_ASK, "options": []}),
+    on("running", "POST", _HITL, {"options": ["a"]}),
+    on("running", "POST", _HITL, {**_ASK, "unknown": 1}, note="with an unknown field"),
+    on("nothing", "POST", _HITL, _ASK, differs=BETTER_REFUSAL, ours=404),
+    *(on(s, "PATCH", _HITL, _RESPONSE) for s in ("running", "asked", "answered", "nothing")),
+    on("asked", "PATCH", _HITL, {**_RESPONSE, "chosen_options": []}),
+    *(state(f"awaiting input when {s}", _PARK, s, **NEW) for s in ("running", "asked", "answered")),
+    state("awaiting input without a limit", {k: v for k, v in _PARK.items() if k != "timeout"}, **NEW),
+    # --- state stores
+    *(on("state_stores", "GET", f"{_STORE}/{key}", **NEW) for key in ("kept", "with/slash", "none")),
+    on("nothing", "GET", f"{_STORE}/kept", **NEW),
+    on("state_stores", "GET", f"{_STORE}/kept", token="other", **NEW),
+    on("running", "GET", f"{_STORE}/k", revisions=("3.2",)),
+    *(
+        on("state_stores", "PUT", f"{_STORE}/{key}", {"value": value}, **NEW)
+        for key, value in (("kept", {"b": [1.5, "é", None]}), ("new", 1), ("new/slash", "text"), ("new", False), ("new", None))
+    ),
+    on("state_stores", "PUT", f"{_STORE}/new", {"value": 1, "expires_at": "2026-02-01T00:00:00+01:00"}, **NEW),
+    on("state_stores", "PUT", f"{_STORE}/new", {"value": 1, "expires_at": "2026-02-01T00:00:00"}, differs=BETTER_REFUSAL, ours=422, **NEW),
+    on("state_stores", "PUT", f"{_STORE}/new", {"value": 1, "unknown": 1}, **NEW),
+    on("state_stores", "PUT", f"{_STORE}/{'k' * 513}", {"value": 1}, differs=BETTER_REFUSAL, ours=422, **NEW),
+    on("nothing", "PUT", f"{_STORE}/new", {"value": 1}, **NEW),
+    *(on("state_stores", "DELETE", f"{_STORE}{key}", **NEW) for key in ("/kept", "/none", "")),
+    *(on("nothing", "DELETE", f"{_STORE}{key}", **NEW) for key in ("/kept", "")),
+    *(
+        on("state_stores", method, f"/store/asset/by-{which}", *body, **NEW)
+        for which in ("name/value?name=a&key=kept", "uri/value?uri=s3://bucket/a&key=kept", "name/value?name=gone&key=kept",
+                      "uri/value?uri=s3://bucket/gone&key=k", "name/value?name=a&key=none", "name/value?name=a&key=")
+        for method, *body in (("GET",), ("PUT", {"value": {"n": 1}}), ("DELETE",))
+    ),
+    on("state_stores", "PUT", "/store/asset/by-name/value?name=a&key=kept", {"value": None}, **NEW),
+    on("state_stores", "PUT", "/store/asset/by-name/value?name=a&key=kept", {"value": 1}, token="other", **NEW),
+    on("state_stores", "GET", "/store/asset/by-name/value?name=a&key=kept", token="other", **NEW),
+    *(on("state_stores", "DELETE", f"/store/asset/by-{which}", **NEW) for which in ("name/clear?name=a", "uri/clear?uri=s3://bucket/a", "name/clear?name=gone", "name/clear")),
+    # --- connection tests
+    *(
+        on(f"connection_test_{s}", "GET", f"{_TEST}/connection", claims=_WORKLOAD, **NEW)
+        for s in ("pending", "queued", "running", "success", "failed")
+    ),
+    *(
+        on(f"connection_test_{s}", "PATCH", _TEST, {"state": result, "result_message": "m"}, claims=_WORKLOAD, **NEW)
+        for s in ("pending", "queued", "running", "success", "failed", "to_save", "to_replace")
+        for result in ("success", "failed")
+    ),
+    on("connection_test_running", "PATCH", _TEST, {"state": "queued"}, claims=_WORKLOAD, **NEW),
+    on("nothing", "GET", f"{_TEST}/connection", claims=_WORKLOAD, **NEW),
+    on("nothing", "PATCH", _TEST, {"state": "failed"}, claims=_WORKLOAD, **NEW),
+    on("connection_test_pending", "GET", f"{_TEST}/connection", **NEW, note="with an execution token"),
+    on("connection_test_pending", "GET", f"{_TEST}/connection", token="other", claims=_WORKLOAD, **NEW),
+    # --- variable keys
+    *(
+        on("many_variables", "GET", f"/variables/keys{query}", **NEW)
+        for query in ("", "?prefix=a", "?prefix=a_", "?prefix=a%25", "?limit=2&offset=1", "?limit=0", "?limit=10001", "?offset=-1", "?offset=99")
+    ),
+    on("many_variables", "GET", "/variables/keys", revisions=("3.2",)),
     # --- run
     run("queued"),
     run("restarting", "restarting"),
@@ -478,8 +875,9 @@ CASES: list[Case] = [
     ),
     state(
         "retry with a policy under the older date", {"state": "up_for_retry", **_ENDED, "retry_reason": "x"}, "with_tries",
-        headers={"Airflow-API-Version": "2026-04-06"}, differs=ERROR_SHAPE, ours=422,
+        headers={"Airflow-API-Version": "2026-04-06"}, **NEW,
     ),
+    state("awaiting input under the older date", _PARK, headers={"Airflow-API-Version": "2026-04-06"}, **NEW),
     state("deferred", _DEFER),
     state("deferred with a timeout", {**_DEFER, "trigger_timeout": "PT60S"}),
     state("deferred with a timeout in seconds", {**_DEFER, "trigger_timeout": 90.5}),
@@ -727,6 +1125,40 @@ CASES: list[Case] = [
     get("version empty", "/health", headers={"Airflow-API-Version": ""}),
     get("version between two", "/health", headers={"Airflow-API-Version": "2026-05-05"}),
     get("version of the future", "/health", headers={"Airflow-API-Version": "2099-01-01"}),
-    get("version not served yet", "/health", headers={"Airflow-API-Version": "2025-11-05"}, differs=OLD_DATE, ours=404),
+    # --- API dates
+    *(on("sample", "POST", _RUN_IT, {"note": "noted"}, headers={"Airflow-API-Version": d}, note=d, **NEW) for d in OLD_DATES),
+    *(
+        on("asset_events", "GET", f"{_AE}?name=a&uri=", headers={"Airflow-API-Version": date}, note=date,
+           **({} if date == "2026-04-06" else {"differs": OLD_EVENTS, "ours": 200}))
+        for date in OLD_DATES
+    ),
+    *(
+        on("several_runs", "GET", "/dag-runs/d/previous?logical_date=2026-01-04T00:00:00Z", note=date,
+           headers={"Airflow-API-Version": date},
+           **({"differs": OLD_TIMES, "ours": 200} if "2025-06" < date < "2026" else {}))
+        for date in OLD_DATES
+    ),
+    *(
+        on(s, method, path, *body, headers={"Airflow-API-Version": date}, note=date)
+        for date in OLD_DATES
+        for s, method, path, *body in (
+            ("queued", "PATCH", f"{_TI}/run", _START),
+            ("queued_early", "PATCH", f"{_TI}/run", _START),
+            ("resuming", "PATCH", f"{_TI}/run", _START),
+            ("resuming_with_types", "PATCH", f"{_TI}/run", _START),
+            ("resuming_with_a_class", "PATCH", f"{_TI}/run", _START),
+            ("resuming_from_before", "PATCH", f"{_TI}/run", _START),
+            ("triggered_by_assets", "PATCH", f"{_TI}/run", _START),
+            ("several_runs", "GET", "/dag-runs/d/run1"),
+            ("several_runs", "GET", "/dag-runs/d/run1/state"),
+            ("several_runs", "GET", "/dags/d"),
+            ("with_xcoms", "GET", f"{_X}/job/early_only?include_prior_dates=true"),
+            ("running", "PATCH", f"{_TI}/state", {**_OUT, "rendered_map_index": "label"}),
+            ("running", "PATCH", f"{_TI}/state", _DEFER),
+            ("many_variables", "GET", "/variables/keys"),
+            ("sample", "POST", _RUN_IT, {"note": "noted"}),
+            ("sample", "POST", _RUN_IT, {"run_after": "2026-02-03T04:05:06Z"}),
+        )
+    ),
     get("correlation id", "/health", headers={"correlation-id": "abc"}),
 ]  # fmt: skip

@@ -38,7 +38,9 @@ TRIGGERED = [
     "observed_group",
     "group_observer",
     "producer",
+    "triggering",
 ]
+STARTED_BY_THEM = ["consumer", "triggered"]
 PARSED_TIMEOUT, FINISHED_TIMEOUT = 120.0, 420.0  # seconds; two cores take about 20 and 100
 # What the server itself mints lasts 10 s, without leeway: a task of 25 s needs at least two refreshes.
 SERVER_SETTINGS = {
@@ -112,10 +114,10 @@ async def finished(
 async def _run_everything(connection: asyncpg.Connection, airflow: Airflow) -> None:
     """Trigger every Dag once and wait for the end of all runs."""
     await _store(connection)
-    await _wait(connection, PARSED_TIMEOUT, "SELECT count(*) >= 15 FROM serialized_dag")
+    await _wait(connection, PARSED_TIMEOUT, f"SELECT count(*) >= {len(TRIGGERED + STARTED_BY_THEM)} FROM serialized_dag")
     await asyncio.to_thread(airflow.trigger, TRIGGERED)
     everything = f"""
-        SELECT count(*) FILTER (WHERE state IN ('success', 'failed')) >= {len(TRIGGERED) + 1}
+        SELECT count(*) FILTER (WHERE state IN ('success', 'failed')) >= {len(TRIGGERED + STARTED_BY_THEM)}
            AND count(*) FILTER (WHERE state NOT IN ('success', 'failed')) = 0 FROM dag_run
     """
     await _wait(connection, FINISHED_TIMEOUT, everything)
@@ -142,6 +144,16 @@ async def _wait(connection: asyncpg.Connection, seconds: float, question: str) -
             )
             raise TimeoutError(f"still waiting for {question}: {[tuple(row) for row in open_runs]}")
         await asyncio.sleep(0.5)
+
+
+async def test_a_task_triggers_a_run(finished: Finished) -> None:
+    """The run of the triggered Dag is made by the server: its params, its interval and its mapped tasks are right."""
+    assert await finished.run_state("triggering") == "success"
+    assert await finished.states("triggered") == {"tell": "success", "double[0]": "success", "double[1]": "success"}
+    assert await finished.xcom("triggered", "tell") == {"rows": 5, "interval": True}
+    assert await finished.xcom("triggered", "double") == [2, 4]
+    run = await finished.connection.fetchrow("SELECT * FROM dag_run WHERE dag_id = 'triggered'")
+    assert (run["run_id"], run["triggered_by"], json.loads(run["conf"])) == ("by_a_task", "OPERATOR", {"rows": 5})
 
 
 async def test_chain_passes_xcoms(finished: Finished) -> None:

@@ -7,10 +7,11 @@ from datetime import UTC, datetime, timedelta
 
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.providers.standard.operators.python import BranchPythonOperator, ShortCircuitOperator
+from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.providers.standard.sensors.date_time import DateTimeSensorAsync
 from airflow.providers.standard.sensors.external_task import ExternalTaskSensor
 from airflow.providers.standard.sensors.python import PythonSensor
-from airflow.sdk import Asset, Connection, Variable, dag, get_current_context, setup, task, task_group, teardown
+from airflow.sdk import Asset, Connection, Param, Variable, dag, get_current_context, setup, task, task_group, teardown
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 # Airflow's scheduler fails a task that is queued again before it has read the executor's word on its last process, so
@@ -236,7 +237,36 @@ def consumer():
     consume()
 
 
+@dag(**settings, params={"rows": Param(1, type="integer", minimum=1)})
+def triggered():
+    @task
+    def tell():
+        context = get_current_context()
+        run = context["dag_run"]
+        return {"rows": context["params"]["rows"], "interval": run.data_interval_start == run.data_interval_end}
+
+    @task
+    def double(number):
+        return number * 2
+
+    tell() >> double.expand(number=[1, 2])
+
+
+@dag(**settings)
+def triggering():
+    TriggerDagRunOperator(
+        task_id="trigger",
+        trigger_dag_id="triggered",
+        trigger_run_id="by_a_task",
+        conf={"rows": 5},
+        wait_for_completion=True,
+        poke_interval=2,
+    )
+
+
 for define in (
+    triggered,
+    triggering,
     chain,
     variables_and_connections,
     retries_then_succeeds,

@@ -1,0 +1,51 @@
+"""Human-in-the-loop requests: one a task instance, with the response once there is one."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import bindparam, null, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from app.db.session import ReadSession, WriteSession
+from app.db.tables import AnyRow, hitl_detail
+
+_COLUMNS = tuple(column for column in hitl_detail.c if column.name not in ("ti_id", "created_at"))
+_BY_TI = select(*_COLUMNS).where(hitl_detail.c.ti_id == bindparam("pk"))
+
+
+async def get(session: ReadSession | WriteSession, *, ti_id: uuid.UUID) -> AnyRow | None:
+    """Return a task instance's request, or None."""
+    return (await session.execute(_BY_TI, {"pk": ti_id})).one_or_none()
+
+
+async def ask(session: WriteSession, *, ti_id: uuid.UUID, request: Mapping[str, Any], now: datetime) -> AnyRow:
+    """Make a request, or take up the one that is there: a response that it had is forgotten.
+
+    :param request: options, subject, body, defaults, multiple, params and assignees.
+    :raises MissingReference: when there is no such task instance.
+    """
+    statement = insert(hitl_detail).values(ti_id=ti_id, created_at=now, params_input={}, **request)
+    forgotten = {"responded_by": null(), "responded_at": null(), "chosen_options": null(), "params_input": {}}
+    await session.execute(
+        statement.on_conflict_do_update(
+            index_elements=["ti_id"], set_=forgotten, where=hitl_detail.c.responded_at.is_not(None)
+        )
+    )
+    return (await session.execute(_BY_TI, {"pk": ti_id})).one()
+
+
+async def respond(
+    session: WriteSession, *, ti_id: uuid.UUID, chosen_options: Sequence[str], params_input: Mapping[str, Any], now: datetime
+) -> AnyRow | None:
+    """Record a response, once: one statement, guarded by its own WHERE; None when there is one, or no request."""
+    statement = (
+        update(hitl_detail)
+        .where(hitl_detail.c.ti_id == ti_id, hitl_detail.c.responded_at.is_(None))
+        .values(responded_at=now, responded_by=null(), chosen_options=list(chosen_options), params_input=dict(params_input))
+        .returning(*_COLUMNS)
+    )
+    return (await session.execute(statement)).one_or_none()

@@ -1,0 +1,72 @@
+"""Task state store."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import Depends, Path, Request
+
+from app import service
+from app.auth import own_execution_token
+from app.db import state_store
+from app.routes.operations import Operations
+from app.routes.rendering import raw_json
+from app.schemas.state_store import TaskStateStorePutBody, TaskStateStoreResponse
+from app.transitions import Refuse
+
+router = Operations(
+    responses={
+        401: {"description": "Unauthorized"},
+        403: {"description": "Access denied"},
+        404: {"description": "Not found"},
+    },
+    dependencies=[Depends(own_execution_token)],
+)
+Key = Annotated[str, Path(min_length=1)]
+
+
+@router.get("/{task_instance_id}/{key:path}", response_model=TaskStateStoreResponse)
+async def get_task_state_store(request: Request, task_instance_id: UUID, key: Key) -> Any:
+    """Get value for a task state store key."""
+    async with service.of(request).database.snapshot() as session:
+        row = await state_store.of_task(session, ti_id=task_instance_id, key=key)
+    if row is None:
+        return _no_task(task_instance_id)
+    if row.value is None:
+        return Refuse(404, {"reason": "not_found", "message": f"Task state store key {key!r} not found"})
+    return {"value": raw_json(row.value)}
+
+
+@router.put("/{task_instance_id}/{key:path}", status_code=204)
+async def set_task_state_store(request: Request, task_instance_id: UUID, key: Key, body: TaskStateStorePutBody) -> Any:
+    """Set a task state store key, creating or updating the row."""
+    if body.expires_at is not None and body.expires_at.tzinfo is None:
+        return Refuse(422, {"reason": "invalid_value", "message": "expires_at must have a time zone"})
+    value = json.dumps(body.value, allow_nan=False)
+    async with service.of(request).database.autocommit() as session:
+        found = await state_store.put_for_task(
+            session, ti_id=task_instance_id, key=key, value=value, expires_at=body.expires_at, now=service.utcnow()
+        )
+    return None if found else _no_task(task_instance_id)
+
+
+@router.delete("/{task_instance_id}/{key:path}", status_code=204)
+async def delete_task_state_store(request: Request, task_instance_id: UUID, key: Key) -> Any:
+    """Delete a single task state store key."""
+    async with service.of(request).database.autocommit() as session:
+        found = await state_store.remove_for_task(session, ti_id=task_instance_id, key=key)
+    return None if found else _no_task(task_instance_id)
+
+
+@router.delete("/{task_instance_id}", status_code=204)
+async def clear_task_state_store(request: Request, task_instance_id: UUID) -> Any:
+    """Delete all task state store keys for this task instance."""
+    async with service.of(request).database.autocommit() as session:
+        found = await state_store.remove_for_task(session, ti_id=task_instance_id)
+    return None if found else _no_task(task_instance_id)
+
+
+def _no_task(ti_id: UUID) -> Refuse:
+    return Refuse(404, {"reason": "not_found", "message": f"Task instance {ti_id} not found"})

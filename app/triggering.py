@@ -1,0 +1,194 @@
+"""Runs that tasks trigger: decided on the Dag's newest serialized version, written in one transaction of inserts."""
+
+from __future__ import annotations
+
+import getpass
+import re
+import secrets
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from app import serialized_dag, timetables
+from app.compat import Revision
+from app.db import dag_runs, dags
+from app.db.tables import AnyRow
+from app.db.task_instances import uuid7
+from app.schemas.base import DagRunType
+from app.schemas.dag_runs import TriggerDAGRunPayload
+from app.serialized_dag import UnknownWeightRule
+from app.service import Service, utcnow
+from app.settings import Settings
+from app.timetables import UnknownTimetable
+from app.transitions import Refuse
+
+# What Airflow itself generates; such an id is valid whatever [scheduler] allowed_run_id_pattern says.
+GENERATED_RUN_ID = r"^(?:manual|scheduled|asset_triggered)__(?:\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\+00:00)$"
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """A run to insert.
+
+    :param values: columns of its row.
+    :param tasks: columns of the rows of its task instances.
+    """
+
+    values: Mapping[str, Any]
+    tasks: list[dict[str, Any]]
+
+
+async def trigger(
+    service: Service, *, dag_id: str, run_id: str, payload: TriggerDAGRunPayload, by: uuid.UUID
+) -> Refuse | None:
+    """Create a queued run of a Dag with all its task instances.
+
+    :param by: the task instance that asks; the run inherits the name of the person who triggered its own.
+    :raises RetryableDatabaseError: nothing was written.
+    """
+    now = utcnow()
+    async with service.database.snapshot() as reading:
+        dag = await dags.to_trigger(reading, dag_id=dag_id)
+        if refusal := _refuse(dag, dag_id, service.revision):
+            return refusal
+        if await dag_runs.state(reading, dag_id=dag_id, run_id=run_id) is not None:
+            return _exists(dag_id, run_id)
+        inherits = service.revision.triggered_runs_inherit_user
+        user_name = await dag_runs.triggering_user_name(reading, ti_id=by) if inherits else None
+        version = await dags.newest_version(reading, dag_id=dag_id)
+    if version is None:
+        return Refuse(404, {"reason": "not_found", "message": f"Dag with dag_id: '{dag_id}' was never serialized"})
+    run = plan(service.settings, service.revision, dag_id, run_id, payload, data=version[1], now=now)
+    if isinstance(run, Refuse):
+        return run
+    assert dag is not None
+    unversioned = version[1]["dag"].get("disable_bundle_versioning")
+    values = {
+        **run.values,
+        "created_dag_version_id": version[0],
+        "bundle_version": None if unversioned else dag.bundle_version,
+        "triggering_user_name": user_name,
+    }
+    tasks = [{**task, "dag_version_id": version[0]} for task in run.tasks]
+    async with service.database.transaction() as session:
+        created = await dag_runs.create(session, values=values, note=payload.note, tasks=tasks, now=now)
+    return None if created else _exists(dag_id, run_id)
+
+
+def plan(
+    settings: Settings,
+    revision: Revision,
+    dag_id: str,
+    run_id: str,
+    payload: TriggerDAGRunPayload,
+    *,
+    data: Mapping[str, Any],
+    now: datetime,
+) -> NewRun | Refuse:
+    """Decide what a triggered run is: pure.
+
+    :param data: the serialized Dag.
+    """
+    dag, logical_date, run_after = data["dag"], payload.logical_date, payload.run_after or now
+    if message := _invalid_run_id(settings, revision, run_id) or _too_early(data, logical_date):
+        return _value_error(message)
+    if payload.partition_key is not None and (refusal := _refuse_partition_key(dag, dag_id, payload.partition_key)):
+        return refusal
+    if message := serialized_dag.invalid_param(data, payload.conf):
+        return _value_error(message)
+    if dag.get("deadline"):
+        message = f"Dag '{dag_id}' has deadlines, which this server does not compute for triggered runs"
+        return Refuse(400, {"reason": "deadlines_unsupported", "message": message})
+    try:
+        interval = timetables.manual_interval(dag["timetable"], run_after) if logical_date else (None, None)
+        planned = serialized_dag.planned_tasks(data, logical_date)
+    except (UnknownTimetable, UnknownWeightRule) as error:
+        return _value_error(str(error))
+    carrier = _trace(revision)
+    values = {
+        "dag_id": dag_id,
+        "run_id": run_id,
+        "state": "queued",
+        "run_type": revision.triggered_run_type,
+        "triggered_by": "OPERATOR",
+        "logical_date": logical_date,
+        "data_interval_start": interval[0],
+        "data_interval_end": interval[1],
+        "run_after": run_after,
+        "queued_at": now,
+        "conf": payload.conf,
+        "clear_number": 0,
+        "partition_key": payload.partition_key,
+        "context_carrier": carrier,
+        "span_status": "not_started",
+    }
+    shared = {
+        "dag_id": dag_id,
+        "run_id": run_id,
+        "try_number": 0,
+        "hostname": "",
+        "unixname": getpass.getuser(),
+        "updated_at": now,
+        "context_carrier": carrier,
+        "span_status": "not_started",
+    }
+    tasks = [{"id": uuid7(), "task_id": t.task_id, "map_index": t.map_index, **shared, **t.values} for t in planned]
+    return NewRun(values, tasks)
+
+
+def _trace(revision: Revision) -> dict[str, Any]:
+    """Return a new trace's context, serialized as the scheduler reads it: the parent of the run's and its tasks' spans."""
+    traceparent = f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-{revision.sampled_flag}"
+    return {"__type": "dict", "__var": {"traceparent": traceparent}}
+
+
+def _refuse(dag: AnyRow | None, dag_id: str, revision: Revision) -> Refuse | None:
+    if dag is None:
+        return Refuse(404, {"reason": "not_found", "message": f"Dag with dag_id: '{dag_id}' not found"})
+    if dag.has_import_errors:
+        message = f"Dag with dag_id '{dag_id}' has import errors and cannot be triggered"
+        return Refuse(400, {"reason": "import_errors", "message": message})
+    if dag.allowed_run_types is not None and revision.triggered_run_type not in dag.allowed_run_types:
+        message = f"Dag with dag_id '{dag_id}' does not allow {revision.triggered_run_type.replace('_', '-')} runs"
+        return Refuse(400, {"reason": "denied_run_type", "message": message})
+    return None
+
+
+def _exists(dag_id: str, run_id: str) -> Refuse:
+    message = f"A run already exists for Dag '{dag_id}' with run_id '{run_id}'"
+    return Refuse(409, {"reason": "already_exists", "message": message})
+
+
+def _value_error(message: str) -> Refuse:
+    return Refuse(400, {"reason": "value_error", "message": message})
+
+
+def _invalid_run_id(settings: Settings, revision: Revision, run_id: str) -> str | None:
+    reserved = next((kind for kind in DagRunType if run_id.startswith(f"{kind}__")), DagRunType.MANUAL)
+    if revision.triggered_run_type == DagRunType.MANUAL and reserved != DagRunType.MANUAL:
+        return f"A manual DAG run cannot use ID {run_id!r} since it is reserved for {reserved} runs"
+    if ".." in run_id and not settings.double_dots_in_run_ids:
+        return f"The run_id '{run_id}' must not contain '..' to prevent path traversal"
+    pattern = settings.run_id_pattern
+    if re.match(GENERATED_RUN_ID, run_id) or (pattern and re.match(pattern, run_id)):
+        return None
+    return f"The run_id provided '{run_id}' does not match regex pattern '{pattern}' or '{GENERATED_RUN_ID}'"
+
+
+def _too_early(data: Mapping[str, Any], logical_date: datetime | None) -> str | None:
+    earliest = serialized_dag.earliest_logical_date(data)
+    if logical_date is None or earliest is None or logical_date >= earliest:
+        return None
+    return (
+        f"Logical date [{logical_date.isoformat()}] should be >= start_date [{earliest.isoformat()}] from Dag's default_args"
+    )
+
+
+def _refuse_partition_key(dag: Mapping[str, Any], dag_id: str, key: str) -> Refuse | None:
+    if not timetables.is_partitioned(dag["timetable"]):
+        message = f"Dag '{dag_id}' is not a partitioned Dag and does not accept a partition_key."
+        return Refuse(400, {"reason": "not_partitioned", "message": message})
+    message = f"Dag '{dag_id}' is partitioned; this server does not map the partition_key {key!r} of a triggered run yet"
+    return Refuse(400, {"reason": "partitions_unsupported", "message": message})

@@ -1,0 +1,55 @@
+"""What the OpenAPI documents say beyond FastAPI's own: models without an operation, the version header, and our 503."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from app.schemas import documented
+from app.schemas.base import TerminalTIState
+from app.versions.changes import OlderModels
+
+EXTRA = (
+    documented.BundleInfo,
+    documented.DagAttributeTypes,
+    documented.HTTPExceptionResponse,
+    documented.TaskInstance,
+    documented.TriggerRule,
+    documented.WeightRule,
+    TerminalTIState,
+)
+JSON_VALUE = {"anyOf": [{"type": t} for t in ("object", "array", "string", "number", "integer", "boolean", "null")]}
+VERSION_PARAMETER = {
+    "name": "Airflow-API-Version",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "format": "date", "title": "Airflow-Api-Version"},
+}
+UNAVAILABLE = {
+    "description": "The database could not do it now; nothing was written, and the same request may succeed later",
+    "headers": {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}}},
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/HTTPExceptionResponse"}}},
+}
+INVALID = {
+    "description": "Validation Error",
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/HTTPValidationError"}}},
+}
+
+
+def completed(document: dict[str, Any], models: OlderModels) -> dict[str, Any]:
+    """Return FastAPI's document with what it lacks.
+
+    :param models: of the document's API date.
+    """
+    schemas = document["components"]["schemas"]
+    for model in EXTRA:
+        schemas.setdefault(model.__name__, TypeAdapter(models.annotation(model)).json_schema())
+    schemas["JsonValue"] = JSON_VALUE
+    version = VERSION_PARAMETER | {"schema": VERSION_PARAMETER["schema"] | {"default": document["info"]["version"]}}  # type: ignore[operator]
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            operation.setdefault("parameters", []).append(version)
+            operation["responses"].setdefault("422", INVALID)
+            operation["responses"]["503"] = UNAVAILABLE
+    return document
