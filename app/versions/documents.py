@@ -20,12 +20,6 @@ EXTRA = (
     TerminalTIState,
 )
 JSON_VALUE = {"anyOf": [{"type": t} for t in ("object", "array", "string", "number", "integer", "boolean", "null")]}
-VERSION_PARAMETER = {
-    "name": "Airflow-API-Version",
-    "in": "header",
-    "required": False,
-    "schema": {"type": "string", "format": "date", "title": "Airflow-Api-Version"},
-}
 UNAVAILABLE = {
     "description": "The database could not do it now; nothing was written, and the same request may succeed later",
     "headers": {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}}},
@@ -46,10 +40,16 @@ def completed(document: dict[str, Any], models: OlderModels) -> dict[str, Any]:
     for model in EXTRA:
         schemas.setdefault(model.__name__, TypeAdapter(models.annotation(model)).json_schema())
     schemas["JsonValue"] = JSON_VALUE
-    version = VERSION_PARAMETER | {"schema": VERSION_PARAMETER["schema"] | {"default": document["info"]["version"]}}  # type: ignore[operator]
+    version = _version_parameter(document["info"]["version"])
     for operations in document["paths"].values():
         for operation in operations.values():
             operation.setdefault("parameters", []).append(version)
             operation["responses"].setdefault("422", INVALID)
             operation["responses"]["503"] = UNAVAILABLE
     return document
+
+
+def _version_parameter(date: str) -> dict[str, Any]:
+    """Return the header that chooses the API date, which every operation takes."""
+    schema = {"type": "string", "format": "date", "title": "Airflow-Api-Version", "default": date}
+    return {"name": "Airflow-API-Version", "in": "header", "required": False, "schema": schema}
