@@ -27,6 +27,7 @@ class Revision:
     :param event_per_emission: whether a task may emit several events, each with its own partition key, for one asset.
     :param triggered_run_type: the type of the runs that tasks trigger.
     :param triggered_runs_inherit_user: whether they are told to be triggered by whoever triggered the run of the task.
+    :param clearing_may_move_versions: whether a run that is cleared may move to its Dag's newest version.
     :param sampled_flag: the W3C trace flags of runs that are made, without an opinion of a tracer.
     :param state_stores: whether tasks and assets have state stores.
     :param pod_yaml_is_json_null: whether rendered fields without a pod store JSON's null instead of SQL's.
@@ -44,6 +45,7 @@ class Revision:
     event_per_emission: bool = True
     triggered_run_type: str = "operator_triggered"
     triggered_runs_inherit_user: bool = True
+    clearing_may_move_versions: bool = True
     sampled_flag: str = "00"
     state_stores: bool = True
     pod_yaml_is_json_null: bool = True
@@ -77,6 +79,7 @@ AIRFLOW_3_2 = Revision(
     event_per_emission=False,
     triggered_run_type="manual",
     triggered_runs_inherit_user=False,
+    clearing_may_move_versions=False,
     sampled_flag="01",
     state_stores=False,
     pod_yaml_is_json_null=False,

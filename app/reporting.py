@@ -6,14 +6,11 @@ deadlock with Airflow's own writers is possible.
 
 from __future__ import annotations
 
-import asyncio
-import random
-import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 from sqlalchemy import ColumnElement
@@ -22,7 +19,8 @@ from app import asset_registration, serialized_dag, transitions
 from app.db import audit, dag_runs, dags, hitl, state_store, task_instances, teams, triggers
 from app.db.session import ReadSession, WriteSession
 from app.db.tables import AnyRow
-from app.errors import InvalidValue, LockTimeout, RetryableDatabaseError
+from app.errors import InvalidValue, RetryableDatabaseError
+from app.retrying import coming_back
 from app.schemas.task_instances import (
     TIEnterRunningPayload,
     TIHeartbeatInfo,
@@ -30,14 +28,9 @@ from app.schemas.task_instances import (
     TIStateUpdate,
 )
 from app.service import Service, utcnow
-from app.settings import DatabaseSettings
 from app.transitions import NOT_FOUND, Accept, Decision, Refuse, Same
 
-_Result = TypeVar("_Result")
-
 log = structlog.get_logger(__name__)
-
-PAUSE = (0.01, 0.05)  # seconds: as long as a scheduler's or another success' asset rows stay locked; spread, to meet once
 
 FAIL_EVENT = ("fail task", "Forcing task to fail due to dag's `fail_fast` setting.")
 SKIP_EVENT = ("skip task", "Skipping task due to dag's `fail_fast` setting.")
@@ -111,7 +104,9 @@ async def report_state(service: Service, *, ti_id: uuid.UUID, payload: TIStateUp
     :raises InvalidValue: a value does not fit; nothing was written.
     """
     try:
-        decision, row = await _coming_back(lambda: _record_state(service, ti_id, payload), service.settings.database)
+        decision, row = await coming_back(
+            lambda: _record_state(service, ti_id, payload), within=service.settings.database.lock_timeout
+        )
     except (RetryableDatabaseError, InvalidValue):
         raise
     except Exception:
@@ -120,21 +115,6 @@ async def report_state(service: Service, *, ti_id: uuid.UUID, payload: TIStateUp
     if row is not None and row.fail_fast and payload.state == "failed" and not isinstance(decision, Refuse):
         await _stop_held(service, row)  # on a repeated report too: the first may have ended in between
     return decision
-
-
-async def _coming_back(attempt: Callable[[], Awaitable[_Result]], settings: DatabaseSettings) -> _Result:
-    """Repeat a transaction that met a lock while it held its own row: between two attempts it holds nothing.
-
-    :raises LockTimeout: when the lock is still held after the lock timeout; nothing was written.
-    """
-    deadline = time.monotonic() + settings.lock_timeout
-    while True:
-        try:
-            return await attempt()
-        except LockTimeout:
-            if time.monotonic() > deadline:
-                raise
-        await asyncio.sleep(random.uniform(*PAUSE))
 
 
 async def _record_state(service: Service, ti_id: uuid.UUID, payload: TIStateUpdate) -> tuple[Decision, AnyRow | None]:

@@ -6,14 +6,22 @@ SQLAlchemy's classes do not tell: under asyncpg a deadlock is a plain ``DBAPIErr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import asyncpg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app import errors
+
+_Result = TypeVar("_Result")
+
+PAUSE = (0.01, 0.05)  # seconds: as long as a scheduler's or another success' rows stay locked; spread, to meet once
 
 RETRYABLE_BY_SQLSTATE: dict[str, type[errors.RetryableDatabaseError]] = {
     "40P01": errors.DeadlockDetected,
@@ -70,6 +78,22 @@ def translated() -> Iterator[None]:
         if (ours := classify(error)) is None:
             raise
         raise ours from error
+
+
+async def coming_back(attempt: Callable[[], Awaitable[_Result]], *, within: float) -> _Result:
+    """Repeat a transaction that met a lock while it held its own row: between two attempts it holds nothing.
+
+    :param within: seconds after which it gives up.
+    :raises LockTimeout: when the lock is still held then; nothing was written.
+    """
+    deadline = time.monotonic() + within
+    while True:
+        try:
+            return await attempt()
+        except errors.LockTimeout:
+            if time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(random.uniform(*PAUSE))
 
 
 def _by_code(error: BaseException) -> errors.ExecutionApiError | None:

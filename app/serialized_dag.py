@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import prod
@@ -112,8 +113,7 @@ def planned_tasks(data: Mapping[str, Any], logical_date: datetime | None) -> lis
     :param data: a whole serialized Dag.
     :raises UnknownWeightRule: when a task has one of its own.
     """
-    tasks = {task["__var"]["task_id"]: task["__var"] for task in data["dag"]["tasks"]}
-    defaults = {**TASK_DEFAULTS, **(data.get("client_defaults") or {}).get("tasks", {})}
+    tasks, defaults = _tasks_of(data)
     weights = _Weights(tasks, defaults)
     groups = dict(_mapped_lengths(data["dag"]["task_group"], 1, mapped=False))
     planned = []
@@ -121,16 +121,66 @@ def planned_tasks(data: Mapping[str, Any], logical_date: datetime | None) -> lis
         if not _runs_at(task, defaults, logical_date):
             continue
         values = {
-            **{name: _value(task, name, defaults) for name in ("queue", "pool", "pool_slots", "executor")},
+            **_columns(task, defaults),
             "max_tries": _value(task, "retries", defaults),
             "priority_weight": weights.of(task_id),
-            "executor_config": pickle.dumps(_plain(_value(task, "executor_config", defaults)), protocol=5),
-            "operator": task.get("task_type", "BaseOperator"),
-            "custom_operator_name": task.get("_operator_name") or task.get("task_type", "BaseOperator"),
             "task_display_name": _value(task, "_task_display_name", defaults) or task_id,
         }
-        planned += [PlannedTask(task_id, index, values) for index in _map_indexes(task, groups.get(task_id, NOT_MAPPED))]
+        indexes = _map_indexes(task, groups.get(task_id, NOT_MAPPED)) or (-1,)
+        planned += [PlannedTask(task_id, index, values) for index in indexes]
     return planned
+
+
+def known_map_indexes(data: Mapping[str, Any]) -> dict[str, Sequence[int] | None]:
+    """Return, by task id, the map indexes that a run's instances of it have: -1 alone unless mapped, None when not known yet.
+
+    :param data: a whole serialized Dag.
+    """
+    groups = dict(_mapped_lengths(data["dag"]["task_group"], 1, mapped=False))
+    return {task_id: _map_indexes(task, groups.get(task_id, NOT_MAPPED)) for task_id, task in _tasks_of(data)[0].items()}
+
+
+@dataclass(frozen=True, slots=True)
+class TaskToRepeat:
+    """What a cleared task instance takes over from its Dag.
+
+    :param retries: how often a failure is tried again.
+    :param values: columns of its row; without ``priority_weight`` where the rule is a strategy that cannot be computed here.
+    """
+
+    retries: int
+    values: Mapping[str, Any]
+
+
+def tasks_to_repeat(data: Mapping[str, Any]) -> dict[str, TaskToRepeat]:
+    """Return, by task id, what the cleared task instances of a Dag take over from it.
+
+    :param data: a whole serialized Dag.
+    """
+    tasks, defaults = _tasks_of(data)
+    weights = _Weights(tasks, defaults)
+    found = {}
+    for task_id, task in tasks.items():
+        values = _columns(task, defaults)
+        with suppress(UnknownWeightRule):
+            values["priority_weight"] = weights.of(task_id)
+        found[task_id] = TaskToRepeat(_value(task, "retries", defaults), values)
+    return found
+
+
+def _tasks_of(data: Mapping[str, Any]) -> tuple[dict[str, Mapping[str, Any]], dict[str, Any]]:
+    """Return the tasks of a serialized Dag by id, and what they have where they say nothing."""
+    tasks = {task["__var"]["task_id"]: task["__var"] for task in data["dag"]["tasks"]}
+    return tasks, {**TASK_DEFAULTS, **(data.get("client_defaults") or {}).get("tasks", {})}
+
+
+def _columns(task: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **{name: _value(task, name, defaults) for name in ("queue", "pool", "pool_slots", "executor")},
+        "executor_config": pickle.dumps(_plain(_value(task, "executor_config", defaults)), protocol=5),
+        "operator": task.get("task_type", "BaseOperator"),
+        "custom_operator_name": task.get("_operator_name") or task.get("task_type", "BaseOperator"),
+    }
 
 
 def invalid_param(data: Mapping[str, Any], conf: Mapping[str, Any]) -> str | None:
@@ -193,8 +243,8 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
-def _map_indexes(task: Mapping[str, Any], group_length: int | None) -> range | tuple[int]:
-    """Return the map indexes of a task's instances; -1 alone for one that is not mapped, or not known yet how often.
+def _map_indexes(task: Mapping[str, Any], group_length: int | None) -> Sequence[int] | None:
+    """Return the map indexes of a task's instances: -1 alone for one that is not mapped, None when not known yet.
 
     :param group_length: how often the mapped groups around it repeat it: :data:`NOT_MAPPED`, or None when not known yet.
     """
@@ -204,8 +254,7 @@ def _map_indexes(task: Mapping[str, Any], group_length: int | None) -> range | t
     lengths = [_length(task[task["_expand_input_attr"]])] if is_mapped else []
     if group_length != NOT_MAPPED:
         lengths.append(group_length)
-    total = 0 if None in lengths else prod(length for length in lengths if length is not None)
-    return range(total) if total else (-1,)
+    return None if None in lengths else range(prod(length for length in lengths if length is not None))
 
 
 def _mapped_lengths(group: Mapping[str, Any], around: int | None, *, mapped: bool) -> Iterator[tuple[str, int | None]]:

@@ -18,7 +18,7 @@ from app.db.tables import AnyRow
 from app.db.task_instances import uuid7
 from app.schemas.base import DagRunType
 from app.schemas.dag_runs import TriggerDAGRunPayload
-from app.serialized_dag import UnknownWeightRule
+from app.serialized_dag import PlannedTask, UnknownWeightRule
 from app.service import Service, utcnow
 from app.settings import Settings
 from app.timetables import UnknownTimetable
@@ -51,7 +51,7 @@ async def trigger(
     now = utcnow()
     async with service.database.snapshot() as reading:
         dag = await dags.to_trigger(reading, dag_id=dag_id)
-        if refusal := _refuse(dag, dag_id, service.revision):
+        if refusal := refuse_dag(dag, dag_id) or _refuse_type(dag, dag_id, service.revision):
             return refusal
         if await dag_runs.state(reading, dag_id=dag_id, run_id=run_id) is not None:
             return _exists(dag_id, run_id)
@@ -106,7 +106,7 @@ def plan(
         planned = serialized_dag.planned_tasks(data, logical_date)
     except (UnknownTimetable, UnknownWeightRule) as error:
         return _value_error(str(error))
-    carrier = _trace(revision)
+    carrier = new_trace(revision)
     values = {
         "dag_id": dag_id,
         "run_id": run_id,
@@ -124,36 +124,48 @@ def plan(
         "context_carrier": carrier,
         "span_status": "not_started",
     }
-    shared = {
+    return NewRun(values, [new_task(task, dag_id, run_id, carrier=carrier, now=now) for task in planned])
+
+
+def new_task(task: PlannedTask, dag_id: str, run_id: str, *, carrier: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+    """Return the columns of a task instance that was never tried, but for its Dag version."""
+    return {
+        "id": uuid7(),
         "dag_id": dag_id,
         "run_id": run_id,
+        "task_id": task.task_id,
+        "map_index": task.map_index,
         "try_number": 0,
         "hostname": "",
         "unixname": getpass.getuser(),
         "updated_at": now,
         "context_carrier": carrier,
         "span_status": "not_started",
+        **task.values,
     }
-    tasks = [{"id": uuid7(), "task_id": t.task_id, "map_index": t.map_index, **shared, **t.values} for t in planned]
-    return NewRun(values, tasks)
 
 
-def _trace(revision: Revision) -> dict[str, Any]:
+def new_trace(revision: Revision) -> dict[str, Any]:
     """Return a new trace's context, serialized as the scheduler reads it: the parent of the run's and its tasks' spans."""
     traceparent = f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-{revision.sampled_flag}"
     return {"__type": "dict", "__var": {"traceparent": traceparent}}
 
 
-def _refuse(dag: AnyRow | None, dag_id: str, revision: Revision) -> Refuse | None:
+def refuse_dag(dag: AnyRow | None, dag_id: str) -> Refuse | None:
+    """Refuse to make or to clear runs of a Dag that is gone or that cannot be imported."""
     if dag is None:
         return Refuse(404, {"reason": "not_found", "message": f"Dag with dag_id: '{dag_id}' not found"})
     if dag.has_import_errors:
         message = f"Dag with dag_id '{dag_id}' has import errors and cannot be triggered"
         return Refuse(400, {"reason": "import_errors", "message": message})
-    if dag.allowed_run_types is not None and revision.triggered_run_type not in dag.allowed_run_types:
-        message = f"Dag with dag_id '{dag_id}' does not allow {revision.triggered_run_type.replace('_', '-')} runs"
-        return Refuse(400, {"reason": "denied_run_type", "message": message})
     return None
+
+
+def _refuse_type(dag: AnyRow | None, dag_id: str, revision: Revision) -> Refuse | None:
+    if dag is None or dag.allowed_run_types is None or revision.triggered_run_type in dag.allowed_run_types:
+        return None
+    message = f"Dag with dag_id '{dag_id}' does not allow {revision.triggered_run_type.replace('_', '-')} runs"
+    return Refuse(400, {"reason": "denied_run_type", "message": message})
 
 
 def _exists(dag_id: str, run_id: str) -> Refuse:

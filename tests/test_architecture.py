@@ -54,15 +54,18 @@ def test_transactions_begin_and_end_in_one_place(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(APP)))
 def test_rows_are_locked_in_one_place(path: Path) -> None:
-    """One statement locks by primary key, in two strengths, and one helper locks several rows without waiting."""
-    expected = {"<module>", "lock_ready"} if path == APP / "db" / "task_instances.py" else set()
+    """A task instance by primary key, in two strengths; several without waiting; a run, and then all that belong to it."""
+    expected = {
+        APP / "db" / "task_instances.py": {"<module>", "lock_ready", "lock_run"},
+        APP / "db" / "dag_runs.py": {"<module>"},
+    }.get(path, set())
     assert _functions_that_call(path, "with_for_update") == expected
 
 
 def test_many_rows_are_updated_only_after_they_were_locked() -> None:
-    """A multi-row UPDATE of task instances names ids that the caller locked with ``lock_ready`` or ``lock_by_pk``."""
+    """A multi-row UPDATE of task instances names ids that the caller locked with ``lock_ready``, ``lock_run`` or ``lock_by_pk``."""
     updating = _functions_that_call(APP / "db" / "task_instances.py", "update")
-    assert updating == {"<module>", "write", "skip", "force_failed"}
+    assert updating == {"<module>", "write", "write_each", "skip", "force_failed"}
     assert all(not _functions_that_call(path, "update") & {"task_instance"} for path in MODULES if path.parent.name != "db")
 
 

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import bindparam, func, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import DateTime, Double, bindparam, cast, func, literal, or_, select, update
+from sqlalchemy.dialects.postgresql import JSONB, insert
 
+from app.db import task_instances
 from app.db.session import ReadSession, WriteSession
 from app.db.tables import (
     AnyRow,
@@ -21,6 +22,8 @@ from app.db.tables import (
     dag_run,
     dag_run_note,
     dagrun_asset_event,
+    deadline,
+    deadline_alert,
     log_template,
     task_instance,
 )
@@ -54,6 +57,16 @@ async def get(session: ReadSession, *, dag_id: str, run_id: str) -> AnyRow | Non
 async def state(session: ReadSession, *, dag_id: str, run_id: str) -> str | None:
     """Return a run's state, or None when there is no such run."""
     return await session.scalar(_STATE, {"dag_id": dag_id, "run_id": run_id})
+
+
+_CREATED_VERSION = select(dag_run.c.created_dag_version_id).where(
+    dag_run.c.dag_id == bindparam("dag_id"), dag_run.c.run_id == bindparam("run_id")
+)
+
+
+async def created_version(session: ReadSession, *, dag_id: str, run_id: str) -> uuid.UUID | None:
+    """Return the Dag version that a run was made from; None for a run of Airflow 2, or when the version was cleaned up."""
+    return await session.scalar(_CREATED_VERSION, {"dag_id": dag_id, "run_id": run_id})
 
 
 async def previous(session: ReadSession, *, dag_id: str, before: datetime, state: str | None) -> AnyRow | None:
@@ -169,6 +182,50 @@ async def create(
     if note is not None:
         noted = {"dag_run_id": run_pk, "content": note, "created_at": now, "updated_at": now}
         await session.execute(insert(dag_run_note).values(**noted))
-    if tasks:
-        await session.execute(insert(task_instance), list(tasks))
+    await task_instances.create(session, rows=tasks)
     return True
+
+
+_LOCK = (
+    select(
+        dag_run.c.id,
+        dag_run.c.state,
+        dag_run.c.run_type,
+        dag_run.c.logical_date,
+        dag_run.c.clear_number,
+        dag_run.c.created_dag_version_id,
+        dag_run.c.bundle_version,
+    )
+    .where(dag_run.c.dag_id == bindparam("dag_id"), dag_run.c.run_id == bindparam("run_id"))
+    .with_for_update(of=dag_run, key_share=True)
+)
+
+
+async def lock(session: WriteSession, *, dag_id: str, run_id: str) -> AnyRow | None:
+    """Lock a run, which is the first lock of its transaction, and return it; None when there is no such run.
+
+    :raises RetryableDatabaseError: when the lock is not granted within the lock timeout.
+    """
+    return (await session.execute(_LOCK, {"dag_id": dag_id, "run_id": run_id})).one_or_none()
+
+
+async def write(session: WriteSession, *, run_pk: int, values: Mapping[str, Any]) -> None:
+    """Set columns of a locked run, and put off the deadlines that count from when it was queued."""
+    await session.execute(update(dag_run).where(dag_run.c.id == run_pk).values(**values))
+    interval = func.to_jsonb(deadline_alert.c.interval, type_=JSONB)
+    seconds = cast(func.coalesce(interval["__data__"].astext, interval[()].astext), Double)
+    has_length = or_(func.jsonb_typeof(interval) == "number", interval["__classname__"].astext == "datetime.timedelta")
+    await session.execute(
+        update(deadline)
+        .where(
+            deadline.c.dagrun_id == run_pk,
+            deadline.c.missed.is_(False),
+            deadline_alert.c.id == deadline.c.deadline_alert_id,
+            deadline_alert.c.reference["reference_type"].as_string() == "DagRunQueuedAtDeadline",
+            has_length,
+        )
+        .values(
+            deadline_time=literal(values["queued_at"], DateTime(timezone=True)) + func.make_interval(0, 0, 0, 0, 0, 0, seconds),
+            last_updated_at=values["queued_at"],
+        )
+    )

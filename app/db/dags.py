@@ -7,7 +7,7 @@ import uuid
 import zlib
 from typing import Any
 
-from sqlalchemy import ColumnElement, Text, bindparam, cast, func, select, text
+from sqlalchemy import ColumnElement, Select, Text, bindparam, cast, func, select, text
 
 from app.db.session import ReadSession, WriteSession
 from app.db.tables import AnyRow, as_text, dag, dag_run, dag_tag, serialized_dag
@@ -70,7 +70,10 @@ _WHOLE = (
 
 async def newest_version(session: ReadSession, *, dag_id: str) -> tuple[uuid.UUID, dict[str, Any]] | None:
     """Return the id and the whole serialized form of a Dag's newest version, or None when it was never serialized."""
-    row = (await session.execute(_WHOLE, {"dag_id": dag_id})).one_or_none()
+    return _version((await session.execute(_WHOLE, {"dag_id": dag_id})).one_or_none())
+
+
+def _version(row: AnyRow | None) -> tuple[uuid.UUID, dict[str, Any]] | None:
     if row is None:
         return None
     text_of = zlib.decompress(row.data_compressed) if row.data_compressed else row.data
@@ -82,21 +85,31 @@ _of_run = (serialized_dag.c.dag_id == dag_run.c.dag_id) & (
     | dag_run.c.created_dag_version_id.is_(None)
     | (serialized_dag.c.dag_version_id == dag_run.c.created_dag_version_id)
 )
-_TASKS_OF_RUN = (
-    select(_part("$.dag.tasks").label("part"), serialized_dag.c.data_compressed)
-    .select_from(dag_run)
-    .join(serialized_dag, _of_run)
-    .where(dag_run.c.dag_id == bindparam("dag_id"), dag_run.c.run_id == bindparam("run_id"))
-    .order_by(*_NEWEST)
-    .limit(1)
-)
+
+
+def _from_version_of_run(*columns: ColumnElement[Any]) -> Select[Any]:
+    """Select from the Dag version that a run has: that it was made from in a versioned bundle, else the newest."""
+    return (
+        select(*columns, serialized_dag.c.data_compressed)
+        .select_from(dag_run)
+        .join(serialized_dag, _of_run)
+        .where(dag_run.c.dag_id == bindparam("dag_id"), dag_run.c.run_id == bindparam("run_id"))
+        .order_by(*_NEWEST)
+        .limit(1)
+    )
+
+
+_TASKS_OF_RUN = _from_version_of_run(_part("$.dag.tasks").label("part"))
+_VERSION_OF_RUN = _from_version_of_run(serialized_dag.c.dag_version_id, as_text(serialized_dag.c.data))
+
+
+async def version_of_run(session: ReadSession, *, dag_id: str, run_id: str) -> tuple[uuid.UUID, dict[str, Any]] | None:
+    """Return the id and the whole serialized form of the version that a run has, or None when it was never serialized."""
+    return _version((await session.execute(_VERSION_OF_RUN, {"dag_id": dag_id, "run_id": run_id})).one_or_none())
 
 
 async def tasks_of_run(session: ReadSession | WriteSession, *, dag_id: str, run_id: str) -> dict[str, dict[str, Any]]:
-    """Return the serialized tasks, by id, of the Dag version that a run has; empty when it was never serialized.
-
-    A run of a versioned bundle has the version that it was made from; any other the newest.
-    """
+    """Return the serialized tasks, by id, of the Dag version that a run has; empty when it was never serialized."""
     row = (await session.execute(_TASKS_OF_RUN, {"dag_id": dag_id, "run_id": run_id})).one_or_none()
     tasks = (_decoded(row, "tasks") if row is not None else None) or []
     return {task["__var"]["task_id"]: task["__var"] for task in tasks}

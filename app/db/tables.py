@@ -144,7 +144,24 @@ dag_run = Table(
     *_text("bundle_version", "triggered_by", "span_status"),
     Column("context_carrier", JSONB),
     Column("log_template_id", Integer),
-    *(_time(name) for name in ("queued_at", "created_at", "updated_at")),
+    *(_time(name) for name in ("queued_at", "created_at", "updated_at", "last_scheduling_decision")),
+)
+deadline = Table(
+    "deadline",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("dagrun_id", Integer),
+    _time("deadline_time"),
+    _time("last_updated_at"),
+    Column("missed", Boolean),
+    Column("deadline_alert_id", Uuid),
+)
+deadline_alert = Table(
+    "deadline_alert",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("reference", JSON),
+    Column("interval", JSON),  # 3.2: seconds; 3.3: seconds, or a serialized timedelta or variable
 )
 dag_run_note = Table(
     "dag_run_note",

@@ -10,11 +10,16 @@ from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
+    DateTime,
+    String,
     and_,
     bindparam,
+    case,
+    cast,
     delete,
     exists,
     extract,
+    false,
     func,
     insert,
     literal,
@@ -42,6 +47,7 @@ from app.db.tables import (
 from app.schemas.base import TerminalTIState
 
 BATCH = 100  # rows locked at once by a report that stops others: some milliseconds of work, so nobody waits for long
+ENDED = ("success", "failed", "skipped", "upstream_failed", "removed")
 TERMINAL = [state.value for state in TerminalTIState]
 HISTORY_COLUMNS = [column.name for column in task_instance_history.c if column.name != "task_instance_id"]
 HITL_COLUMNS = [column.name for column in hitl_detail_history.c if column.name != "ti_history_id"]
@@ -126,6 +132,28 @@ async def lock_ready(session: WriteSession, *, where: ColumnElement[bool]) -> Se
         .order_by(task_instance.c.id)
         .limit(BATCH)
         .with_for_update(of=task_instance, key_share=True, skip_locked=True)
+    )
+    return (await session.execute(statement)).all()
+
+
+async def lock_run(session: WriteSession, *, dag_id: str, run_id: str) -> Sequence[AnyRow]:
+    """Lock every task instance of a run so that it can be renamed, in id order.
+
+    For a transaction that holds the run already and called :meth:`~app.db.session.Database.stop_waiting`.
+
+    :raises LockTimeout: when somebody holds one of them.
+    """
+    statement = (
+        select(
+            *_STOPPABLE,
+            task_instance.c.max_tries,
+            task_instance.c.start_date,
+            task_instance.c.end_date,
+            task_instance.c.dag_version_id,
+        )
+        .where(task_instance.c.dag_id == dag_id, task_instance.c.run_id == run_id)
+        .order_by(task_instance.c.id)
+        .with_for_update(of=task_instance)
     )
     return (await session.execute(statement)).all()
 
@@ -231,6 +259,23 @@ async def write(session: WriteSession, *, ti_id: uuid.UUID, values: Mapping[str,
     )
 
 
+async def create(session: WriteSession, *, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert task instances."""
+    if rows:
+        await session.execute(insert(task_instance), list(rows))
+
+
+async def write_each(session: WriteSession, *, changes: Sequence[tuple[uuid.UUID, Mapping[str, Any]]]) -> None:
+    """Set columns of locked task instances, each its own; one statement for all that change the same columns."""
+    alike: dict[frozenset[str], list[dict[str, Any]]] = {}
+    for pk, values in changes:
+        parameters = {f"new_{name}": value for name, value in values.items()}
+        alike.setdefault(frozenset(values), []).append({"pk": pk, **parameters})
+    for names, rows in alike.items():
+        values = {name: bindparam(f"new_{name}", type_=task_instance.c[name].type) for name in names}
+        await session.execute(update(task_instance).where(_this_pk).values(values), rows)
+
+
 _RUN_CONTEXT = select(
     select(func.count()).select_from(task_reschedule).where(task_reschedule.c.ti_id == bindparam("pk")).scalar_subquery(),
     select(func.array_agg(xcom.c.key))
@@ -261,28 +306,59 @@ async def archive_try(session: WriteSession, *, row: AnyRow, ended: Mapping[str,
     :param row: the task instance, locked to be renamed.
     :param ended: the columns of the history row that differ from the task instance's, such as its end date.
     """
-    columns = [name for name in HISTORY_COLUMNS if revision.has_column("task_instance_history", name)]
-    changed = {**revision.known("task_instance_history", ended), "state": "failed"}
-    source = [literal(changed[c], task_instance_history.c[c].type) if c in changed else task_instance.c[c] for c in columns]
-    tried_already = exists().where(
-        task_instance_history.c.dag_id == row.dag_id,
-        task_instance_history.c.task_id == row.task_id,
-        task_instance_history.c.run_id == row.run_id,
-        task_instance_history.c.map_index == row.map_index,
-        task_instance_history.c.try_number == row.try_number,
-    )
-    copy = select(task_instance.c.id, *source).where(_this_pk, ~tried_already)
-    archived = await session.scalar(
-        insert(task_instance_history)
-        .from_select(["task_instance_id", *columns], copy)
-        .returning(task_instance_history.c.task_instance_id),
-        {"pk": row.id},
-    )
-    if archived is not None:
-        request = select(hitl_detail.c.ti_id, *(hitl_detail.c[c] for c in HITL_COLUMNS)).where(hitl_detail.c.ti_id == row.id)
-        await session.execute(insert(hitl_detail_history).from_select(["ti_history_id", *HITL_COLUMNS], request))
+    changed = {**ended, "state": "failed"}
+    literals = {name: literal(value, task_instance_history.c[name].type) for name, value in changed.items()}
+    await _archive(session, _this_pk, literals, revision, {"pk": row.id})
     await session.execute(delete(task_reschedule).where(task_reschedule.c.ti_id == row.id))
     return uuid7()
+
+
+async def archive_run(session: WriteSession, *, dag_id: str, run_id: str, now: datetime, revision: Revision) -> set[uuid.UUID]:
+    """Copy the tries of a run's locked task instances into the history; one that has not ended counts as failed now.
+
+    :returns: the ids of those that were not in the history yet.
+    """
+    has_ended = task_instance.c.state.in_(ENDED)
+    no_end = ~func.coalesce(has_ended, false())
+    if revision.retry_keeps_end_date:
+        no_end &= task_instance.c.end_date.is_(None)
+    ended_now = literal(now, DateTime(timezone=True))
+    ended: dict[str, ColumnElement[Any]] = {
+        "state": case((has_ended, task_instance.c.state), else_="failed"),
+        "end_date": case((no_end, ended_now), else_=task_instance.c.end_date),
+        "duration": case((no_end, extract("epoch", ended_now - task_instance.c.start_date)), else_=task_instance.c.duration),
+    }
+    of_run = (task_instance.c.dag_id == dag_id) & (task_instance.c.run_id == run_id)
+    archived = await _archive(session, of_run, ended, revision, {})
+    ids_of_run = select(task_instance.c.id).where(of_run)
+    await session.execute(delete(task_reschedule).where(task_reschedule.c.ti_id.in_(ids_of_run)))
+    return set(archived)
+
+
+async def _archive(
+    session: WriteSession,
+    where: ColumnElement[bool],
+    changed: Mapping[str, ColumnElement[Any]],
+    revision: Revision,
+    parameters: Mapping[str, Any],
+) -> Sequence[uuid.UUID]:
+    """Copy tries that are not in the history yet, with what was asked of a person in them; return the ids of those."""
+    changed = revision.known("task_instance_history", changed)
+    columns = [name for name in HISTORY_COLUMNS if revision.has_column("task_instance_history", name)]
+    index = case((task_instance.c.map_index >= 0, cast(task_instance.c.map_index, String)))
+    label = func.coalesce(task_instance.c.rendered_map_index, index)  # the history has a label for every mapped task
+    source = [{"rendered_map_index": label, **changed}.get(name, task_instance.c[name]) for name in columns]
+    attempt = ("dag_id", "task_id", "run_id", "map_index", "try_number")
+    tried_already = exists().where(*(task_instance_history.c[c] == task_instance.c[c] for c in attempt))
+    copy = select(task_instance.c.id, *source).where(where, ~tried_already)
+    statement = insert(task_instance_history).from_select(["task_instance_id", *columns], copy)
+    archived = list(await session.scalars(statement.returning(task_instance_history.c.task_instance_id), parameters))
+    if archived:
+        request = select(hitl_detail.c.ti_id, *(hitl_detail.c[c] for c in HITL_COLUMNS)).where(
+            hitl_detail.c.ti_id.in_(archived)
+        )
+        await session.execute(insert(hitl_detail_history).from_select(["ti_history_id", *HITL_COLUMNS], request))
+    return archived
 
 
 async def record_reschedule(

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Query, Request
 
-from app import service, triggering
+from app import clearing, service, triggering
 from app.auth import TaskToken, execution_token
 from app.db import dag_runs
 from app.routes.operations import Operations
@@ -72,6 +72,20 @@ async def trigger_dag_run(
 ) -> Any:
     """Trigger a Dag run."""
     return await triggering.trigger(service.of(request), dag_id=dag_id, run_id=run_id, payload=payload, by=token.id)
+
+
+@router.post(
+    "/{dag_id}/{run_id}/clear",
+    status_code=204,
+    responses={
+        400: {"description": "Dag has import errors and cannot be triggered"},
+        404: {"description": "Dag not found for the given dag_id"},
+        422: {"description": "Invalid payload"},
+    },
+)
+async def clear_dag_run(request: Request, dag_id: str, run_id: str) -> Any:
+    """Clear a Dag run."""
+    return await clearing.clear(service.of(request), dag_id=dag_id, run_id=run_id)
 
 
 @router.get("/{dag_id}/{run_id}/state", response_model=DagRunStateResponse, responses=NOT_FOUND_DOC)

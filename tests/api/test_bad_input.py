@@ -72,6 +72,7 @@ VALID: dict[str, tuple[dict[str, str], Any]] = {
     },
     "get_connection_test_connection": ({}, None),
     "patch_connection_test": ({}, {"state": "success"}),
+    "clear_dag_run": ({}, None),
     "trigger_dag_run": ({}, {"note": "text"}),
     "health": ({}, None),
     "ping": ({}, None),

@@ -88,6 +88,7 @@ OPERATIONS = (
         "skip downstream", "downstream", "PATCH", "/task-instances/{ti}/skip-downstream",
         {"tasks": ["t0", "t1"]}, atomic=False,
     ),
+    Operation("clear", "fail_fast", "POST", "/dag-runs/d/manual__1/clear", None),
     Operation("rendered fields", "running", "PUT", "/task-instances/{ti}/rtif", {"a": 1}),
     Operation("XCom", "running", "POST", "/xcoms/d/manual__1/job/k", 1),
 )  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ ERROR_SHAPE = "the same refusal, worded for the one model that the state chooses
 NOT_FAILED = "a report that cannot be recorded is refused instead of failing the task"
 PARTITIONED = "an event with a partition key for a partitioned Dag is refused until its mapping is served"
 QUIET_SKIP = "what is skipped already is not skipped and logged again"
+CLEARED_DEADLINES = "a run with deadlines is cleared instead of a 500"
 OLD_TIMES = "times end in Z on every API date"
 OLD_EVENTS = "an old API date is answered instead of a 500"
 SAME_DATE = "a second run of one logical date is refused as one that exists"
@@ -147,12 +149,16 @@ async def nothing(world: World) -> Any:
     return "00000000-0000-4000-8000-000000000000"
 
 
-@setup
-async def archived(world: World) -> Any:
-    ti = await world.one_running("d")
+async def _archived(world: World, ti: Any) -> None:
     row = await world.connection.fetchrow("SELECT * FROM task_instance WHERE id = $1", ti)
     kept = {name: value for name, value in row.items() if name not in ("id", "last_heartbeat_at", "trigger_timeout")}
     await world.insert("task_instance_history", task_instance_id=ti, **{**kept, "state": "failed"})
+
+
+@setup
+async def archived(world: World) -> Any:
+    ti = await world.one_running("d")
+    await _archived(world, ti)
     await world.connection.execute("UPDATE task_instance SET id = $2, try_number = 2 WHERE id = $1", ti, ti_id("next try"))
     return ti
 
@@ -591,6 +597,93 @@ async def sample_that_ran(world: World) -> Any:
     return ti
 
 
+def _to_clear(run_state: str, *, versioned: bool = True, newest: dict[str, Any] | None = None, **run: Any) -> Setup:
+    """Write a run of ``sample`` with task instances in many states.
+
+    :param versioned: whether the run has a Dag version of its own.
+    :param newest: what a newer version of the Dag changes; without it there is no newer one.
+    """
+
+    async def make(world: World) -> Any:
+        ti = await _sample(world)
+        own = {"created_dag_version_id": ti_id("version of sample"), "bundle_version": "v1"} if versioned else {}
+        run_pk = await world.run("sample", "r1", state=run_state, end_date=EPOCH + timedelta(hours=1), **own, **run)
+        version = {"dag_version_id": ti_id("version of sample")} if versioned else {}
+        done = {"start_date": EPOCH, "end_date": EPOCH + timedelta(minutes=1), "duration": 60.0}
+        for task_id, map_index, values in (
+            ("a", -1, {"state": "success", "try_number": 2, "max_tries": 3, **done}),
+            ("b", 0, {"state": "failed", **done}),
+            ("b", 1, {"state": "running", "start_date": EPOCH}),
+            ("b", 7, {"state": "skipped"}),
+            ("c", -1, {"state": "deferred", "next_method": "execute_complete", "next_kwargs": {"__type": "dict", "__var": {"x": 1}}}),
+            ("m", -1, {"state": None, "try_number": 0, "start_date": EPOCH, "external_executor_id": "e"}),
+            ("g.e", 0, {"state": "up_for_retry", "try_number": 3, "max_tries": 5, **done}),
+            ("gone", -1, {"state": "upstream_failed", "max_tries": 4, **version}),
+        ):
+            values = {**version, **values} if task_id != "m" else values
+            await world.ti("sample", task_id, "r1", map_index=map_index, **values)
+        waiting = ti_id("sample/r1/c/-1")
+        stamps = {"start_date": EPOCH, "end_date": EPOCH, "duration": 0, "reschedule_date": EPOCH}
+        await world.insert("task_reschedule", ti_id=waiting, **stamps)
+        await _asked(world, waiting)
+        await _archived(world, ti_id("sample/r1/gone/-1"))
+        if newest is not None:
+            data = json.loads((Path(__file__).parent / "sample_dag.json").read_text())
+            data["dag"] |= newest
+            stamps = {"created_at": EPOCH + timedelta(days=1), "last_updated": EPOCH + timedelta(days=1)}
+            row = {"id": ti_id("newer"), "dag_id": "sample"}
+            await world.insert("dag_version", version_number=2, bundle_name="dags-folder", bundle_version="v2", **row, **stamps)
+            await world.insert("serialized_dag", data=data, dag_hash="1" * 32, dag_version_id=ti_id("newer"), **row, **stamps)
+            await world.connection.execute("UPDATE dag SET bundle_version = 'v2' WHERE dag_id = 'sample'")
+        await _deadlines(world, run_pk)
+        return ti
+
+    return make
+
+
+async def _deadlines(world: World, run_pk: int) -> None:
+    """Give a run a deadline that counts from when it was queued, one that was missed already, and one of another kind."""
+    for name, reference, missed in (
+        ("queued", "DagRunQueuedAtDeadline", False),
+        ("missed", "DagRunQueuedAtDeadline", True),
+        ("logical", "DagRunLogicalDateDeadline", False),
+    ):
+        alert = {"id": ti_id(f"alert {name}"), "created_at": EPOCH, "serialized_dag_id": ti_id("version of sample")}
+        interval = 90.5 if world.revision == "3.2" else "90.5"
+        what = {"reference": {"reference_type": reference}, "interval": interval, "callback_def": {}}
+        await world.insert("deadline_alert", **alert, **what)
+        callback = {"id": ti_id(f"callback {name}"), "type": "triggerer", "fetch_method": "import_path"}
+        callback["data"] = {"__type": "dict", "__var": {}}
+        await world.insert("callback", **callback, priority_weight=1, created_at=EPOCH)
+        row = {"id": ti_id(f"deadline {name}"), "created_at": EPOCH, "last_updated_at": EPOCH, "dagrun_id": run_pk}
+        ids = {"callback_id": callback["id"], "deadline_alert_id": alert["id"]}
+        await world.insert("deadline", **row, **ids, deadline_time=EPOCH, missed=missed)
+
+
+SETUPS |= {
+    "to_clear, success": _to_clear("success"),
+    "to_clear, failed": _to_clear("failed"),
+    "to_clear, running": _to_clear("running"),
+    "to_clear, queued": _to_clear("queued"),
+    "to_clear, without a version": _to_clear("failed", versioned=False),
+    "to_clear, running without a version": _to_clear("running", versioned=False),
+    "to_clear, a newer version": _to_clear("failed", newest={}),
+    "to_clear, on the newest version": _to_clear("failed", newest={"rerun_with_latest_version": True}),
+    "to_clear, running, on the newest version": _to_clear("running", newest={"rerun_with_latest_version": True}),
+    "to_clear, on the newest version without bundle versions": _to_clear(
+        "success", newest={"rerun_with_latest_version": True, "disable_bundle_versioning": True}
+    ),
+}  # fmt: skip
+
+
+@setup
+async def to_clear_with_a_serialized_deadline(world: World) -> Any:
+    ti = await SETUPS["to_clear, success"](world)
+    interval = json.dumps({"__classname__": "datetime.timedelta", "__version__": 2, "__data__": 90.5})
+    await world.connection.execute("UPDATE deadline_alert SET interval = $1", interval)
+    return ti
+
+
 @setup
 async def many_variables(world: World) -> Any:
     for key in ("b", "a_1", "a%2", "ab", "z"):
@@ -697,6 +790,13 @@ CASES: list[Case] = [
     on("sample", "POST", _RUN_IT, {"unknown": 1}),
     on("sample", "POST", _RUN_IT, {"conf": 1}),
     on("sample", "POST", _RUN_IT, {}, token="none"),
+    # --- cleared runs
+    *(on(name, "POST", f"{_RUN_IT}/clear", **NEW) for name in SETUPS if name.startswith("to_clear,")),
+    on("to_clear_with_a_serialized_deadline", "POST", f"{_RUN_IT}/clear", **NEW, differs=CLEARED_DEADLINES, ours=204),
+    on("to_clear, success", "POST", f"{_RUN_IT}/clear", revisions=("3.2",)),
+    *(on(name, "POST", f"{_RUN_IT}/clear") for name in ("sample", "stale_sample", "sample_with_import_errors", "sample_that_ran")),
+    on("sample", "POST", "/dag-runs/none/r1/clear"),
+    on("to_clear, success", "POST", f"{_RUN_IT}/clear", token="none"),
     # --- assets and their events
     *(on("asset_events", "GET", f"/assets/by-{what}") for what in ("name?name=a", "name?name=none", "name", "uri")),
     *(on("asset_events", "GET", f"/assets/by-uri?uri=s3://bucket/{uri}") for uri in ("a", "old", "none")),
@@ -861,6 +961,7 @@ CASES: list[Case] = [
     state("unknown task instance", {"state": "success", **_ENDED}, "nothing"),
     state("archived try", {"state": "success", **_ENDED}, "archived"),
     state("retry", {"state": "up_for_retry", **_ENDED}, "with_tries"),
+    state("retry of a mapped task", {"state": "up_for_retry", **_ENDED}, "mapped_one"),
     state("retry with history and more", {"state": "up_for_retry", **_ENDED, "rendered_map_index": "r"}, "retried_before"),
     state("retry that never started", {"state": "up_for_retry", **_ENDED}, "never_started"),
     state("retry of an archived try", {"state": "up_for_retry", **_ENDED}, "archived", differs=REPLAY, ours=200),

@@ -1,0 +1,203 @@
+"""Runs that tasks clear: every task instance of the run is tried anew, its last try kept in the history."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from app import serialized_dag, triggering
+from app.compat import Revision
+from app.db import dag_runs, dags, task_instances
+from app.db.session import ReadSession
+from app.db.tables import AnyRow
+from app.retrying import coming_back
+from app.serialized_dag import TaskToRepeat, UnknownWeightRule
+from app.service import Service, utcnow
+from app.settings import Settings
+from app.transitions import Refuse
+
+FINISHED = ("success", "failed")  # the states in which a run is over
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """The Dag version that the cleared task instances take over from.
+
+    :param pk: its primary key.
+    :param data: the serialized Dag.
+    :param bundle_version: of the bundle that the run moves to; None when the run stays on its own.
+    :param is_newest: whether the run moves to the Dag's newest version.
+    """
+
+    pk: uuid.UUID
+    data: Mapping[str, Any]
+    bundle_version: str | None
+    is_newest: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Clearing:
+    """What clearing a run writes.
+
+    :param run: columns of the run.
+    :param tasks: columns of each task instance, by its id before.
+    :param new_tasks: columns of task instances that the version adds.
+    """
+
+    run: Mapping[str, Any]
+    tasks: list[tuple[uuid.UUID, dict[str, Any]]]
+    new_tasks: list[dict[str, Any]]
+
+
+async def clear(service: Service, *, dag_id: str, run_id: str) -> Refuse | None:
+    """Try every task instance of a run anew; those that run are stopped for it. A finished run is queued again.
+
+    The run is the one lock that is waited for. Its task instances are locked while it is held, so nothing may wait for
+    them: where somebody holds one, everything is let go and taken again.
+
+    :raises RetryableDatabaseError: nothing was written.
+    """
+    async with service.database.snapshot() as reading:
+        dag = await dags.to_trigger(reading, dag_id=dag_id)
+        if refusal := triggering.refuse_dag(dag, dag_id):
+            return refusal
+        if await dag_runs.state(reading, dag_id=dag_id, run_id=run_id) is None:
+            return _no_such_run(run_id)
+        version = await _version(reading, service, dag_id, run_id, dag)
+    if version is None:
+        return Refuse(404, f"The Dag with ID: `{dag_id}` was not found")
+    return await coming_back(
+        lambda: _clear(service, dag_id, run_id, version), within=service.settings.database.lock_timeout
+    )
+
+
+async def _version(
+    reading: ReadSession, service: Service, dag_id: str, run_id: str, dag: AnyRow | None
+) -> Version | None:
+    """Return the run's version; the newest where the Dag, the configuration, or a run without any asks for it."""
+    newest = await dags.newest_version(reading, dag_id=dag_id)
+    own = await dags.version_of_run(reading, dag_id=dag_id, run_id=run_id)
+    if newest is None or own is None:
+        return None
+    if service.revision.clearing_may_move_versions:
+        has_version = await dag_runs.created_version(reading, dag_id=dag_id, run_id=run_id) is not None
+        if not has_version or reruns_on_newest(service.settings, newest[1]):
+            unversioned = newest[1]["dag"].get("disable_bundle_versioning")
+            return Version(*newest, None if unversioned or dag is None else dag.bundle_version, is_newest=True)
+    return Version(*own, None, is_newest=False)
+
+
+def reruns_on_newest(settings: Settings, data: Mapping[str, Any]) -> bool:
+    """Say whether cleared runs of a Dag move to its newest version: its own wish, or ``[core] rerun_with_latest_version``."""
+    wish = data["dag"].get("rerun_with_latest_version")
+    return settings.rerun_with_latest_version if wish is None else bool(wish)
+
+
+async def _clear(service: Service, dag_id: str, run_id: str, version: Version) -> Refuse | None:
+    now, revision = utcnow(), service.revision
+    async with service.database.transaction() as session:
+        run = await dag_runs.lock(session, dag_id=dag_id, run_id=run_id)
+        if run is None:
+            return _no_such_run(run_id)
+        await service.database.stop_waiting(session)
+        rows = await task_instances.lock_run(session, dag_id=dag_id, run_id=run_id)
+        if not rows:
+            return None
+        archived = await task_instances.archive_run(session, dag_id=dag_id, run_id=run_id, now=now, revision=revision)
+        plan_ = plan(run, rows, version, archived=archived, now=now, revision=revision)
+        await task_instances.write_each(session, changes=plan_.tasks)
+        await dag_runs.write(session, run_pk=run.id, values=plan_.run)
+        await task_instances.create(session, rows=plan_.new_tasks)
+    return None
+
+
+def plan(
+    run: AnyRow,
+    rows: Sequence[AnyRow],
+    version: Version,
+    *,
+    archived: set[uuid.UUID],
+    now: datetime,
+    revision: Revision,
+) -> Clearing:
+    """Decide what clearing a run writes: pure.
+
+    :param run: the run, locked.
+    :param rows: all its task instances, locked.
+    :param archived: ids of those whose try was moved to the history just now.
+    """
+    carrier = triggering.new_trace(revision)
+    run_values: dict[str, Any] = {
+        "clear_number": run.clear_number + 1,
+        "queued_at": now,
+        "context_carrier": carrier,
+        "updated_at": now,
+    }
+    is_over = run.state in FINISHED
+    if is_over:
+        run_values |= {"state": "queued", "start_date": None, "end_date": None, "last_scheduling_decision": None}
+    if version.is_newest and (is_over or run.created_dag_version_id != version.pk):
+        run_values["created_dag_version_id"] = version.pk
+        if version.bundle_version is not None:
+            run_values["bundle_version"] = version.bundle_version
+    run_version = run_values.get("created_dag_version_id", run.created_dag_version_id)
+
+    known = serialized_dag.tasks_to_repeat(version.data)
+    gone = _gone(version.data, rows) if version.is_newest and is_over else set()
+    tasks = []
+    for row in rows:
+        values = {"id": task_instances.uuid7(), "context_carrier": carrier, "updated_at": now}
+        has_end = row.state in task_instances.ENDED or (row.end_date is not None and revision.retry_keeps_end_date)
+        if row.id in archived and not has_end:
+            values |= {"end_date": now, "duration": _seconds(row.start_date, now)}
+        values |= {"state": "restarting"} if row.state == "running" else _anew(row, known.get(row.task_id))
+        if revision.clearing_may_move_versions:
+            moves = version.is_newest and row.state != "running"
+            values["dag_version_id"] = version.pk if moves else row.dag_version_id or run_version
+        if row.id in gone:
+            values["state"] = "removed"
+        tasks.append((row.id, values))
+    new = _added(run, rows, version, carrier=carrier, now=now) if version.is_newest and is_over else []
+    return Clearing(run_values, tasks, new)
+
+
+def _anew(row: AnyRow, task: TaskToRepeat | None) -> dict[str, Any]:
+    """Return what makes a task instance wait for the scheduler again, with its retries before it."""
+    waiting = {"state": None, "external_executor_id": None, "next_method": None, "next_kwargs": None}
+    if task is None:
+        return waiting | {"max_tries": max(row.max_tries, row.try_number)}
+    return waiting | dict(task.values) | {"max_tries": row.try_number + task.retries}
+
+
+def _seconds(start: datetime | None, end: datetime) -> float | None:
+    return None if start is None else (end - start).total_seconds()
+
+
+def _gone(data: Mapping[str, Any], rows: Sequence[AnyRow]) -> set[uuid.UUID]:
+    """Return the ids of task instances that the newest version does not have."""
+    indexes = serialized_dag.known_map_indexes(data)
+    return {row.id for row in rows if (of_task := indexes.get(row.task_id, ())) is not None and row.map_index not in of_task}
+
+
+def _added(
+    run: AnyRow, rows: Sequence[AnyRow], version: Version, *, carrier: Mapping[str, Any], now: datetime
+) -> list[dict[str, Any]]:
+    """Return the columns of the task instances that only the newest version has."""
+    present = {row.task_id for row in rows}
+    logical_date = None if run.run_type == "backfill" else run.logical_date  # a backfill runs tasks of any date
+    with suppress(UnknownWeightRule):  # the scheduler adds them then, once it looks at the run
+        planned = serialized_dag.planned_tasks(version.data, logical_date)
+        return [
+            triggering.new_task(task, rows[0].dag_id, rows[0].run_id, carrier=carrier, now=now) | {"dag_version_id": version.pk}
+            for task in planned
+            if task.task_id not in present
+        ]
+    return []
+
+
+def _no_such_run(run_id: str) -> Refuse:
+    return Refuse(404, {"reason": "not_found", "message": f"Dag run with run_id: '{run_id}' not found"})
