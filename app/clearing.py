@@ -12,7 +12,6 @@ from typing import Any
 from app import serialized_dag, triggering
 from app.compat import Revision
 from app.db import dag_runs, dags, task_instances
-from app.db.session import ReadSession
 from app.db.tables import AnyRow
 from app.retrying import coming_back
 from app.serialized_dag import TaskToRepeat, UnknownWeightRule
@@ -65,34 +64,23 @@ async def clear(service: Service, *, dag_id: str, run_id: str) -> Refuse | None:
         dag = await dags.to_trigger(reading, dag_id=dag_id)
         if refusal := triggering.refuse_dag(dag, dag_id):
             return refusal
-        if await dag_runs.state(reading, dag_id=dag_id, run_id=run_id) is None:
+        run = await dag_runs.created_version(reading, dag_id=dag_id, run_id=run_id)
+        if run is None:
             return _no_such_run(run_id)
-        version = await _version(reading, service, dag_id, run_id, dag)
-    if version is None:
-        return Refuse(404, f"The Dag with ID: `{dag_id}` was not found")
-    return await coming_back(
-        lambda: _clear(service, dag_id, run_id, version), within=service.settings.database.lock_timeout
-    )
-
-
-async def _version(
-    reading: ReadSession, service: Service, dag_id: str, run_id: str, dag: AnyRow | None
-) -> Version | None:
-    """Return the run's version; the newest where the Dag, the configuration, or a run without any asks for it."""
-    newest = await dags.newest_version(reading, dag_id=dag_id)
-    own = await dags.version_of_run(reading, dag_id=dag_id, run_id=run_id)
+        newest = await dags.newest_version(reading, dag_id=dag_id)
+        own = await dags.version_of_run(reading, dag_id=dag_id, run_id=run_id)
     if newest is None or own is None:
-        return None
-    if service.revision.clearing_may_move_versions:
-        has_version = await dag_runs.created_version(reading, dag_id=dag_id, run_id=run_id) is not None
-        if not has_version or reruns_on_newest(service.settings, newest[1]):
-            unversioned = newest[1]["dag"].get("disable_bundle_versioning")
-            return Version(*newest, None if unversioned or dag is None else dag.bundle_version, is_newest=True)
-    return Version(*own, None, is_newest=False)
+        return Refuse(404, f"The Dag with ID: `{dag_id}` was not found")
+    version = Version(*own, None, is_newest=False)
+    may_move = service.revision.clearing_may_move_versions
+    if may_move and (run.created_dag_version_id is None or reruns_on_newest(service.settings, newest[1])):
+        unversioned = newest[1]["dag"].get("disable_bundle_versioning")
+        version = Version(*newest, None if unversioned or dag is None else dag.bundle_version, is_newest=True)
+    return await coming_back(lambda: _clear(service, dag_id, run_id, version), within=service.settings.database.lock_timeout)
 
 
 def reruns_on_newest(settings: Settings, data: Mapping[str, Any]) -> bool:
-    """Say whether cleared runs of a Dag move to its newest version: its own wish, or ``[core] rerun_with_latest_version``."""
+    """Say whether cleared runs of a Dag move to its newest version: by its own wish, or by the configuration."""
     wish = data["dag"].get("rerun_with_latest_version")
     return settings.rerun_with_latest_version if wish is None else bool(wish)
 
@@ -192,7 +180,8 @@ def _added(
     with suppress(UnknownWeightRule):  # the scheduler adds them then, once it looks at the run
         planned = serialized_dag.planned_tasks(version.data, logical_date)
         return [
-            triggering.new_task(task, rows[0].dag_id, rows[0].run_id, carrier=carrier, now=now) | {"dag_version_id": version.pk}
+            triggering.new_task(task, rows[0].dag_id, rows[0].run_id, carrier=carrier, now=now)
+            | {"dag_version_id": version.pk}
             for task in planned
             if task.task_id not in present
         ]

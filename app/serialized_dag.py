@@ -132,7 +132,7 @@ def planned_tasks(data: Mapping[str, Any], logical_date: datetime | None) -> lis
 
 
 def known_map_indexes(data: Mapping[str, Any]) -> dict[str, Sequence[int] | None]:
-    """Return, by task id, the map indexes that a run's instances of it have: -1 alone unless mapped, None when not known yet.
+    """Return, by task id, the map indexes that a run's instances of it have: -1 unless mapped, None when not known yet.
 
     :param data: a whole serialized Dag.
     """

@@ -64,9 +64,12 @@ _CREATED_VERSION = select(dag_run.c.created_dag_version_id).where(
 )
 
 
-async def created_version(session: ReadSession, *, dag_id: str, run_id: str) -> uuid.UUID | None:
-    """Return the Dag version that a run was made from; None for a run of Airflow 2, or when the version was cleaned up."""
-    return await session.scalar(_CREATED_VERSION, {"dag_id": dag_id, "run_id": run_id})
+async def created_version(session: ReadSession, *, dag_id: str, run_id: str) -> AnyRow | None:
+    """Return the Dag version that a run was made from, or None when there is no such run.
+
+    The version itself is None for a run of Airflow 2, and when it was cleaned up.
+    """
+    return (await session.execute(_CREATED_VERSION, {"dag_id": dag_id, "run_id": run_id})).one_or_none()
 
 
 async def previous(session: ReadSession, *, dag_id: str, before: datetime, state: str | None) -> AnyRow | None:
@@ -225,7 +228,8 @@ async def write(session: WriteSession, *, run_pk: int, values: Mapping[str, Any]
             has_length,
         )
         .values(
-            deadline_time=literal(values["queued_at"], DateTime(timezone=True)) + func.make_interval(0, 0, 0, 0, 0, 0, seconds),
+            deadline_time=literal(values["queued_at"], DateTime(timezone=True))
+            + func.make_interval(0, 0, 0, 0, 0, 0, seconds),
             last_updated_at=values["queued_at"],
         )
     )

@@ -313,7 +313,9 @@ async def archive_try(session: WriteSession, *, row: AnyRow, ended: Mapping[str,
     return uuid7()
 
 
-async def archive_run(session: WriteSession, *, dag_id: str, run_id: str, now: datetime, revision: Revision) -> set[uuid.UUID]:
+async def archive_run(
+    session: WriteSession, *, dag_id: str, run_id: str, now: datetime, revision: Revision
+) -> set[uuid.UUID]:
     """Copy the tries of a run's locked task instances into the history; one that has not ended counts as failed now.
 
     :returns: the ids of those that were not in the history yet.

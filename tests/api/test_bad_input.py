@@ -183,7 +183,7 @@ async def test_the_valid_requests_are_valid(server: Server, world: World) -> Non
     missing = {
         "get_mapped_xcom_by_index", "get_xcom", "get_variable", "get_connection", "get_asset_by_name", "get_asset_by_uri",
         "update_hitl_detail", "get_hitl_detail", "get_task_state_store", "get_connection_test_connection",
-        "patch_connection_test",
+        "patch_connection_test", "clear_dag_run",
         *(f"{verb}_asset_state_store_by_{by}" for verb in ("get", "set", "delete", "clear") for by in ("name", "uri")),
     }  # fmt: skip
     expected = dict.fromkeys(missing & statuses.keys(), 404) | {"trigger_dag_run": 409}

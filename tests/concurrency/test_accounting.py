@@ -62,6 +62,7 @@ TABLE = [
     ),
     Row("fail fast", "fail_fast", "PATCH", "/task-instances/{ti}/state", {"state": "failed", **END}, 4, 13),
     Row("skip downstream", "downstream", "PATCH", "/task-instances/{ti}/skip-downstream", {"tasks": ["t0", "t1"]}, 2, 5),
+    Row("clear a run", "fail_fast", "POST", "/dag-runs/d/manual__1/clear", None, 2, 15),
     Row("rtif", "running", "PUT", "/task-instances/{ti}/rtif", {"a": 1}, 0, 2),
     Row("rendered map index", "running", "PATCH", "/task-instances/{ti}/rendered-map-index", "x", 0, 1),
     Row("xcom set", "running", "POST", "/xcoms/d/manual__1/job/k", 1, 0, 1),
@@ -85,7 +86,7 @@ async def test_statements_and_locks(ours: InProcess, row: Row) -> None:
     assert answer.status_code < 500
     locking = [s for s in ours.statements if " FOR UPDATE" in s or " FOR NO KEY UPDATE" in s]
     assert (len(locking), len(ours.statements)) == (row.locks, row.statements), "\n".join(ours.statements)
-    assert all(statement.rstrip().endswith(("OF task_instance", "SKIP LOCKED")) for statement in locking)
+    assert all(statement.rstrip().endswith(("OF task_instance", "OF dag_run", "SKIP LOCKED")) for statement in locking)
 
 
 @asynccontextmanager

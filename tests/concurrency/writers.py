@@ -15,7 +15,8 @@ _UNFINISHED = (
     "(state IS NULL OR state IN ('queued', 'scheduled', 'running', 'restarting', 'deferred', 'up_for_retry',"
     " 'up_for_reschedule', 'awaiting_input'))"
 )
-_LOCK_RUN = f"SELECT id FROM dag_run WHERE {_RUN} FOR NO KEY UPDATE SKIP LOCKED"
+# The scheduler leaves a run that somebody holds for its next round.
+LOCK_RUN = f"SELECT id FROM dag_run WHERE {_RUN} FOR NO KEY UPDATE SKIP LOCKED"
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,13 @@ WRITERS = (
     Writer(
         "bulk update of the Dag version",
         "jobs/scheduler_job_runner.py: _verify_integrity_if_dag_changed",
-        (_LOCK_RUN, f"UPDATE task_instance SET queue = 'moved', updated_at = now() WHERE {_RUN} AND {_UNFINISHED}"),
+        (LOCK_RUN, f"UPDATE task_instance SET queue = 'moved', updated_at = now() WHERE {_RUN} AND {_UNFINISHED}"),
     ),
     Writer(
         "the plugin's batches",
         "scheduler_plugin: in place of the bulk update",
         (
-            _LOCK_RUN,
+            LOCK_RUN,
             "UPDATE task_instance SET queue = 'moved', updated_at = now() WHERE id IN"
             f" (SELECT id FROM task_instance WHERE {_RUN} AND {_UNFINISHED} ORDER BY id LIMIT 4 FOR UPDATE SKIP LOCKED)",
             "UPDATE task_instance SET queue = 'moved', updated_at = now() WHERE id IN"
@@ -58,7 +59,7 @@ WRITERS = (
         "schedule_tis",
         "models/dagrun.py: schedule_tis",
         (
-            _LOCK_RUN,
+            LOCK_RUN,
             "UPDATE task_instance SET state = 'scheduled', scheduled_dttm = now(), try_number = try_number + 1,"
             f" updated_at = now() WHERE id IN (SELECT id FROM task_instance WHERE {_RUN})"
             " AND (state IS NULL OR state IN ('up_for_retry', 'up_for_reschedule'))",

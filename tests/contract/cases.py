@@ -615,7 +615,15 @@ def _to_clear(run_state: str, *, versioned: bool = True, newest: dict[str, Any] 
             ("b", 0, {"state": "failed", **done}),
             ("b", 1, {"state": "running", "start_date": EPOCH}),
             ("b", 7, {"state": "skipped"}),
-            ("c", -1, {"state": "deferred", "next_method": "execute_complete", "next_kwargs": {"__type": "dict", "__var": {"x": 1}}}),
+            (
+                "c",
+                -1,
+                {
+                    "state": "deferred",
+                    "next_method": "execute_complete",
+                    "next_kwargs": {"__type": "dict", "__var": {"x": 1}},
+                },
+            ),
             ("m", -1, {"state": None, "try_number": 0, "start_date": EPOCH, "external_executor_id": "e"}),
             ("g.e", 0, {"state": "up_for_retry", "try_number": 3, "max_tries": 5, **done}),
             ("gone", -1, {"state": "upstream_failed", "max_tries": 4, **version}),
@@ -632,8 +640,12 @@ def _to_clear(run_state: str, *, versioned: bool = True, newest: dict[str, Any] 
             data["dag"] |= newest
             stamps = {"created_at": EPOCH + timedelta(days=1), "last_updated": EPOCH + timedelta(days=1)}
             row = {"id": ti_id("newer"), "dag_id": "sample"}
-            await world.insert("dag_version", version_number=2, bundle_name="dags-folder", bundle_version="v2", **row, **stamps)
-            await world.insert("serialized_dag", data=data, dag_hash="1" * 32, dag_version_id=ti_id("newer"), **row, **stamps)
+            await world.insert(
+                "dag_version", version_number=2, bundle_name="dags-folder", bundle_version="v2", **row, **stamps
+            )
+            await world.insert(
+                "serialized_dag", data=data, dag_hash="1" * 32, dag_version_id=ti_id("newer"), **row, **stamps
+            )
             await world.connection.execute("UPDATE dag SET bundle_version = 'v2' WHERE dag_id = 'sample'")
         await _deadlines(world, run_pk)
         return ti
