@@ -1,0 +1,213 @@
+"""Measure ours and Airflow's own servers side by side, on one PostgreSQL that flushes every commit.
+
+Every server has one worker process on one CPU; PostgreSQL and the driver have the other. The targets take turns, round after
+round; the table shows medians. Examples::
+
+    python -m bench                                      # about five minutes
+    python -m bench --target ours --rounds 2             # while you tune
+    python -m bench --long                               # 1,000,000 requests, 2,000,000 task instances, breaking points
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+
+import asyncpg
+
+from app.embedded import EmbeddedPostgres
+from bench import data, floors, report
+from bench.driver import Load, Outcome, Task
+from bench.processes import cpu_seconds, resident_bytes
+from tests.conftest import reachable
+from tests.servers import Server, airflow_server, our_server
+
+REVISIONS = {"ours": "3.3", "3.2.1": "3.2", "3.3.2": "3.3"}
+SERVER_CPU, OTHER_CPU = {0}, {max(os.sched_getaffinity(0))}
+IDLE = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+
+
+@dataclass
+class Target:
+    """A server under test, on its own database.
+
+    :param lives: queued task instances that no life was given to yet.
+    :param figures: what was measured, a value a round, by name.
+    """
+
+    name: str
+    server: Server
+    connection: asyncpg.Connection
+    running: list[Task]
+    lives: Iterator[Task]
+    figures: dict[str, list[float]] = field(default_factory=dict)
+
+    def note(self, name: str, value: float) -> None:
+        self.figures.setdefault(name, []).append(value)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--target", action="append", choices=list(REVISIONS), help="a server, again for more (default: all)")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each figure is taken (default: 5)")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each load (default: 4)")
+    parser.add_argument("--task-instances", type=int, default=50_000, help="rows in the database (default: 50000)")
+    parser.add_argument("--long", action="store_true", help="memory over 1,000,000 requests, 2,000,000 rows, breaking points")
+    parser.add_argument("--json", type=Path, help="also write every figure here")
+    options = parser.parse_args()
+    targets = options.target or list(REVISIONS)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        cluster = Path(folder) / "postgres" / "cluster"
+        cluster.mkdir(parents=True)
+        with affinity(OTHER_CPU):
+            postgres = stack.enter_context(
+                EmbeddedPostgres(reachable(cluster), options={"shared_buffers": "1GB", "max_wal_size": "4GB"})
+            )
+        os.sched_setaffinity(0, OTHER_CPU)
+        found = asyncio.run(measure(postgres, Path(folder), targets, options))
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
+    print(report.table(found))
+
+
+@contextmanager
+def affinity(cpus: set[int]) -> Iterator[None]:
+    """Start what the block starts on these CPUs."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+async def measure(
+    postgres: EmbeddedPostgres, folder: Path, names: list[str], options: argparse.Namespace
+) -> dict[str, dict[str, list[float]]]:
+    """Return every figure of every target and floor."""
+    for revision in sorted({REVISIONS[name] for name in names}):
+        await template(postgres, revision, options.task_instances)
+    async with AsyncExitStack() as stack:
+        targets = [await stack.enter_async_context(serving(postgres, name, folder)) for name in names]
+        pid = postgres_pid(postgres)
+        for number in range(options.rounds):
+            for shift in range(len(targets)):
+                target = targets[(number + shift) % len(targets)]
+                print(f"round {number + 1}: {target.name}", flush=True)
+                await one_round(target, pid, options.seconds)
+        saturation = min(statistics.median(target.figures["busy requests/s"]) for target in targets)
+        for _ in range(options.rounds):
+            for target in targets:
+                await at_rate(target, saturation, options.seconds)
+        found = {target.name: target.figures for target in targets}
+    found |= await floors.measure(postgres, folder, options.rounds, options.seconds)
+    return found
+
+
+async def template(postgres: EmbeddedPostgres, revision: str, task_instances: int) -> None:
+    """Make the database that each target's own is copied from."""
+    name = f"template_{revision.replace('.', '_')}"
+    postgres.create_metadata_database(name, revision)
+    connection = await asyncpg.connect(postgres.url(name))
+    try:
+        await data.fill(connection, revision, task_instances=task_instances)
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
+async def serving(postgres: EmbeddedPostgres, name: str, folder: Path) -> AsyncIterator[Target]:
+    """Run a target on a copy of its template."""
+    database = f"target_{name.replace('.', '_')}"
+    postgres.create_database(database, template=f"template_{REVISIONS[name].replace('.', '_')}")
+    url, own = postgres.url(database), folder / name
+    own.mkdir()
+    started = time.perf_counter()
+    with affinity(SERVER_CPU):
+        running = our_server(url, own) if name == "ours" else airflow_server(name, url, own)
+        server = running.__enter__()
+    seconds = time.perf_counter() - started
+    connection = await asyncpg.connect(url)
+    try:
+        tasks = await data.tasks(connection, "running", data.RUNNING)
+        lives = iter(await data.tasks(connection, "queued", 30_000))
+        target = Target(name, server, connection, tasks, lives)
+        target.note("seconds to start", seconds)
+        yield target
+    finally:
+        await connection.close()
+        running.__exit__(None, None, None)
+
+
+def postgres_pid(postgres: EmbeddedPostgres) -> int:
+    return int((postgres.data / "postmaster.pid").read_text().split()[0])
+
+
+async def one_round(target: Target, postgres: int, seconds: float) -> None:
+    """Take each figure of a target once."""
+    await checkpointed(target)
+    async with metered(target, postgres, "heartbeat", connections=8) as (load, outcomes):
+        outcomes.append(await load.heartbeats(target.running, seconds=seconds))
+    async with metered(target, postgres, "life", connections=8) as (load, outcomes):
+        outcomes.append(await load.lives(target.lives, seconds=seconds))
+    async with metered(target, postgres, "busy", connections=128) as (load, outcomes):
+        outcomes.append(await load.lives(target.lives, seconds=seconds))
+    target.note("resident MiB", resident_bytes(target.server.process.pid) / 2**20)
+    target.note("database connections", await target.connection.fetchval(IDLE))
+
+
+async def at_rate(target: Target, rate: float, seconds: float) -> None:
+    """Take the latencies of 128 workers that together ask ``rate`` times a second."""
+    load = Load(target.server.base_url, 128)
+    outcome = await load.lives(target.lives, seconds=seconds * 2, rate=rate)
+    load.close()
+    check(target.name, outcome)
+    target.note("steady p50 ms", outcome.quantile(0.5) * 1000)
+    target.note("steady p99 ms", outcome.quantile(0.99) * 1000)
+    target.note("steady requests/s", outcome.requests / outcome.seconds)
+
+
+@asynccontextmanager
+async def metered(
+    target: Target, postgres: int, name: str, *, connections: int
+) -> AsyncIterator[tuple[Load, list[Outcome]]]:
+    """Meter one load: CPU of the server and of PostgreSQL for each request, requests a second, latencies."""
+    load, outcomes = Load(target.server.base_url, connections), list[Outcome]()
+    server, database = cpu_seconds(target.server.process.pid), cpu_seconds(postgres)
+    yield load, outcomes
+    server, database = cpu_seconds(target.server.process.pid) - server, cpu_seconds(postgres) - database
+    load.close()
+    (outcome,) = outcomes
+    check(target.name, outcome)
+    target.note(f"{name} server CPU ms", server / outcome.requests * 1000)
+    target.note(f"{name} PostgreSQL CPU ms", database / outcome.requests * 1000)
+    target.note(f"{name} requests/s", outcome.requests / outcome.seconds)
+    target.note(f"{name} p50 ms", outcome.quantile(0.5) * 1000)
+    target.note(f"{name} p99 ms", outcome.quantile(0.99) * 1000)
+    target.note(f"{name} driver CPU %", outcome.driver_cpu / outcome.seconds * 100)
+    target.note(f"{name} errors %", sum(n for s, n in outcome.statuses.items() if not 200 <= s < 500) / outcome.requests * 100)
+
+
+def check(name: str, outcome: Outcome) -> None:
+    """Refuse to measure answers that are not those that the load is made for."""
+    refused = {status: count for status, count in outcome.statuses.items() if 400 <= status < 500}
+    if refused or not outcome.requests:
+        raise SystemExit(f"{name} refused requests of the load: {refused or 'none was answered'}")
+
+
+async def checkpointed(target: Target) -> None:
+    await target.connection.execute("CHECKPOINT")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""CPU and memory of process trees, from Linux's ``/proc``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+TICK = os.sysconf("SC_CLK_TCK")
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def tree(pid: int) -> list[int]:
+    """Return a process and all that descend from it."""
+    found = [pid]
+    for process in found:
+        try:
+            for thread in Path(f"/proc/{process}/task").iterdir():
+                found += [int(child) for child in (thread / "children").read_text().split()]
+        except OSError:
+            continue
+    return found
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time of a process tree, its ended children included."""
+    ticks = 0
+    for process in tree(pid):
+        try:
+            fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        ticks += sum(int(value) for value in fields[11:15])  # utime, stime, cutime, cstime
+    return ticks / TICK
+
+
+def resident_bytes(pid: int) -> int:
+    """Return the resident memory of the largest process of a tree: the one worker process."""
+    sizes = []
+    for process in tree(pid):
+        try:
+            sizes.append(int(Path(f"/proc/{process}/statm").read_text().split()[1]) * PAGE)
+        except OSError:
+            continue
+    return max(sizes, default=0)
