@@ -5,15 +5,17 @@ from __future__ import annotations
 import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import settings as settings_module
 from app.auth import Tokens
@@ -25,6 +27,35 @@ from app.settings import Settings
 from app.versions.building import ApiVersions
 
 log = structlog.get_logger(__name__)
+
+MOUNT_POINT = "/execution"
+BELOW = f"{MOUNT_POINT}/"
+
+
+class Application(Starlette):
+    """Starlette, with requests to the execution API taken straight from our middleware to it.
+
+    :param api: what is mounted at :data:`MOUNT_POINT`.
+    """
+
+    def __init__(self, api: ExecutionApi, **options: Any) -> None:
+        super().__init__(**options)
+        self._api = api
+
+    def build_middleware_stack(self) -> ASGIApp:
+        rest: ASGIApp = ExceptionMiddleware(self.router)
+
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "http" and scope["path"].startswith(BELOW):
+                scope["root_path"] += MOUNT_POINT
+                await self._api(scope, receive, send)
+            else:
+                await rest(scope, receive, send)
+
+        stack: ASGIApp = application
+        for middleware in reversed(self.user_middleware):
+            stack = middleware.cls(stack, *middleware.args, **middleware.kwargs)
+        return stack
 
 
 class ExecutionApi:
@@ -67,8 +98,9 @@ def create_app(settings: Settings | None = None) -> Starlette:
         yield
         await database.close()
 
-    return Starlette(
-        routes=[Route("/metrics", metrics), Mount("/execution", app=api)],
+    return Application(
+        api,
+        routes=[Route("/metrics", metrics), Mount(MOUNT_POINT, app=api)],
         middleware=[
             Middleware(CorrelationId),
             Middleware(Observed, access_log=settings.server.access_log),

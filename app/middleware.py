@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import telemetry
@@ -21,12 +21,24 @@ from app.errors import RetryableDatabaseError
 log = structlog.get_logger(__name__)
 access = structlog.get_logger("access")
 
-CORRELATION_HEADER = "correlation-id"
+CORRELATION_HEADER = b"correlation-id"
 # Bodies of these carry XComs, variables, rendered fields, trigger kwargs: users' data, of any size that the database takes.
 LARGE_BODIES = re.compile(r"^/execution/(xcoms|variables|store|hitlDetails|dag-runs)/|/(state|rtif)$")
 DROPPED_BODY = 256 * 1024 * 1024  # bytes of a refused body that are read before its connection is closed all the same
 SMALL_BODY = 1024 * 1024  # bytes; the largest of the others lists the tasks to skip: a thousand of them are 250 kB
 JITTER = 2  # seconds; victims of one collision come back spread over three different seconds
+
+
+def header(scope: Scope, name: bytes) -> bytes | None:
+    """Return a request's header, or None.
+
+    :param name: in lower case.
+    """
+    for key, value in scope["headers"]:
+        if key == name:
+            found: bytes = value
+            return found
+    return None
 
 
 async def send_json(send: Send, status: int, body: Any, headers: list[tuple[bytes, bytes]] | None = None) -> None:
@@ -44,12 +56,13 @@ class CorrelationId:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not (correlation_id := Headers(scope=scope).get(CORRELATION_HEADER)):
+        if scope["type"] != "http" or not (found := header(scope, CORRELATION_HEADER)):
             return await self.app(scope, receive, send)
+        correlation_id = found.decode("latin-1")
 
         async def echo(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)[CORRELATION_HEADER] = correlation_id
+                message["headers"] = [*message.get("headers", ()), (CORRELATION_HEADER, found)]
             await send(message)
 
         with structlog.contextvars.bound_contextvars(correlation_id=correlation_id):
@@ -86,8 +99,7 @@ class Observed:
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
-        telemetry.REQUESTS.labels(scope["method"], route, status).inc()
-        telemetry.LATENCY.labels(scope["method"], route).observe(seconds)
+        telemetry.observe(scope["method"], route, status, seconds)
         if self.access_log:
             access.info(
                 "request", method=scope["method"], path=scope["path"], status=status, milliseconds=round(seconds * 1000, 2)
@@ -153,8 +165,8 @@ class RequestLimits:
             return await send_json(send, HTTPStatus.UNPROCESSABLE_ENTITY, {"detail": detail})
         carries_data = scope["method"] in ("POST", "PUT", "PATCH") and LARGE_BODIES.search(path)
         limit = self.max_body_bytes if carries_data else min(SMALL_BODY, self.max_body_bytes)
-        length = Headers(scope=scope).get("content-length", "0")
-        if length.isdecimal() and int(length) > limit:
+        length = header(scope, b"content-length") or b"0"
+        if length.isdigit() and int(length) > limit:
             return await _refuse_large(receive, send, limit)
         received, refused = 0, False
 

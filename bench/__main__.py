@@ -20,7 +20,6 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 
 import asyncpg
@@ -62,7 +61,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="how often each figure is taken (default: 5)")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each load (default: 4)")
     parser.add_argument("--task-instances", type=int, default=50_000, help="rows in the database (default: 50000)")
-    parser.add_argument("--long", action="store_true", help="memory over 1,000,000 requests, 2,000,000 rows, breaking points")
+    parser.add_argument(
+        "--long", action="store_true", help="memory over 1,000,000 requests, 2,000,000 rows, breaking points"
+    )
     parser.add_argument("--json", type=Path, help="also write every figure here")
     options = parser.parse_args()
     targets = options.target or list(REVISIONS)
@@ -195,7 +196,9 @@ async def metered(
     target.note(f"{name} p50 ms", outcome.quantile(0.5) * 1000)
     target.note(f"{name} p99 ms", outcome.quantile(0.99) * 1000)
     target.note(f"{name} driver CPU %", outcome.driver_cpu / outcome.seconds * 100)
-    target.note(f"{name} errors %", sum(n for s, n in outcome.statuses.items() if not 200 <= s < 500) / outcome.requests * 100)
+    target.note(
+        f"{name} errors %", sum(n for s, n in outcome.statuses.items() if not 200 <= s < 500) / outcome.requests * 100
+    )
 
 
 def check(name: str, outcome: Outcome) -> None:

@@ -200,9 +200,7 @@ class Load:
 
         return await self._all(slot, seconds)
 
-    async def _one(
-        self, client: Client, task: Task, request: tuple[str, str, Any], outcome: Outcome, due: float
-    ) -> bool:
+    async def _one(self, client: Client, task: Task, request: tuple[str, str, Any], outcome: Outcome, due: float) -> bool:
         status = await client.ask(task, *request)
         outcome.statuses[status] += 1
         took = time.perf_counter() - due
@@ -211,9 +209,7 @@ class Load:
         outcome.by_operation.setdefault(f"{request[0]} {kind}", []).append(took)
         return status < 300 and status != 0
 
-    async def _all(
-        self, slot: Callable[[Client, int, float, Outcome], Awaitable[None]], seconds: float
-    ) -> Outcome:
+    async def _all(self, slot: Callable[[Client, int, float, Outcome], Awaitable[None]], seconds: float) -> Outcome:
         outcome, started, cpu = Outcome(), time.perf_counter(), time.process_time()
         until = started + seconds
         await asyncio.gather(*(slot(client, index, until, outcome) for index, client in enumerate(self._clients)))

@@ -15,7 +15,9 @@ def table(found: Figures) -> str:
     names = list(dict.fromkeys(name for figures in found.values() for name in figures))
     lines = [f"| | {' | '.join(found)} |", f"|---|{'---|' * len(found)}"]
     for name in names:
-        cells = [_cell(figures.get(name, ()), found.get("ours", {}).get(name, ()), target) for target, figures in found.items()]
+        cells = [
+            _cell(figures.get(name, ()), found.get("ours", {}).get(name, ()), target) for target, figures in found.items()
+        ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join([machine(), "", *lines])
 
@@ -25,7 +27,9 @@ def _cell(values: Sequence[float], ours: Sequence[float], target: str) -> str:
         return ""
     middle = statistics.median(values)
     spread = f" ({_short(min(values))} to {_short(max(values))})" if len(values) > 1 else ""
-    ratio = f", ours × {middle / statistics.median(ours):.1f}" if ours and target != "ours" and statistics.median(ours) else ""
+    ratio = (
+        f", ours × {middle / statistics.median(ours):.1f}" if ours and target != "ours" and statistics.median(ours) else ""
+    )
     return f"{_short(middle)}{spread}{ratio}"
 
 

@@ -13,21 +13,21 @@ from fastapi import APIRouter, FastAPI, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import RefusedRequest, RejectedByDatabase
-from app.middleware import send_json
+from app.middleware import header, send_json
 from app.routes import ROUTERS
 from app.routes.operations import Operations
 from app.routes.rendering import json_response, render
 from app.service import Service
 from app.versions import VERSIONS, Version, documents
 from app.versions.changes import Change, Downgrade, OlderModels
+from app.versions.dispatch import REFUSALS, Dispatcher
 
-VERSION_HEADER = "airflow-api-version"
+VERSION_HEADER = b"airflow-api-version"
 ECHOED_INPUT = 1000  # bytes of a refused value that the answer repeats; the rest of a 10 MB body helps nobody
 
 _date = TypeAdapter(date)
@@ -63,23 +63,25 @@ class ApiVersions:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._served = tuple(v for v in VERSIONS if v.date <= service.revision.newest_api_date)
-        self._apps: dict[str, FastAPI] = {}
+        self._apps: dict[str, Dispatcher] = {}
         self._app_for = lru_cache(maxsize=256)(self._resolve)
         self.newest = self._served[0].date
+        self._newest_header = self.newest.encode()
 
-    def app(self, version: str) -> FastAPI:
+    def app(self, version: str) -> Dispatcher:
         """Return the application of a served date, built on first use."""
         if version not in self._apps:
             self._apps[version] = build_app(self._service, version)
         return self._apps[version]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        asked = Headers(scope=scope).get(VERSION_HEADER)
-        echoed = self.newest if asked is None else asked
+        found = header(scope, VERSION_HEADER)
+        asked = None if found is None else found.decode("latin-1")
+        echoed = (VERSION_HEADER, self._newest_header if found is None else found)
 
         async def echo(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)[VERSION_HEADER] = echoed
+                message["headers"] = [*message["headers"], echoed]
             await send(message)
 
         chosen = self._app_for(asked)
@@ -105,8 +107,8 @@ class ApiVersions:
         return 404, "Not Found"
 
 
-def build_app(service: Service, version: str) -> FastAPI:
-    """Return the application of one API date."""
+def build_app(service: Service, version: str) -> Dispatcher:
+    """Return the application of one API date, FastAPI's own behind the short way."""
     undone = tuple(change for newer in _newer_than(version) for change in newer.changes)
     undone += tuple(change for newer in _newer_than(service.revision.newest_api_date) for change in newer.server_changes)
     app = VersionedApp(
@@ -117,12 +119,12 @@ def build_app(service: Service, version: str) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.service = service
-    app.add_exception_handler(RefusedRequest, _refused)
-    app.add_exception_handler(RejectedByDatabase, _refused)
-    app.add_exception_handler(RequestValidationError, _invalid)
+    for refusal in REFUSALS:
+        app.add_exception_handler(refusal, _refused)
     models = app.state.models = OlderModels(undone)
     gone = {name for change in undone for name in change.added_operations}
     moved = {name: before for change in undone for name, before in change.moved_operations.items()}
+    dispatcher = Dispatcher(app, _refused)
     for prefix, tag, router in ROUTERS:
         versioned = Operations()
         for route in router.routes:
@@ -130,7 +132,11 @@ def build_app(service: Service, version: str) -> FastAPI:
                 path, name = moved.get(route.name, (route.path, route.name))
                 _add(versioned, route, models, _downgrades(undone, route.name), path=path, name=name)
         app.include_router(versioned, prefix=prefix, tags=[tag])
-    return app
+        for added in versioned.routes:
+            assert isinstance(added, APIRoute)
+            dependencies = [*router.dependencies, *added.dependencies]
+            dispatcher.add(prefix + added.path, sorted(added.methods or ()), added.endpoint, dependencies)
+    return dispatcher
 
 
 def _newer_than(version: str) -> tuple[Version, ...]:
@@ -189,13 +195,14 @@ def _endpoint(
 
 
 async def _refused(_: Request, error: Exception) -> Response:
+    if isinstance(error, RequestValidationError):
+        return _invalid(error)
     assert isinstance(error, RefusedRequest | RejectedByDatabase)
     return json_response({"detail": error.detail}, error.status)
 
 
-async def _invalid(_: Request, error: Exception) -> Response:
+def _invalid(error: RequestValidationError) -> Response:
     """Answer 422 with what was wrong where; a refused value is repeated only if it is short and can be."""
-    assert isinstance(error, RequestValidationError)
     problems = []
     for problem in error.errors():
         shown = {key: value for key, value in problem.items() if key not in ("url", "input", "ctx")}
