@@ -58,23 +58,53 @@ async def start_task(service: Service, *, ti_id: uuid.UUID, payload: TIEnterRunn
 
     :raises RetryableDatabaseError: nothing was written.
     """
-    now = utcnow()
-    async with service.database.transaction() as session:
-        row = await task_instances.lock_by_pk(session, ti_id=ti_id)
+    now, database = utcnow(), service.database
+    async with database.autocommit() as session:
+        row = await task_instances.seen(session, ti_id=ti_id)
+        if row is None:
+            return NOT_FOUND
+        decision = transitions.start(row, payload, now)
+        if isinstance(decision, Refuse):
+            return decision
+        context = await _context(session, service, row)
+        if isinstance(decision, Same) or await _record(session, service, row, decision, payload.hostname, now):
+            return context
+    async with database.direct_transaction() as transaction:  # somebody changed the row: now it is held
+        row = await task_instances.lock_by_pk(transaction, ti_id=ti_id)
         if row is None:
             return NOT_FOUND
         decision = transitions.start(row, payload, now)
         if isinstance(decision, Refuse):
             return decision
         if isinstance(decision, Accept):
-            await task_instances.write(session, ti_id=ti_id, values=decision.values, revision=service.revision)
-            await audit.record_transition(session, row=row, event=decision.event, hostname=payload.hostname, now=now)
-        reschedules, xcom_keys, has_events = await task_instances.run_context(session, row=row)
-        events = await dag_runs.consumed_asset_events(session, run_pk=row.run_pk) if has_events else ()
-        team_name = await teams.of_dag(session, dag_id=row.dag_id) if service.settings.multi_team else None
+            await task_instances.write(transaction, ti_id=ti_id, values=decision.values, revision=service.revision)
+            await audit.record_transition(transaction, row=row, event=decision.event, hostname=payload.hostname, now=now)
+        return await _context(transaction, service, row)
+
+
+async def _context(session: ReadSession, service: Service, row: AnyRow) -> StartedTask:
+    """Return what a starting task is told."""
+    reschedules, xcom_keys, has_events = await task_instances.run_context(session, row=row)
+    events = await dag_runs.consumed_asset_events(session, run_pk=row.run_pk) if has_events else ()
+    team_name = await teams.of_dag(session, dag_id=row.dag_id) if service.settings.multi_team else None
     if row.next_method:
         xcom_keys = []  # a task that resumes keeps what it pushed before it was deferred
     return StartedTask(row, reschedules=reschedules, xcom_keys=xcom_keys, events=events, team_name=team_name)
+
+
+async def _record(
+    session: WriteSession, service: Service, row: AnyRow, decision: Accept, hostname: str | None, now: datetime
+) -> bool:
+    """Write a transition that is nothing but its columns and its audit row, if the row is still what it was decided on."""
+    return await task_instances.record(
+        session,
+        row=row,
+        values=decision.values,
+        event=decision.event,
+        hostname=hostname,
+        now=now,
+        revision=service.revision,
+    )
 
 
 async def heartbeat(service: Service, *, ti_id: uuid.UUID, payload: TIHeartbeatInfo) -> Refuse | None:
@@ -119,8 +149,16 @@ async def report_state(service: Service, *, ti_id: uuid.UUID, payload: TIStateUp
 
 async def _record_state(service: Service, ti_id: uuid.UUID, payload: TIStateUpdate) -> tuple[Decision, AnyRow | None]:
     now = utcnow()
+    async with service.database.autocommit() as session:
+        row = await task_instances.seen(session, ti_id=ti_id)
+        if row is not None:
+            decision = transitions.report(row, payload, now)
+            if not isinstance(decision, Accept):
+                return decision, row
+            if _is_plain(service, row, decision) and await _record(session, service, row, decision, row.hostname, now):
+                return decision, row
     renames = isinstance(payload, TIRetryStatePayload)
-    async with service.database.transaction() as session:
+    async with service.database.direct_transaction() as session:
         row = await task_instances.lock_by_pk(session, ti_id=ti_id, rename=renames)
         if row is None:
             repeated = renames and await task_instances.is_archived(session, ti_id=ti_id)
@@ -132,6 +170,13 @@ async def _record_state(service: Service, ti_id: uuid.UUID, payload: TIStateUpda
                 await service.database.abandon(session)
                 return refusal, row
     return decision, row
+
+
+def _is_plain(service: Service, row: AnyRow, decision: Accept) -> bool:
+    """Say whether a transition writes its task instance and nothing else, so that one statement does it."""
+    clears = decision.event == "success" and service.settings.clear_state_on_success and service.revision.state_stores
+    effects = [effect for effect in decision.effects if row.fail_fast or not isinstance(effect, transitions.FailFast)]
+    return not effects and not clears
 
 
 async def _apply(session: WriteSession, service: Service, row: AnyRow, decision: Accept, now: datetime) -> Refuse | None:
@@ -262,7 +307,7 @@ class _Others:
     where: ColumnElement[bool]
 
     @classmethod
-    async def of(cls, session: ReadSession | WriteSession, row: AnyRow) -> _Others:
+    async def of(cls, session: ReadSession, row: AnyRow) -> _Others:
         """Return the others of a task instance, teardowns found in its run's version of the Dag."""
         found = await dags.tasks_of_run(session, dag_id=row.dag_id, run_id=row.run_id)
         spared = {task_id for task_id, task in found.items() if serialized_dag.is_teardown(task)} | {row.task_id}

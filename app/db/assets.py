@@ -44,9 +44,12 @@ _is_active = (asset_active.c.name == asset.c.name) & (asset_active.c.uri == asse
 _PROFILE = (asset.c.name, asset.c.uri, asset.c.group, as_text(asset.c.extra))
 
 
-async def active_pk(session: ReadSession | WriteSession, *, column: str, value: str) -> int | None:
+async def active_pk(session: ReadSession, *, column: str, value: str) -> int | None:
     """Return the id of the active asset whose ``column`` (name or uri) is ``value``, or None."""
-    return await session.scalar(select(asset.c.id).join(asset_active, _is_active).where(asset.c[column] == value).limit(1))
+    found: int | None = await session.scalar(
+        select(asset.c.id).join(asset_active, _is_active).where(asset.c[column] == value).limit(1)
+    )
+    return found
 
 
 async def active(session: ReadSession, *, column: str, value: str) -> AnyRow | None:

@@ -13,6 +13,7 @@ from app.db.session import WriteSession
 from app.db.tables import AnyRow, log
 
 _INSERT = insert(log)
+COLUMNS = ["dttm", "event", "dag_id", "task_id", "run_id", "map_index", "try_number", "logical_date", "extra", "owner"]
 
 
 async def record_transition(session: WriteSession, *, row: AnyRow, event: str, hostname: str | None, now: datetime) -> None:
@@ -22,8 +23,13 @@ async def record_transition(session: WriteSession, *, row: AnyRow, event: str, h
     :param event: the new state.
     :param hostname: the worker's host; without one the row has no ``extra``.
     """
+    await session.execute(_INSERT, transition(row, event=event, hostname=hostname, now=now))
+
+
+def transition(row: AnyRow, *, event: str, hostname: str | None, now: datetime) -> dict[str, Any]:
+    """Return the columns of the audit row of a task instance's new state; see :func:`record_transition`."""
     extra = json.dumps({"host_name": hostname}) if hostname else None
-    await session.execute(_INSERT, {**_about(row, event=event, extra=extra, now=now), "owner": row.owners})
+    return {**_about(row, event=event, extra=extra, now=now), "owner": row.owners}
 
 
 async def record_for(session: WriteSession, *, rows: Sequence[AnyRow], event: str, extra: str, now: datetime) -> None:

@@ -17,9 +17,10 @@ _FIELDS = ("conn_type", "host", "schema", "login", "password", "port", "extra", 
 _STATE = select(connection_test_request.c.state).where(connection_test_request.c.id == bindparam("pk"))
 
 
-async def state(session: ReadSession | WriteSession, *, test_id: uuid.UUID) -> str | None:
+async def state(session: ReadSession, *, test_id: uuid.UUID) -> str | None:
     """Return the state of a test, or None when there is no such test."""
-    return await session.scalar(_STATE, {"pk": test_id})
+    found: str | None = await session.scalar(_STATE, {"pk": test_id})
+    return found
 
 
 async def start(session: WriteSession, *, test_id: uuid.UUID, now: datetime) -> AnyRow | None:

@@ -56,7 +56,8 @@ async def get(session: ReadSession, *, dag_id: str, run_id: str) -> AnyRow | Non
 
 async def state(session: ReadSession, *, dag_id: str, run_id: str) -> str | None:
     """Return a run's state, or None when there is no such run."""
-    return await session.scalar(_STATE, {"dag_id": dag_id, "run_id": run_id})
+    found: str | None = await session.scalar(_STATE, {"dag_id": dag_id, "run_id": run_id})
+    return found
 
 
 _CREATED_VERSION = select(dag_run.c.created_dag_version_id).where(
@@ -147,7 +148,7 @@ _CONSUMED = (
 )
 
 
-async def consumed_asset_events(session: ReadSession | WriteSession, *, run_pk: int) -> Sequence[AnyRow]:
+async def consumed_asset_events(session: ReadSession, *, run_pk: int) -> Sequence[AnyRow]:
     """Return the asset events that a run consumed, oldest first."""
     return (await session.execute(_CONSUMED, {"run_pk": run_pk})).all()
 
@@ -161,7 +162,8 @@ _TRIGGERED_BY = (
 
 async def triggering_user_name(session: ReadSession, *, ti_id: uuid.UUID) -> str | None:
     """Return who triggered the run of a task instance, which the runs that it triggers inherit."""
-    return await session.scalar(_TRIGGERED_BY, {"pk": ti_id})
+    found: str | None = await session.scalar(_TRIGGERED_BY, {"pk": ti_id})
+    return found
 
 
 async def create(

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Select, Text, bindparam, cast, func, select, text
 
-from app.db.session import ReadSession, WriteSession
+from app.db.session import ReadSession
 from app.db.tables import AnyRow, as_text, dag, dag_run, dag_tag, serialized_dag
 
 _TAGS = select(func.array_agg(dag_tag.c.name)).where(dag_tag.c.dag_id == dag.c.dag_id).scalar_subquery().label("tags")
@@ -108,7 +108,7 @@ async def version_of_run(session: ReadSession, *, dag_id: str, run_id: str) -> t
     return _version((await session.execute(_VERSION_OF_RUN, {"dag_id": dag_id, "run_id": run_id})).one_or_none())
 
 
-async def tasks_of_run(session: ReadSession | WriteSession, *, dag_id: str, run_id: str) -> dict[str, dict[str, Any]]:
+async def tasks_of_run(session: ReadSession, *, dag_id: str, run_id: str) -> dict[str, dict[str, Any]]:
     """Return the serialized tasks, by id, of the Dag version that a run has; empty when it was never serialized."""
     row = (await session.execute(_TASKS_OF_RUN, {"dag_id": dag_id, "run_id": run_id})).one_or_none()
     tasks = (_decoded(row, "tasks") if row is not None else None) or []

@@ -17,7 +17,7 @@ _COLUMNS = tuple(column for column in hitl_detail.c if column.name not in ("ti_i
 _BY_TI = select(*_COLUMNS).where(hitl_detail.c.ti_id == bindparam("pk"))
 
 
-async def get(session: ReadSession | WriteSession, *, ti_id: uuid.UUID) -> AnyRow | None:
+async def get(session: ReadSession, *, ti_id: uuid.UUID) -> AnyRow | None:
     """Return a task instance's request, or None."""
     return (await session.execute(_BY_TI, {"pk": ti_id})).one_or_none()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, bindparam, delete, select
+from sqlalchemy import JSON, Integer, bindparam, delete, select
 from sqlalchemy.dialects.postgresql import insert
 
 from app.compat import Revision
@@ -34,11 +34,19 @@ async def put(session: WriteSession, *, ti_id: Any, fields: str, revision: Revis
     return (await session.execute(_PUT, {"pk": ti_id, "fields": fields, "pod": pod})).one_or_none()
 
 
+_newest = (
+    select(dag_run.c.run_id)
+    .where(dag_run.c.dag_id == bindparam("dag_id"))
+    .order_by(dag_run.c.run_after.desc())
+    .limit(bindparam("keep", type_=Integer))
+)
+_CLEAN_UP = delete(_table).where(
+    _table.c.dag_id == bindparam("dag_id"), _table.c.task_id == bindparam("task_id"), _table.c.run_id.not_in(_newest)
+)
+
+
 async def clean_up(session: WriteSession, *, dag_id: str, task_id: str, keep: int) -> None:
     """Delete the task's rendered fields of all but the Dag's ``keep`` newest runs; 0 keeps them all."""
     if keep <= 0:
         return
-    newest = select(dag_run.c.run_id).where(dag_run.c.dag_id == dag_id).order_by(dag_run.c.run_after.desc()).limit(keep)
-    await session.execute(
-        delete(_table).where(_table.c.dag_id == dag_id, _table.c.task_id == task_id, _table.c.run_id.not_in(newest))
-    )
+    await session.execute(_CLEAN_UP, {"dag_id": dag_id, "task_id": task_id, "keep": keep})

@@ -6,25 +6,56 @@ sent, and then a client could hold a 2xx for a transaction that fails to commit.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any, Protocol
 
-from sqlalchemy import text
+from sqlalchemy import Executable, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from app.compat import Revision, revision_of
-from app.db.engine import create_engine
+from app.db.direct import DirectSession, compiler
+from app.db.engine import create_engine, timeouts
+from app.db.tables import AnyRow
 from app.errors import ConfigurationError
 from app.retrying import translated
 from app.settings import DatabaseSettings
 
+BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 
-class ReadSession(AsyncSession):
+
+class Rows(Protocol):
+    """The rows of a result."""
+
+    def __iter__(self) -> Iterator[AnyRow]: ...
+    def all(self) -> Sequence[AnyRow]: ...
+    def one(self) -> AnyRow: ...
+    def one_or_none(self) -> AnyRow | None: ...
+    def scalar_one(self) -> Any: ...
+
+
+class Session(Protocol):
+    """What executes statements: an ``AsyncSession`` or, where much is asked, a :class:`~app.db.direct.DirectSession`."""
+
+    async def execute(self, statement: Executable, params: Any = None) -> Rows: ...
+    async def scalar(self, statement: Executable, params: Any = None) -> Any: ...
+    async def scalars(self, statement: Executable, params: Any = None) -> Iterable[Any]: ...
+
+
+class ReadSession(Session, Protocol):
     """A session for statements that change nothing, each a snapshot of its own; PostgreSQL is asked once per statement."""
 
+    reads: bool
 
-class WriteSession(AsyncSession):
+
+class WriteSession(ReadSession, Protocol):
     """A session inside one transaction, committed when its block ends and rolled back when the block raises."""
+
+    writes: bool
+
+
+class _Writing(AsyncSession):
+    reads = writes = True
 
 
 class Database:
@@ -36,7 +67,7 @@ class Database:
     def __init__(self, settings: DatabaseSettings) -> None:
         self.settings = settings
         self.engine: AsyncEngine = create_engine(settings)
-        self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._compiled = compiler(self.engine.dialect)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[WriteSession]:
@@ -46,7 +77,7 @@ class Database:
         :raises RejectedByDatabase: when it does not take a value; nothing was written.
         """
         with translated():
-            async with WriteSession(self.engine, expire_on_commit=False, autoflush=False) as session, session.begin():
+            async with _Writing(self.engine, expire_on_commit=False, autoflush=False) as session, session.begin():
                 yield session
 
     @asynccontextmanager
@@ -55,13 +86,8 @@ class Database:
 
         :raises RetryableDatabaseError: when the database cannot answer now.
         """
-        with translated():
-            if self.settings.pgbouncer:  # the timeouts live in a transaction there
-                async with ReadSession(self.engine, expire_on_commit=False, autoflush=False) as session:
-                    yield session
-                    return
-            async with ReadSession(self._autocommit, expire_on_commit=False, autoflush=False) as session:
-                yield session
+        async with self.direct_transaction() if self.settings.pgbouncer else self._direct() as session:
+            yield session
 
     @asynccontextmanager
     async def autocommit(self) -> AsyncIterator[WriteSession]:
@@ -69,13 +95,41 @@ class Database:
 
         :raises RetryableDatabaseError: when the database cannot do it now.
         """
-        if self.settings.pgbouncer:
-            async with self.transaction() as session:
-                yield session
-                return
+        async with self.direct_transaction() if self.settings.pgbouncer else self._direct() as session:
+            yield session
+
+    @asynccontextmanager
+    async def _direct(self) -> AsyncIterator[DirectSession]:
+        """Open a session on a connection of the pool, outside any transaction."""
         with translated():
-            async with WriteSession(self._autocommit, expire_on_commit=False, autoflush=False) as session:
+            proxied = await self.engine.raw_connection()
+            session = DirectSession(proxied.driver_connection, self._compiled)
+            try:
                 yield session
+            finally:
+                if not session.is_open or session.is_in_transaction:
+                    proxied.invalidate()
+                proxied.close()
+
+    @asynccontextmanager
+    async def direct_transaction(self) -> AsyncIterator[DirectSession]:
+        """Open a transaction like :meth:`transaction`, its statements sent by the driver itself.
+
+        :raises RetryableDatabaseError: when the database cannot do it now, at commit too; nothing was written.
+        :raises RejectedByDatabase: when it does not take a value; nothing was written.
+        """
+        async with self._direct() as session:
+            await session.control(BEGIN)
+            try:
+                for name, value in timeouts(self.settings).items() if self.settings.pgbouncer else ():
+                    await session.control(f"SET LOCAL {name} = {value}")
+                yield session
+            except BaseException:
+                if session.is_open:
+                    await session.control("ROLLBACK")
+                raise
+            if session.is_in_transaction:
+                await session.control("COMMIT")
 
     @staticmethod
     async def stop_waiting(session: WriteSession) -> None:
@@ -89,7 +143,10 @@ class Database:
     @staticmethod
     async def abandon(session: WriteSession) -> None:
         """Roll back what a transaction wrote so far; its block ends without writing anything."""
-        await session.rollback()
+        if isinstance(session, DirectSession):
+            await session.control("ROLLBACK")
+        elif isinstance(session, AsyncSession):
+            await session.rollback()
 
     async def close(self) -> None:
         """Close every connection."""

@@ -74,7 +74,8 @@ async def of_asset(session: ReadSession, *, asset_pk: int, key: str) -> str | No
     statement = select(asset_state_store.c.value).where(
         asset_state_store.c.asset_id == asset_pk, asset_state_store.c.key == key
     )
-    return await session.scalar(statement)
+    found: str | None = await session.scalar(statement)
+    return found
 
 
 async def put_for_asset(

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     DateTime,
+    Insert,
     String,
+    Text,
+    Update,
     and_,
     bindparam,
     case,
@@ -23,6 +27,7 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    literal_column,
     or_,
     select,
     tuple_,
@@ -30,6 +35,7 @@ from sqlalchemy import (
 )
 
 from app.compat import Revision
+from app.db import audit
 from app.db.session import ReadSession, WriteSession
 from app.db.tables import (
     AnyRow,
@@ -39,6 +45,7 @@ from app.db.tables import (
     dagrun_asset_event,
     hitl_detail,
     hitl_detail_history,
+    log,
     task_instance,
     task_instance_history,
     task_reschedule,
@@ -100,8 +107,15 @@ _locked = (
     .join(dag, dag.c.dag_id == task_instance.c.dag_id)
     .where(_this_pk)
 )
+_version = cast(literal_column("task_instance.xmin"), Text)  # which transaction wrote this version of the row
+_SEEN = _locked.add_columns(_version.label("version"))
 _LOCK = _locked.with_for_update(of=task_instance, key_share=True)
 _LOCK_TO_RENAME = _locked.with_for_update(of=task_instance)
+
+
+async def seen(session: ReadSession, *, ti_id: uuid.UUID) -> AnyRow | None:
+    """Return what :func:`lock_by_pk` returns, without a lock, and the row's ``version`` for :func:`record`."""
+    return (await session.execute(_SEEN, {"pk": ti_id})).one_or_none()
 
 
 async def lock_by_pk(session: WriteSession, *, ti_id: uuid.UUID, rename: bool = False) -> AnyRow | None:
@@ -239,7 +253,7 @@ _IDENTITY = select(
 ).where(_this_pk)
 
 
-async def identity(session: ReadSession | WriteSession, *, ti_id: uuid.UUID) -> AnyRow | None:
+async def identity(session: ReadSession, *, ti_id: uuid.UUID) -> AnyRow | None:
     """Return who runs a task instance, its state, Dag and run; without a lock."""
     return (await session.execute(_IDENTITY, {"pk": ti_id})).one_or_none()
 
@@ -247,16 +261,64 @@ async def identity(session: ReadSession | WriteSession, *, ti_id: uuid.UUID) -> 
 _ARCHIVED = select(exists().where(task_instance_history.c.task_instance_id == bindparam("pk")))
 
 
-async def is_archived(session: ReadSession | WriteSession, *, ti_id: uuid.UUID) -> bool:
+async def is_archived(session: ReadSession, *, ti_id: uuid.UUID) -> bool:
     """Say whether this id belongs to a try that was moved to the history."""
     return bool(await session.scalar(_ARCHIVED, {"pk": ti_id}))
 
 
 async def write(session: WriteSession, *, ti_id: uuid.UUID, values: Mapping[str, Any], revision: Revision) -> None:
     """Set columns of a locked task instance."""
-    await session.execute(
-        update(task_instance).where(_this_pk).values(**revision.known("task_instance", values)), {"pk": ti_id}
+    values = revision.known("task_instance", values)
+    await session.execute(_writing(tuple(values)), {"pk": ti_id, **_new(values)})
+
+
+@lru_cache(maxsize=100)
+def _writing(names: tuple[str, ...]) -> Update:
+    """Return the statement that sets these columns of one task instance: made once for each kind of transition."""
+    return update(task_instance).where(_this_pk).values(_bound(names))
+
+
+@lru_cache(maxsize=100)
+def _recording(names: tuple[str, ...]) -> Insert:
+    """Return the statement that sets these columns if the row is still the version that was read, and logs it."""
+    changed = (
+        update(task_instance)
+        .where(_this_pk, _version == bindparam("version"))
+        .values(_bound(names))
+        .returning(literal(1).label("one"))
+        .cte("changed")
     )
+    logged = [bindparam(f"log_{column}", type_=log.c[column].type) for column in audit.COLUMNS]
+    return insert(log).from_select(audit.COLUMNS, select(*logged).select_from(changed)).returning(literal(1))
+
+
+def _bound(names: Iterable[str]) -> dict[str, Any]:
+    return {name: bindparam(f"new_{name}", type_=task_instance.c[name].type) for name in names}
+
+
+def _new(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"new_{name}": value for name, value in values.items()}
+
+
+async def record(
+    session: WriteSession,
+    *,
+    row: AnyRow,
+    values: Mapping[str, Any],
+    event: str,
+    hostname: str | None,
+    now: datetime,
+    revision: Revision,
+) -> bool:
+    """Set columns of a task instance and write its audit row, in one statement, if nobody changed the row meanwhile.
+
+    :param row: from :func:`seen`.
+    :returns: whether it was still so; else nothing was written.
+    """
+    values = revision.known("task_instance", values)
+    logged = {f"log_{name}": value for name, value in audit.transition(row, event=event, hostname=hostname, now=now).items()}
+    parameters = {"pk": row.id, "version": row.version, **_new(values), **logged}
+    return await session.scalar(_recording(tuple(values)), parameters) is not None
 
 
 async def create(session: WriteSession, *, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -269,11 +331,9 @@ async def write_each(session: WriteSession, *, changes: Sequence[tuple[uuid.UUID
     """Set columns of locked task instances, each its own; one statement for all that change the same columns."""
     alike: dict[frozenset[str], list[dict[str, Any]]] = {}
     for pk, values in changes:
-        parameters = {f"new_{name}": value for name, value in values.items()}
-        alike.setdefault(frozenset(values), []).append({"pk": pk, **parameters})
+        alike.setdefault(frozenset(values), []).append({"pk": pk, **_new(values)})
     for names, rows in alike.items():
-        values = {name: bindparam(f"new_{name}", type_=task_instance.c[name].type) for name in names}
-        await session.execute(update(task_instance).where(_this_pk).values(values), rows)
+        await session.execute(_writing(tuple(names)), rows)
 
 
 _RUN_CONTEXT = select(
@@ -289,7 +349,7 @@ _RUN_CONTEXT = select(
 )
 
 
-async def run_context(session: WriteSession, *, row: AnyRow) -> tuple[int, list[str], bool]:
+async def run_context(session: ReadSession, *, row: AnyRow) -> tuple[int, list[str], bool]:
     """Return what a starting task is told beyond its own row.
 
     :returns: how often it was rescheduled, the keys of the XComs that an earlier try left, and whether its run consumed
@@ -404,7 +464,8 @@ _FIRST_RESCHEDULE = (
 
 async def first_reschedule(session: ReadSession, *, ti_id: uuid.UUID) -> datetime | None:
     """Return when a task was first rescheduled, or None."""
-    return await session.scalar(_FIRST_RESCHEDULE, {"pk": ti_id})
+    found: datetime | None = await session.scalar(_FIRST_RESCHEDULE, {"pk": ti_id})
+    return found
 
 
 def _matching(

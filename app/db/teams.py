@@ -6,7 +6,7 @@ import uuid
 
 from sqlalchemy import bindparam, select
 
-from app.db.session import ReadSession, WriteSession
+from app.db.session import ReadSession
 from app.db.tables import dag, dag_bundle_team, task_instance
 
 _OF_DAG = (
@@ -24,11 +24,13 @@ _OF_TASK_INSTANCE = (
 )
 
 
-async def of_dag(session: ReadSession | WriteSession, *, dag_id: str) -> str | None:
+async def of_dag(session: ReadSession, *, dag_id: str) -> str | None:
     """Return the team of a Dag, or None."""
-    return await session.scalar(_OF_DAG, {"dag_id": dag_id})
+    found: str | None = await session.scalar(_OF_DAG, {"dag_id": dag_id})
+    return found
 
 
-async def of_task_instance(session: ReadSession | WriteSession, *, ti_id: uuid.UUID) -> str | None:
+async def of_task_instance(session: ReadSession, *, ti_id: uuid.UUID) -> str | None:
     """Return the team of a task instance, or None."""
-    return await session.scalar(_OF_TASK_INSTANCE, {"pk": ti_id})
+    found: str | None = await session.scalar(_OF_TASK_INSTANCE, {"pk": ti_id})
+    return found

@@ -124,7 +124,7 @@ async def ti_put_rtif(
     if not put_rtif_payload:
         return Refuse(422, {"reason": "invalid_value", "message": "The rendered fields must not be empty"})
     fields = json.dumps(app.secrets.redact(put_rtif_payload))
-    async with app.database.transaction() as session:
+    async with app.database.autocommit() as session:  # the clean-up may fail alone: what is left goes with the next one
         row = await rendered_fields.put(session, ti_id=task_instance_id, fields=fields, revision=app.revision)
         if row is None:
             return await _gone(app, session, task_instance_id)

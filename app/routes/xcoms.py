@@ -163,7 +163,8 @@ async def set_xcom(
     if mapped_length is not None and mapped_length > app.settings.max_map_length:
         message = "pushed value is too large to map as a downstream's dependency"
         return Refuse(400, {"reason": "unmappable_return_value_length", "message": message})
-    async with app.database.transaction() as session:
+    is_single = mapped_length is None  # one statement, which needs no transaction around it
+    async with app.database.autocommit() if is_single else app.database.direct_transaction() as session:
         found = await xcoms.put(
             session,
             key=key,

@@ -1,0 +1,173 @@
+"""Statements of SQLAlchemy Core, compiled once and sent by asyncpg itself.
+
+For what workers ask all the time. A session of SQLAlchemy's costs several times what such a statement does: its connection,
+transaction and result objects, and a greenlet for each await. Statements stay Core expressions, and connections stay those
+of the engine's pool: only what lies between the two is left out.
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import asyncpg
+from sqlalchemy import Dialect, Executable
+from sqlalchemy.sql.compiler import SQLCompiler
+
+Compiler = Callable[[Executable, tuple[str, ...]], "Compiled"]
+Processor = Callable[[Any], Any]
+STATEMENTS = 500  # compiled statements that are kept; the code base has far fewer
+
+
+class DirectRow(asyncpg.Record):  # type: ignore[misc]
+    """A result row whose columns are read by name, as SQLAlchemy's are."""
+
+    __slots__ = ()
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    @property
+    def _fields(self) -> tuple[str, ...]:
+        return tuple(self.keys())
+
+
+class DirectRows:
+    """The rows of a result, with the part of SQLAlchemy's interface that we use."""
+
+    __slots__ = ("_rows",)
+
+    def __init__(self, rows: Sequence[Any]) -> None:
+        self._rows = rows
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._rows)
+
+    def all(self) -> Sequence[Any]:
+        return self._rows
+
+    def one_or_none(self) -> Any:
+        assert len(self._rows) < 2, "at most one row was expected"
+        return self._rows[0] if self._rows else None
+
+    def one(self) -> Any:
+        (row,) = self._rows
+        return row
+
+    def scalar_one(self) -> Any:
+        return self.one()[0]
+
+
+class Compiled:
+    """A statement as PostgreSQL is sent it.
+
+    :param statement: a Core expression; what is the same on every execution belongs into it, all else is a ``bindparam``.
+    :param names: of the parameters that it will be executed with.
+    """
+
+    __slots__ = ("_bound", "_columns", "sql")
+
+    def __init__(self, statement: Executable, names: Sequence[str], dialect: Dialect) -> None:
+        compiled = statement.compile(  # type: ignore[attr-defined]
+            dialect=dialect, column_keys=names, compile_kwargs={"render_postcompile": True}
+        )
+        assert isinstance(compiled, SQLCompiler)
+        self.sql: str = compiled.string
+        values = compiled.construct_params(_check=False)
+        self._bound: list[tuple[str, Any, Processor | None]] = []
+        for name in compiled.positiontup or ():
+            kind = compiled.binds[name].type if name in compiled.binds else None
+            processor = None if kind is None else kind.dialect_impl(dialect).bind_processor(dialect)
+            self._bound.append((name, values[name], processor))
+        columns = [
+            (c.keyname, c.type.dialect_impl(dialect).result_processor(dialect, None)) for c in compiled._result_columns
+        ]
+        self._columns = columns if any(processor for _, processor in columns) else None
+
+    def arguments(self, parameters: Mapping[str, Any]) -> list[Any]:
+        """Return the positional arguments for these parameters."""
+        arguments = []
+        for name, default, processor in self._bound:
+            value = parameters.get(name, default)
+            arguments.append(value if processor is None else processor(value))
+        return arguments
+
+    def rows(self, records: Sequence[Any]) -> Sequence[Any]:
+        """Return the rows with values that the driver leaves encoded, such as JSON, decoded."""
+        if self._columns is None:
+            return records
+        row_type = namedtuple("row_type", [name for name, _ in self._columns], rename=True)  # type: ignore[misc]
+        processors = [processor or _as_it_is for _, processor in self._columns]
+        return [row_type(*(p(value) for p, value in zip(processors, record, strict=True))) for record in records]
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+class DirectSession:
+    """Executes statements on one connection; see :class:`app.db.session.Database` for when they are committed."""
+
+    reads = writes = True
+
+    def __init__(self, connection: asyncpg.Connection, compiled: Compiler) -> None:
+        self._connection = connection
+        self._compiled = compiled
+
+    async def execute(self, statement: Executable, params: Any = None) -> DirectRows:
+        """Execute one statement.
+
+        :param params: by the names of its ``bindparam``s; a list of them executes it once for each.
+        """
+        return DirectRows(await self._rows(statement, params))
+
+    async def scalar(self, statement: Executable, params: Any = None) -> Any:
+        """Return the first column of the first row, or None."""
+        rows = await self._rows(statement, params)
+        return rows[0][0] if rows else None
+
+    async def scalars(self, statement: Executable, params: Any = None) -> list[Any]:
+        """Return the first column of every row."""
+        return [row[0] for row in await self._rows(statement, params)]
+
+    async def _rows(self, statement: Executable, params: Any) -> Sequence[Any]:
+        if isinstance(params, list):
+            for each in params:
+                await self._rows(statement, each)
+            return ()
+        compiled = self._compiled(statement, tuple(params or ()))
+        return compiled.rows(await self.fetch(compiled.sql, compiled.arguments(params or {})))
+
+    async def fetch(self, sql: str, arguments: Sequence[Any]) -> Sequence[Any]:
+        """Send one statement in a round trip of its own."""
+        rows: Sequence[Any] = await self._connection.fetch(sql, *arguments, record_class=DirectRow)
+        return rows
+
+    async def control(self, command: str) -> None:
+        """Send a command that controls the transaction."""
+        await self._connection.execute(command)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the connection can still be used."""
+        return not self._connection.is_closed()
+
+    @property
+    def is_in_transaction(self) -> bool:
+        """Whether a transaction is open on the connection."""
+        return bool(self._connection.is_in_transaction())
+
+
+def compiler(dialect: Dialect) -> Compiler:
+    """Return what compiles statements, each once."""
+
+    @lru_cache(maxsize=STATEMENTS)
+    def compiled(statement: Executable, names: tuple[str, ...]) -> Compiled:
+        return Compiled(statement, names, dialect)
+
+    return compiled
