@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import asyncpg
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -17,6 +16,7 @@ from app.auth import Tokens
 from app.compat import Revision
 from app.db.session import Database
 from app.errors import ConfigurationError, ExecutionApiError, RetryableDatabaseError
+from app.retrying import DRIVER_ERRORS
 from app.secrets import Secrets
 from app.settings import DatabaseSettings, Settings
 
@@ -47,7 +47,7 @@ async def require_database(settings: DatabaseSettings) -> Revision:
         cause = error.__cause__
         reason = getattr(getattr(cause, "orig", None), "__cause__", None) or cause
         raise ConfigurationError(f"[database] sql_alchemy_conn names {where}, which cannot be reached: {reason}") from error
-    except (asyncpg.PostgresError, SQLAlchemyError, TimeoutError) as error:
+    except (*DRIVER_ERRORS, SQLAlchemyError, TimeoutError) as error:
         reason = getattr(getattr(error, "orig", error), "__cause__", None) or error
         raise ConfigurationError(
             f"[database] sql_alchemy_conn names {where}, which does not let us in: {str(reason) or 'no answer in time'}"

@@ -26,12 +26,15 @@ from app.schemas.task_instances import (
     TIHeartbeatInfo,
     TIRetryStatePayload,
     TIStateUpdate,
+    TISuccessStatePayload,
+    TITerminalStatePayload,
 )
 from app.service import Service, utcnow
 from app.transitions import NOT_FOUND, Accept, Decision, Refuse, Same
 
 log = structlog.get_logger(__name__)
 
+ENDS = (TISuccessStatePayload, TITerminalStatePayload)  # reports that most often write a task instance and nothing else
 FAIL_EVENT = ("fail task", "Forcing task to fail due to dag's `fail_fast` setting.")
 SKIP_EVENT = ("skip task", "Skipping task due to dag's `fail_fast` setting.")
 
@@ -149,9 +152,11 @@ async def report_state(service: Service, *, ti_id: uuid.UUID, payload: TIStateUp
 
 async def _record_state(service: Service, ti_id: uuid.UUID, payload: TIStateUpdate) -> tuple[Decision, AnyRow | None]:
     now = utcnow()
-    async with service.database.autocommit() as session:
-        row = await task_instances.seen(session, ti_id=ti_id)
-        if row is not None:
+    if isinstance(payload, ENDS):
+        async with service.database.autocommit() as session:
+            row = await task_instances.seen(session, ti_id=ti_id)
+            if row is None:
+                return NOT_FOUND, None
             decision = transitions.report(row, payload, now)
             if not isinstance(decision, Accept):
                 return decision, row

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import asyncpg
+from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -45,6 +46,14 @@ RETRYABLE_BY_ERRNO: dict[int, type[errors.RetryableDatabaseError]] = {
     2006: errors.ConnectionLost,  # server has gone away
     2013: errors.ConnectionLost,  # lost connection during query
 }
+DRIVER_ERRORS = (
+    DBAPIError,
+    AsyncAdapt_asyncpg_dbapi.Error,  # SQLAlchemy's between the two, from its pool
+    PoolTimeout,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    OSError,
+)
 MYSQL_DRIVERS = {"pymysql", "asyncmy", "aiomysql"}  # top-level modules of their errors
 CONNECTION_CLASS = "08"  # SQLSTATE class 08: connection exceptions
 DATA_CLASS = "22"  # SQLSTATE class 22: data exceptions
@@ -74,7 +83,7 @@ def translated() -> Iterator[None]:
     """Raise our own errors for the driver's, with the driver's as ``__cause__``."""
     try:
         yield
-    except (DBAPIError, PoolTimeout, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+    except DRIVER_ERRORS as error:
         if (ours := classify(error)) is None:
             raise
         raise ours from error

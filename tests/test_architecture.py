@@ -65,7 +65,7 @@ def test_rows_are_locked_in_one_place(path: Path) -> None:
 def test_many_rows_are_updated_only_after_they_were_locked() -> None:
     """A multi-row UPDATE of task instances names ids locked with ``lock_ready``, ``lock_run`` or ``lock_by_pk``."""
     updating = _functions_that_call(APP / "db" / "task_instances.py", "update")
-    assert updating == {"<module>", "write", "write_each", "skip", "force_failed"}
+    assert updating == {"<module>", "_writing", "_recording", "skip", "force_failed"}
     assert all(not _functions_that_call(path, "update") & {"task_instance"} for path in MODULES if path.parent.name != "db")
 
 

@@ -70,36 +70,38 @@ class Compiled:
     :param names: of the parameters that it will be executed with.
     """
 
-    __slots__ = ("_bound", "_columns", "sql")
+    __slots__ = ("_bound", "_columns", "_compiled", "_is_plain")
 
     def __init__(self, statement: Executable, names: Sequence[str], dialect: Dialect) -> None:
-        compiled = statement.compile(  # type: ignore[attr-defined]
-            dialect=dialect, column_keys=names, compile_kwargs={"render_postcompile": True}
-        )
+        compiled = statement.compile(dialect=dialect, column_keys=names)  # type: ignore[attr-defined]
         assert isinstance(compiled, SQLCompiler)
-        self.sql: str = compiled.string
+        self._compiled = compiled
         values = compiled.construct_params(_check=False)
-        self._bound: list[tuple[str, Any, Processor | None]] = []
-        for name in compiled.positiontup or ():
-            kind = compiled.binds[name].type if name in compiled.binds else None
-            processor = None if kind is None else kind.dialect_impl(dialect).bind_processor(dialect)
-            self._bound.append((name, values[name], processor))
-        columns = [
-            (c.keyname, c.type.dialect_impl(dialect).result_processor(dialect, None)) for c in compiled._result_columns
+        self._bound = [
+            (name, values[name], compiled.binds[name].type.dialect_impl(dialect).bind_processor(dialect))
+            for name in compiled.positiontup or ()
         ]
-        self._columns = columns if any(processor for _, processor in columns) else None
+        self._columns = [
+            (column.keyname, column.type.dialect_impl(dialect).result_processor(dialect, None))
+            for column in compiled._result_columns
+        ]
+        self._is_plain = not any(processor for _, processor in self._columns)
 
-    def arguments(self, parameters: Mapping[str, Any]) -> list[Any]:
-        """Return the positional arguments for these parameters."""
+    def with_arguments(self, parameters: Mapping[str, Any]) -> tuple[str, Sequence[Any]]:
+        """Return the SQL and its positional arguments for these parameters."""
+        if self._compiled.post_compile_params:  # IN: as many arguments as there are values
+            expanded = self._compiled.construct_expanded_state(dict(parameters))
+            given = [(expanded.parameters[name], expanded.processors.get(name)) for name in expanded.positiontup or ()]
+            return expanded.statement, [value if processor is None else processor(value) for value, processor in given]
         arguments = []
         for name, default, processor in self._bound:
             value = parameters.get(name, default)
             arguments.append(value if processor is None else processor(value))
-        return arguments
+        return self._compiled.string, arguments
 
     def rows(self, records: Sequence[Any]) -> Sequence[Any]:
         """Return the rows with values that the driver leaves encoded, such as JSON, decoded."""
-        if self._columns is None:
+        if self._is_plain:
             return records
         row_type = namedtuple("row_type", [name for name, _ in self._columns], rename=True)  # type: ignore[misc]
         processors = [processor or _as_it_is for _, processor in self._columns]
@@ -141,7 +143,8 @@ class DirectSession:
                 await self._rows(statement, each)
             return ()
         compiled = self._compiled(statement, tuple(params or ()))
-        return compiled.rows(await self.fetch(compiled.sql, compiled.arguments(params or {})))
+        sql, arguments = compiled.with_arguments(params or {})
+        return compiled.rows(await self.fetch(sql, arguments))
 
     async def fetch(self, sql: str, arguments: Sequence[Any]) -> Sequence[Any]:
         """Send one statement in a round trip of its own."""

@@ -25,8 +25,9 @@ OUTLETS = [{"name": n, "uri": f"s3://bucket/{n}", "type": "Asset"} for n in ("se
 class Row:
     """One operation.
 
-    :param locks: statements that lock task instance rows (``SELECT ... FOR``).
-    :param statements: round trips, but for BEGIN and COMMIT.
+    :param locks: statements that lock rows before they are written (``SELECT ... FOR``); without one, the only UPDATE locks.
+    :param statements: that are sent.
+    :param trips: round trips: the statements, and what begins and ends their transactions.
     """
 
     name: str
@@ -36,43 +37,44 @@ class Row:
     body: Any
     locks: int
     statements: int
+    trips: int
 
 
 TABLE = [
-    Row("heartbeat", "running", "PUT", "/task-instances/{ti}/heartbeat", {"hostname": "worker", "pid": 42}, 0, 1),
-    Row("heartbeat refused", "success", "PUT", "/task-instances/{ti}/heartbeat", {"hostname": "worker", "pid": 42}, 0, 2),
-    Row("run", "queued", "PATCH", "/task-instances/{ti}/run", START, 1, 4),
-    Row("run again", "running", "PATCH", "/task-instances/{ti}/run", {**START, "unixname": "airflow"}, 1, 2),
-    Row("run refused", "success", "PATCH", "/task-instances/{ti}/run", START, 1, 1),
-    Row("success", "running", "PATCH", "/task-instances/{ti}/state", {"state": "success", **END}, 1, 3),
-    Row("success again", "success", "PATCH", "/task-instances/{ti}/state", {"state": "success", **END}, 1, 1),
-    Row("failed", "running", "PATCH", "/task-instances/{ti}/state", {"state": "failed", **END}, 1, 3),
-    Row("retry", "running", "PATCH", "/task-instances/{ti}/state", {"state": "up_for_retry", **END}, 1, 7),
+    Row("heartbeat", "running", "PUT", "/task-instances/{ti}/heartbeat", {"hostname": "worker", "pid": 42}, 0, 1, 1),
+    Row("heartbeat refused", "success", "PUT", "/task-instances/{ti}/heartbeat", {"hostname": "worker", "pid": 42}, 0, 2, 2),
+    Row("run", "queued", "PATCH", "/task-instances/{ti}/run", START, 0, 3, 3),
+    Row("run again", "running", "PATCH", "/task-instances/{ti}/run", {**START, "unixname": "airflow"}, 0, 2, 2),
+    Row("run refused", "success", "PATCH", "/task-instances/{ti}/run", START, 0, 1, 1),
+    Row("success", "running", "PATCH", "/task-instances/{ti}/state", {"state": "success", **END}, 0, 2, 2),
+    Row("success again", "success", "PATCH", "/task-instances/{ti}/state", {"state": "success", **END}, 0, 1, 1),
+    Row("failed", "running", "PATCH", "/task-instances/{ti}/state", {"state": "failed", **END}, 0, 2, 2),
+    Row("retry", "running", "PATCH", "/task-instances/{ti}/state", {"state": "up_for_retry", **END}, 1, 7, 9),
     Row(
         "deferred", "running", "PATCH", "/task-instances/{ti}/state",
-        {"state": "deferred", "classpath": "T", "next_method": "m"}, 1, 4,
+        {"state": "deferred", "classpath": "T", "next_method": "m"}, 1, 4, 6,
     ),
     Row(
         "reschedule", "running", "PATCH", "/task-instances/{ti}/state",
-        {"state": "up_for_reschedule", **END, "reschedule_date": END["end_date"]}, 1, 4,
+        {"state": "up_for_reschedule", **END, "reschedule_date": END["end_date"]}, 1, 4, 6,
     ),
     Row(
         "success with outlets", "outlets", "PATCH", "/task-instances/{ti}/state",
-        {"state": "success", **END, "task_outlets": OUTLETS}, 1, 10,
+        {"state": "success", **END, "task_outlets": OUTLETS}, 1, 11, 13,
     ),
-    Row("fail fast", "fail_fast", "PATCH", "/task-instances/{ti}/state", {"state": "failed", **END}, 4, 13),
-    Row("skip downstream", "downstream", "PATCH", "/task-instances/{ti}/skip-downstream", {"tasks": ["t0", "t1"]}, 2, 5),
-    Row("clear a run", "fail_fast", "POST", "/dag-runs/d/manual__1/clear", None, 2, 15),
-    Row("rtif", "running", "PUT", "/task-instances/{ti}/rtif", {"a": 1}, 0, 2),
-    Row("rendered map index", "running", "PATCH", "/task-instances/{ti}/rendered-map-index", "x", 0, 1),
-    Row("xcom set", "running", "POST", "/xcoms/d/manual__1/job/k", 1, 0, 1),
-    Row("xcom set mapped", "running", "POST", "/xcoms/d/manual__1/job/k?mapped_length=1", [1], 0, 2),
-    Row("xcom get", "with_xcoms", "GET", "/xcoms/d/manual__1/job/return_value", None, 0, 1),
-    Row("xcom item", "with_xcoms", "GET", "/xcoms/d/manual__1/mapped/return_value/item/0", None, 0, 1),
-    Row("xcom delete", "with_xcoms", "DELETE", "/xcoms/d/manual__1/job/return_value", None, 0, 1),
-    Row("variable get", "variables", "GET", "/variables/secret", None, 0, 1),
-    Row("variable set", "variables", "PUT", "/variables/secret", {"val": "x"}, 0, 1),
-    Row("connection get", "connections", "GET", "/connections/full", None, 0, 1),
+    Row("fail fast", "fail_fast", "PATCH", "/task-instances/{ti}/state", {"state": "failed", **END}, 4, 15, 19),
+    Row("skip downstream", "downstream", "PATCH", "/task-instances/{ti}/skip-downstream", {"tasks": ["t0", "t1"]}, 2, 5, 9),
+    Row("clear a run", "fail_fast", "POST", "/dag-runs/d/manual__1/clear", None, 2, 15, 17),
+    Row("rtif", "running", "PUT", "/task-instances/{ti}/rtif", {"a": 1}, 0, 2, 2),
+    Row("rendered map index", "running", "PATCH", "/task-instances/{ti}/rendered-map-index", "x", 0, 1, 1),
+    Row("xcom set", "running", "POST", "/xcoms/d/manual__1/job/k", 1, 0, 1, 1),
+    Row("xcom set mapped", "running", "POST", "/xcoms/d/manual__1/job/k?mapped_length=1", [1], 0, 2, 4),
+    Row("xcom get", "with_xcoms", "GET", "/xcoms/d/manual__1/job/return_value", None, 0, 1, 1),
+    Row("xcom item", "with_xcoms", "GET", "/xcoms/d/manual__1/mapped/return_value/item/0", None, 0, 1, 1),
+    Row("xcom delete", "with_xcoms", "DELETE", "/xcoms/d/manual__1/job/return_value", None, 0, 1, 1),
+    Row("variable get", "variables", "GET", "/variables/secret", None, 0, 1, 1),
+    Row("variable set", "variables", "PUT", "/variables/secret", {"val": "x"}, 0, 1, 1),
+    Row("connection get", "connections", "GET", "/connections/full", None, 0, 1, 1),
 ]  # fmt: skip
 
 
@@ -80,12 +82,14 @@ TABLE = [
 async def test_statements_and_locks(ours: InProcess, row: Row) -> None:
     ti = await SETUPS[row.setup](ours.world)
     ours.statements.clear()
+    ours.controls.clear()
     async with ours.client(ti) as client:
         options = {} if row.body is None else {"json": row.body}
         answer = await client.request(row.method, row.path.format(ti=ti), **options)
     assert answer.status_code < 500
     locking = [s for s in ours.statements if " FOR UPDATE" in s or " FOR NO KEY UPDATE" in s]
-    assert (len(locking), len(ours.statements)) == (row.locks, row.statements), "\n".join(ours.statements)
+    counted = (len(locking), len(ours.statements), len(ours.statements) + len(ours.controls))
+    assert counted == (row.locks, row.statements, row.trips), "\n".join([*ours.statements, *ours.controls])
     assert all(statement.rstrip().endswith(("OF task_instance", "OF dag_run", "SKIP LOCKED")) for statement in locking)
 
 

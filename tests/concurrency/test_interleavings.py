@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations, islice
@@ -26,6 +26,7 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.util import await_only
 
+from app.db.direct import DirectSession
 from app.main import create_app
 from app.service import Service
 from app.settings import DatabaseSettings, Settings, TokenSettings, async_url
@@ -142,7 +143,9 @@ class Steps:
 class Explorer:
     """Runs one operation against one writer, again and again from the same rows."""
 
-    def __init__(self, ours: InProcess, writing: asyncpg.Connection, watching: asyncpg.Connection) -> None:
+    def __init__(
+        self, ours: InProcess, writing: asyncpg.Connection, watching: asyncpg.Connection, patch: pytest.MonkeyPatch
+    ) -> None:
         self.ours, self.writing, self.watching = ours, writing, watching
         self.gate: Steps | None = None
         self.shared: set[str] = set()
@@ -152,6 +155,21 @@ class Explorer:
         def before_statement(_: Any, __: Any, statement: str, *___: Any) -> None:
             if self.gate is not None and self.shared & set(CHANGED.findall(statement)):
                 await_only(self.gate.stop())
+
+        fetched, controlled = DirectSession.fetch, DirectSession.control
+
+        async def fetch(session: DirectSession, sql: str, arguments: Sequence[Any]) -> Sequence[Any]:
+            if self.gate is not None and self.shared & set(CHANGED.findall(sql)):
+                await self.gate.stop()
+            return await fetched(session, sql, arguments)
+
+        async def control(session: DirectSession, command: str) -> None:
+            if self.gate is not None and command == "COMMIT":
+                await self.gate.stop()
+            await controlled(session, command)
+
+        patch.setattr(DirectSession, "fetch", fetch)
+        patch.setattr(DirectSession, "control", control)
 
         @event.listens_for(engine, "commit")
         def before_commit(_: Any) -> None:
@@ -240,7 +258,8 @@ async def explorer(make_database: Callable[[str], str]) -> AsyncIterator[Explore
     writing, watching = [await asyncpg.connect(url) for _ in range(2)]
     async with application.router.lifespan_context(application):
         service: Service = application.routes[1].app.service  # type: ignore[attr-defined]
-        yield Explorer(InProcess(application, service, World(watching, "3.3")), writing, watching)
+        with pytest.MonkeyPatch.context() as patch:
+            yield Explorer(InProcess(application, service, World(watching, "3.3")), writing, watching, patch)
     await writing.close()
     await watching.close()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import event
 from starlette.applications import Starlette
 
+from app.db.direct import DirectSession
 from app.main import create_app
 from app.service import Service
 from app.settings import DatabaseSettings, Settings, TokenSettings, async_url
@@ -22,12 +23,17 @@ from tests.world import World
 
 @dataclass
 class InProcess:
-    """A running application and the database behind it."""
+    """A running application and the database behind it.
+
+    :param statements: that it sent.
+    :param controls: the commands around them that begin and end transactions, each a round trip too.
+    """
 
     application: Starlette
     service: Service
     world: World
     statements: list[str] = field(default_factory=list)
+    controls: list[str] = field(default_factory=list)
 
     def client(self, ti: object) -> httpx.AsyncClient:
         transport = httpx.ASGITransport(self.application, raise_app_exceptions=False)
@@ -52,7 +58,9 @@ def url(revision: str, make_database: Callable[[str], str]) -> str:
 
 
 @pytest.fixture
-async def ours(connection: asyncpg.Connection, revision: str, url: str) -> AsyncIterator[InProcess]:
+async def ours(
+    connection: asyncpg.Connection, revision: str, url: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[InProcess]:
     settings = Settings(
         database=DatabaseSettings(url=async_url(url, setting="url"), lock_timeout=0.3, statement_timeout=2.0),
         tokens=TokenSettings(secret=SECRET),
@@ -63,8 +71,23 @@ async def ours(connection: asyncpg.Connection, revision: str, url: str) -> Async
         service: Service = application.routes[1].app.service  # type: ignore[attr-defined]
         running = InProcess(application, service, World(connection, revision))
 
-        @event.listens_for(service.database.engine.sync_engine, "before_cursor_execute")
+        engine = service.database.engine.sync_engine
+
+        @event.listens_for(engine, "before_cursor_execute")
         def listen(_: Any, __: Any, statement: str, *___: Any) -> None:
             running.statements.append(statement)
 
+        async def fetch(self: DirectSession, sql: str, arguments: Sequence[Any]) -> Sequence[Any]:
+            running.statements.append(sql)
+            return await sent(self, sql, arguments)
+
+        async def control(self: DirectSession, command: str) -> None:
+            running.controls.append(command)
+            await controlled(self, command)
+
+        sent, controlled = DirectSession.fetch, DirectSession.control
+        monkeypatch.setattr(DirectSession, "fetch", fetch)
+        monkeypatch.setattr(DirectSession, "control", control)
+        for command in ("begin", "commit", "rollback"):
+            event.listen(engine, command, lambda _, command=command: running.controls.append(command))
         yield running

@@ -21,13 +21,13 @@ SUCCESS = {"state": "success", "end_date": "2026-01-01T00:05:00Z"}
 def failing(error: Exception, *, times: int = 1) -> Callable[..., Any]:
     """Return what raises ``error`` so often, and then does what the audit does."""
     left = [times]
-    original = audit.record_transition
+    original = audit.transition
 
-    async def record(*args: Any, **kwargs: Any) -> None:
+    def record(*args: Any, **kwargs: Any) -> dict[str, Any]:
         if left[0]:
             left[0] -= 1
             raise error
-        await original(*args, **kwargs)
+        return original(*args, **kwargs)
 
     return record
 
@@ -36,7 +36,7 @@ async def test_a_defect_fails_the_task_in_a_session_of_its_own_and_says_so(
     ours: InProcess, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ti = await SETUPS["running"](ours.world)
-    monkeypatch.setattr(audit, "record_transition", failing(RuntimeError("a defect")))
+    monkeypatch.setattr(audit, "transition", failing(RuntimeError("a defect")))
     async with ours.client(ti) as client:
         answer = await client.patch(f"/task-instances/{ti}/state", json=SUCCESS)
     assert answer.status_code == 409
@@ -55,7 +55,7 @@ async def test_a_defect_fails_the_task_in_a_session_of_its_own_and_says_so(
 
 async def test_a_defect_in_a_fail_fast_dag_stops_the_others(ours: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     ti = await SETUPS["fail_fast"](ours.world)
-    monkeypatch.setattr(audit, "record_transition", failing(RuntimeError("a defect")))
+    monkeypatch.setattr(audit, "transition", failing(RuntimeError("a defect")))
     async with ours.client(ti) as client:
         assert (await client.patch(f"/task-instances/{ti}/state", json=SUCCESS)).status_code == 409
     rows = await ours.world.connection.fetch("SELECT task_id, state FROM task_instance")
@@ -78,7 +78,7 @@ async def test_a_retryable_error_is_never_a_reason_to_fail(
     ours: InProcess, monkeypatch: pytest.MonkeyPatch, kind: type[errors.RetryableDatabaseError]
 ) -> None:
     ti = await SETUPS["running"](ours.world)
-    monkeypatch.setattr(audit, "record_transition", failing(kind("injected"), times=1000))
+    monkeypatch.setattr(audit, "transition", failing(kind("injected"), times=1000))
     async with ours.client(ti) as client:
         answer = await client.patch(f"/task-instances/{ti}/state", json=SUCCESS, headers={"correlation-id": "abc"})
         monkeypatch.undo()
@@ -96,15 +96,15 @@ async def test_a_retryable_error_is_never_a_reason_to_fail(
 
 async def test_a_retryable_error_in_the_fallback_writes_nothing(ours: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     ti = await SETUPS["running"](ours.world)
-    original = audit.record_transition
+    original = audit.transition
     calls = iter([RuntimeError("a defect"), errors.DeadlockDetected("injected")])
 
-    async def record(*args: Any, **kwargs: Any) -> None:
+    def record(*args: Any, **kwargs: Any) -> dict[str, Any]:
         if (error := next(calls, None)) is not None:
             raise error
-        await original(*args, **kwargs)
+        return original(*args, **kwargs)
 
-    monkeypatch.setattr(audit, "record_transition", record)
+    monkeypatch.setattr(audit, "transition", record)
     async with ours.client(ti) as client:
         assert (await client.patch(f"/task-instances/{ti}/state", json=SUCCESS)).status_code == 503
         assert await ours.state(ti) == "running"
@@ -118,13 +118,13 @@ async def test_a_task_that_no_longer_runs_is_not_failed(ours: InProcess, monkeyp
 
     @asynccontextmanager
     async def transaction(self: Database) -> AsyncIterator[WriteSession]:
-        opened.append(1)
-        if len(opened) == 2:  # the fallback's: somebody marked the task between the two
+        if not opened:  # the fallback's: somebody marked the task between the two
+            opened.append(1)
             await ours.world.connection.execute("UPDATE task_instance SET state = 'skipped' WHERE id = $1", ti)
         async with original() as session:
             yield session
 
-    monkeypatch.setattr(audit, "record_transition", failing(RuntimeError("a defect")))
+    monkeypatch.setattr(audit, "transition", failing(RuntimeError("a defect")))
     monkeypatch.setattr(Database, "transaction", transaction)
     async with ours.client(ti) as client:
         answer = await client.patch(f"/task-instances/{ti}/state", json=SUCCESS)
