@@ -7,7 +7,6 @@ of the engine's pool: only what lies between the two is left out.
 
 from __future__ import annotations
 
-from collections import namedtuple
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -70,7 +69,7 @@ class Compiled:
     :param names: of the parameters that it will be executed with.
     """
 
-    __slots__ = ("_bound", "_columns", "_compiled", "_is_plain")
+    __slots__ = ("_bound", "_compiled")
 
     def __init__(self, statement: Executable, names: Sequence[str], dialect: Dialect) -> None:
         compiled = statement.compile(dialect=dialect, column_keys=names)  # type: ignore[attr-defined]
@@ -81,11 +80,6 @@ class Compiled:
             (name, values[name], compiled.binds[name].type.dialect_impl(dialect).bind_processor(dialect))
             for name in compiled.positiontup or ()
         ]
-        self._columns = [
-            (column.keyname, column.type.dialect_impl(dialect).result_processor(dialect, None))
-            for column in compiled._result_columns
-        ]
-        self._is_plain = not any(processor for _, processor in self._columns)
 
     def with_arguments(self, parameters: Mapping[str, Any]) -> tuple[str, Sequence[Any]]:
         """Return the SQL and its positional arguments for these parameters."""
@@ -98,18 +92,6 @@ class Compiled:
             value = parameters.get(name, default)
             arguments.append(value if processor is None else processor(value))
         return self._compiled.string, arguments
-
-    def rows(self, records: Sequence[Any]) -> Sequence[Any]:
-        """Return the rows with values that the driver leaves encoded, such as JSON, decoded."""
-        if self._is_plain:
-            return records
-        row_type = namedtuple("row_type", [name for name, _ in self._columns], rename=True)  # type: ignore[misc]
-        processors = [processor or _as_it_is for _, processor in self._columns]
-        return [row_type(*(p(value) for p, value in zip(processors, record, strict=True))) for record in records]
-
-
-def _as_it_is(value: Any) -> Any:
-    return value
 
 
 class DirectSession:
@@ -144,7 +126,7 @@ class DirectSession:
             return ()
         compiled = self._compiled(statement, tuple(params or ()))
         sql, arguments = compiled.with_arguments(params or {})
-        return compiled.rows(await self.fetch(sql, arguments))
+        return await self.fetch(sql, arguments)
 
     async def fetch(self, sql: str, arguments: Sequence[Any]) -> Sequence[Any]:
         """Send one statement in a round trip of its own."""

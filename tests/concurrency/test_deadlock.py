@@ -175,24 +175,26 @@ async def test_the_task_sdk_left_to_itself_succeeds_on_its_retry(duel: Duel, rev
     await transaction.start()
     await duel.writer.execute("LOCK TABLE log IN EXCLUSIVE MODE")  # our audit row has to wait, with the task instance held
     before = duel.deadlocks()
-    report = asyncio.create_task(asyncio.to_thread(_succeed_with_the_sdk, version, duel.server.base_url, ti, tmp_path))
+    report = asyncio.create_task(asyncio.to_thread(_reschedule_with_the_sdk, version, duel.server.base_url, ti, tmp_path))
     assert await duel.until_waiting(besides=report)
     await duel.writer.execute("SELECT 1 FROM task_instance WHERE id = $1 FOR UPDATE", ti)
     assert duel.deadlocks() == before + 1
     assert await duel.state() == "running"
     await transaction.commit()
     await report
-    assert await duel.state() == "success"
-    assert await duel.observer.fetchval("SELECT count(*) FROM log WHERE event = 'success'") == 1
-    answers = [json.loads(line) for line in duel.server.log.read_text().splitlines() if '"event": "request"' in line]
+    assert await duel.state() == "up_for_reschedule"
+    assert await duel.observer.fetchval("SELECT count(*) FROM log WHERE event = 'up_for_reschedule'") == 1
+    answers = [json.loads(line) for line in duel.server.log.read_text().splitlines() if '"event":"request"' in line]
     assert [a["status"] for a in answers if str(ti) in a["path"] and a["path"].endswith("/state")][-2:] == [503, 204]
 
 
-def _succeed_with_the_sdk(version: str, base_url: str, ti: Any, home: Path) -> None:
+def _reschedule_with_the_sdk(version: str, base_url: str, ti: Any, home: Path) -> None:
     script = (
         "import sys, uuid; from datetime import datetime, UTC; from airflow.sdk.api.client import Client\n"
         "client = Client(base_url=sys.argv[1], token=sys.argv[3])\n"
-        "client.task_instances.succeed(uuid.UUID(sys.argv[2]), datetime.now(UTC), [], [], None)\n"
+        "from airflow.sdk.execution_time.comms import RescheduleTask\n"
+        "now = datetime.now(UTC)\n"
+        "client.task_instances.reschedule(uuid.UUID(sys.argv[2]), RescheduleTask(end_date=now, reschedule_date=now))\n"
     )
     python = str(airflow_environment(version) / "bin" / "python")
     subprocess.run(
