@@ -1,6 +1,10 @@
 """``python -m app`` is ``execution-api``."""
 
-from app.cli import main
+import gc
+
+gc.disable()  # nothing that start-up makes is garbage; app.main freezes it all, and enables the collector
+
+from app.cli import main  # noqa: E402
 
 if __name__ == "__main__":
     main()

@@ -18,7 +18,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import httpx
 import jwt
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -91,6 +90,8 @@ class KeySet:
         return self._keys[key_id]
 
     async def _fetch(self) -> None:
+        import httpx  # most deployments have no key set, and need not hold an HTTP client for it
+
         self._attempted = time.monotonic()
         try:
             if self._url.startswith(("http://", "https://")):

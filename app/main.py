@@ -94,6 +94,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
         api.open(Service(settings=settings, database=database, revision=revision, tokens=tokens, secrets=secrets))
         gc.collect()
         gc.freeze()  # what start-up made lives on: no full collection shall walk it again
+        gc.enable()
         log.info("serving", metadata_revision=revision.name, newest_api_date=revision.newest_api_date)
         yield
         await database.close()

@@ -10,8 +10,6 @@ from datetime import UTC, datetime
 from math import prod
 from typing import Any
 
-import jsonschema
-
 ASSET_TYPE = "asset"
 
 
@@ -185,6 +183,8 @@ def _columns(task: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, 
 
 def invalid_param(data: Mapping[str, Any], conf: Mapping[str, Any]) -> str | None:
     """Say which of the Dag's params a run's conf makes invalid, and why; None when all are valid."""
+    import jsonschema  # megabytes, and a part of every start, for what few requests ask
+
     for name, param in data["dag"].get("params") or ():
         value, schema = param.get("default"), _plain(param.get("schema")) or {}
         if name in conf:
