@@ -136,6 +136,6 @@ class TooManyConnections(RetryableDatabaseError):
 
 
 class PoolExhausted(RetryableDatabaseError):
-    """Every connection of this worker process stayed in use for the whole pool timeout."""
+    """No connection of this worker process became free in time, or could be expected to."""
 
     reason = "pool_exhausted"

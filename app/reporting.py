@@ -115,7 +115,7 @@ async def heartbeat(service: Service, *, ti_id: uuid.UUID, payload: TIHeartbeatI
 
     :raises RetryableDatabaseError: nothing was written.
     """
-    async with service.database.autocommit() as session:
+    async with service.database.autocommit(urgent=True) as session:
         for _ in range(2):  # once more if the task came back to this process between the two statements
             if await task_instances.heartbeat(
                 session, ti_id=ti_id, hostname=payload.hostname, pid=payload.pid, now=utcnow()

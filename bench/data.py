@@ -13,6 +13,7 @@ from tests.servers import FERNET_KEY
 from tests.world import World
 
 PER_RUN = 100  # task instances
+ENDED = 10_000  # of them have ended, and left an XCom each, and their rendered fields as far as those are kept
 RUNNING = 500  # of them run already, for heartbeats; all others are queued
 
 
@@ -51,6 +52,19 @@ async def fill(connection: asyncpg.Connection, revision: str, *, task_instances:
         "UPDATE task_instance SET state = 'running', hostname = 'worker', pid = 42, start_date = now(),"
         " last_heartbeat_at = now() WHERE id IN (SELECT id FROM task_instance ORDER BY id LIMIT $1)",
         RUNNING,
+    )
+    await connection.execute(
+        "UPDATE task_instance SET state = 'success' WHERE id IN (SELECT id FROM task_instance ORDER BY id DESC LIMIT $1)", ENDED
+    )
+    await connection.execute(
+        "INSERT INTO xcom (dag_run_id, task_id, map_index, key, dag_id, run_id, value, timestamp)"
+        " SELECT dag_run.id, task_id, map_index, 'return_value', dag_id, run_id, '1', now()"
+        " FROM task_instance JOIN dag_run USING (dag_id, run_id) WHERE task_instance.state = 'success'"
+    )
+    await connection.execute(
+        "INSERT INTO rendered_task_instance_fields (dag_id, task_id, run_id, map_index, rendered_fields, k8s_pod_yaml)"
+        " SELECT dag_id, task_id, run_id, map_index, '{}', 'null' FROM task_instance WHERE state = 'success'"
+        " AND run_id IN (SELECT run_id FROM dag_run ORDER BY run_after DESC LIMIT 30)"
     )
     await connection.execute("VACUUM ANALYZE", timeout=600)
 

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from app.compat import Revision, revision_of
 from app.db.direct import DirectSession, compiler
 from app.db.engine import create_engine, timeouts
+from app.db.slots import Slots
 from app.db.tables import AnyRow
 from app.errors import ConfigurationError
 from app.retrying import translated
@@ -68,6 +69,7 @@ class Database:
         self.settings = settings
         self.engine: AsyncEngine = create_engine(settings)
         self._compiled = compiler(self.engine.dialect)
+        self._slots = Slots(settings.pool_size, timeout=settings.pool_timeout)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[WriteSession]:
@@ -77,7 +79,11 @@ class Database:
         :raises RejectedByDatabase: when it does not take a value; nothing was written.
         """
         with translated():
-            async with _Writing(self.engine, expire_on_commit=False, autoflush=False) as session, session.begin():
+            async with (
+                self._slots.held(),
+                _Writing(self.engine, expire_on_commit=False, autoflush=False) as session,
+                session.begin(),
+            ):
                 yield session
 
     @asynccontextmanager
@@ -90,35 +96,43 @@ class Database:
             yield session
 
     @asynccontextmanager
-    async def autocommit(self) -> AsyncIterator[WriteSession]:
+    async def autocommit(self, *, urgent: bool = False) -> AsyncIterator[WriteSession]:
         """Open a session whose every statement is a transaction of its own: one round trip, no lock kept after it.
 
+        :param urgent: whether it goes before those that wait for a connection and are not.
         :raises RetryableDatabaseError: when the database cannot do it now.
         """
-        async with self.direct_transaction() if self.settings.pgbouncer else self._direct() as session:
+        async with (
+            self.direct_transaction(urgent=urgent) if self.settings.pgbouncer else self._direct(urgent=urgent) as session
+        ):
             yield session
 
     @asynccontextmanager
-    async def _direct(self) -> AsyncIterator[DirectSession]:
+    async def _direct(self, *, urgent: bool = False) -> AsyncIterator[DirectSession]:
         """Open a session on a connection of the pool, outside any transaction."""
         with translated():
-            proxied = await self.engine.raw_connection()
-            session = DirectSession(proxied.driver_connection, self._compiled)
-            try:
+            async with self._slots.held(urgent=urgent), self._connected() as session:
                 yield session
-            finally:
-                if not session.is_open or session.is_in_transaction:
-                    proxied.invalidate()
-                proxied.close()
 
     @asynccontextmanager
-    async def direct_transaction(self) -> AsyncIterator[DirectSession]:
+    async def _connected(self) -> AsyncIterator[DirectSession]:
+        proxied = await self.engine.raw_connection()
+        session = DirectSession(proxied.driver_connection, self._compiled)
+        try:
+            yield session
+        finally:
+            if not session.is_open or session.is_in_transaction:
+                proxied.invalidate()
+            proxied.close()
+
+    @asynccontextmanager
+    async def direct_transaction(self, *, urgent: bool = False) -> AsyncIterator[DirectSession]:
         """Open a transaction like :meth:`transaction`, its statements sent by the driver itself.
 
         :raises RetryableDatabaseError: when the database cannot do it now, at commit too; nothing was written.
         :raises RejectedByDatabase: when it does not take a value; nothing was written.
         """
-        async with self._direct() as session:
+        async with self._direct(urgent=urgent) as session:
             await session.control(BEGIN)
             try:
                 for name, value in timeouts(self.settings).items() if self.settings.pgbouncer else ():
