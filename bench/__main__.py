@@ -5,7 +5,9 @@ round; the table shows medians. Examples::
 
     python -m bench                                      # about five minutes
     python -m bench --target ours --rounds 2             # while you tune
-    python -m bench --long                               # 1,000,000 requests, 2,000,000 task instances, breaking points
+    python -m bench --task-instances 2000000             # is the cost of a request the same?
+    python -m bench --memory --target ours               # 1,000,000 requests
+    python -m bench --curve --json docs/performance/curve.json
 """
 
 from __future__ import annotations
@@ -15,19 +17,20 @@ import asyncio
 import json
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import asyncpg
 
 from app.embedded import EmbeddedPostgres
-from bench import data, floors, report
+from bench import curve, data, floors, report
 from bench.driver import Load, Outcome, Task
-from bench.processes import cpu_seconds, resident_bytes
+from bench.processes import affinity, cpu_seconds, resident_bytes
 from tests.conftest import reachable
 from tests.servers import Server, airflow_server, our_server
 
@@ -61,9 +64,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="how often each figure is taken (default: 5)")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each load (default: 4)")
     parser.add_argument("--task-instances", type=int, default=50_000, help="rows in the database (default: 50000)")
-    parser.add_argument(
-        "--long", action="store_true", help="memory over 1,000,000 requests, 2,000,000 rows, breaking points"
-    )
+    parser.add_argument("--curve", action="store_true", help="offered load against latencies, instead of the table")
+    parser.add_argument("--memory", action="store_true", help="resident memory over many requests, instead of the table")
+    parser.add_argument("--requests", type=int, default=1_000_000, help="of --memory (default: 1000000)")
     parser.add_argument("--json", type=Path, help="also write every figure here")
     options = parser.parse_args()
     targets = options.target or list(REVISIONS)
@@ -75,21 +78,17 @@ def main() -> None:
                 EmbeddedPostgres(reachable(cluster), options={"shared_buffers": "1GB", "max_wal_size": "4GB"})
             )
         os.sched_setaffinity(0, OTHER_CPU)
-        found = asyncio.run(measure(postgres, Path(folder), targets, options))
+        if options.curve:
+            points = asyncio.run(breaking_points(postgres, Path(folder), targets, options))
+            written, text = json.dumps(points, indent=1), json.dumps(points, indent=1)
+        else:
+            measured = (memory if options.memory else measure)(postgres, Path(folder), targets, options)
+            figures = asyncio.run(measured)
+            written, text = json.dumps(figures, indent=1), report.table(figures)
     if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
-    print(report.table(found))
-
-
-@contextmanager
-def affinity(cpus: set[int]) -> Iterator[None]:
-    """Start what the block starts on these CPUs."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cpus)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(f"{written}\n")
+    sys.stdout.write(f"{text}\n")
 
 
 async def measure(
@@ -104,20 +103,54 @@ async def measure(
         for number in range(options.rounds):
             for shift in range(len(targets)):
                 target = targets[(number + shift) % len(targets)]
-                print(f"round {number + 1}: {target.name}", flush=True)
+                sys.stderr.write(f"round {number + 1}: {target.name}\n")
                 await one_round(target, pid, options.seconds)
         saturation = min(statistics.median(target.figures["busy requests/s"]) for target in targets)
         for _ in range(options.rounds):
             for target in targets:
                 await at_rate(target, saturation, options.seconds)
         found = {target.name: target.figures for target in targets}
-    found |= await floors.measure(postgres, folder, options.rounds, options.seconds)
+    if "3.3" in {REVISIONS[name] for name in names}:
+        found |= await floors.measure(postgres, pid, folder, cpus=SERVER_CPU, rounds=options.rounds, seconds=options.seconds)
+    return found
+
+
+async def breaking_points(
+    postgres: EmbeddedPostgres, folder: Path, names: list[str], options: argparse.Namespace
+) -> dict[str, list[dict[str, float]]]:
+    """Return each target's curve; each has the machine for itself."""
+    found = {}
+    for name in names:
+        await template(postgres, REVISIONS[name], options.task_instances)
+        async with serving(postgres, name, folder) as target:
+            rates = curve.OURS if name == "ours" else curve.THEIRS
+            found[name] = await curve.measure(target.server.base_url, target.lives, rates, seconds=options.seconds)
+    return found
+
+
+async def memory(postgres: EmbeddedPostgres, folder: Path, names: list[str], options: argparse.Namespace) -> report.Figures:
+    """Return each target's resident memory after 10,000 requests and after ``--requests``."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for name in names:
+        await template(postgres, REVISIONS[name], options.task_instances)
+        async with serving(postgres, name, folder) as target:
+            asked = 0
+            for limit in (10_000, options.requests):
+                while asked < limit:
+                    load = Load(target.server.base_url, 64)
+                    for loading in (load.lives(target.lives, seconds=2), load.heartbeats(target.running, seconds=8)):
+                        asked += (await loading).requests
+                    load.close()
+                target.note(f"resident MiB after {limit:,}", resident_bytes(target.server.process.pid) / 2**20)
+            found[name] = target.figures
     return found
 
 
 async def template(postgres: EmbeddedPostgres, revision: str, task_instances: int) -> None:
-    """Make the database that each target's own is copied from."""
+    """Make the database that each target's own is copied from, unless there is one."""
     name = f"template_{revision.replace('.', '_')}"
+    if postgres.has_database(name):
+        return
     postgres.create_metadata_database(name, revision)
     connection = await asyncpg.connect(postgres.url(name))
     try:

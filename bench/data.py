@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from typing import Any
 
 import asyncpg
 from cryptography.fernet import Fernet
@@ -25,7 +26,7 @@ async def fill(connection: asyncpg.Connection, revision: str, *, task_instances:
     cipher = Fernet(FERNET_KEY)
     await world.insert("variable", key="v", val=cipher.encrypt(b"value").decode(), is_encrypted=True)
     secrets = {"password": cipher.encrypt(b"password").decode(), "extra": cipher.encrypt(b'{"a": 1}').decode()}
-    kept = {"conn_type": "postgres", "host": "db", "login": "me", "port": 5432}
+    kept: dict[str, Any] = {"conn_type": "postgres", "host": "db", "login": "me", "port": 5432}
     await world.insert("connection", conn_id="c", is_encrypted=True, is_extra_encrypted=True, **kept, **secrets)
     await connection.execute(
         "INSERT INTO dag_run (dag_id, run_id, state, run_type, logical_date, data_interval_start, data_interval_end,"
@@ -54,7 +55,8 @@ async def fill(connection: asyncpg.Connection, revision: str, *, task_instances:
         RUNNING,
     )
     await connection.execute(
-        "UPDATE task_instance SET state = 'success' WHERE id IN (SELECT id FROM task_instance ORDER BY id DESC LIMIT $1)", ENDED
+        "UPDATE task_instance SET state = 'success' WHERE id IN (SELECT id FROM task_instance ORDER BY id DESC LIMIT $1)",
+        ENDED,
     )
     await connection.execute(
         "INSERT INTO xcom (dag_run_id, task_id, map_index, key, dag_id, run_id, value, timestamp)"

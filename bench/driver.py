@@ -1,4 +1,4 @@
-"""A load driver that is not the bottleneck: HTTP/1.1 over keep-alive connections, prepared bytes, and nothing parsed twice."""
+"""A load driver that is not the bottleneck: HTTP/1.1 over keep-alive connections, and nothing parsed twice."""
 
 from __future__ import annotations
 
@@ -69,7 +69,17 @@ class Outcome:
     statuses: Counter[int] = field(default_factory=Counter)
     seconds: float = 0.0
     driver_cpu: float = 0.0
-    unserved: list[float] = field(default_factory=list)
+    unserved_by_operation: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def heartbeats_unserved(self) -> int:
+        """Heartbeats that were not served."""
+        return self.unserved_by_operation["PUT heartbeat"]
+
+    @property
+    def heartbeats(self) -> int:
+        """Heartbeats that were sent."""
+        return len(self.by_operation.get("PUT heartbeat", ()))
 
     @property
     def requests(self) -> int:
@@ -128,7 +138,8 @@ class Client:
 
     def __init__(self, base_url: str) -> None:
         parts = urlsplit(base_url)
-        assert parts.hostname and parts.port
+        assert parts.hostname
+        assert parts.port
         self._address, self._path = (parts.hostname, parts.port), parts.path
         self._connection: Connection | None = None
 
@@ -204,9 +215,13 @@ class Load:
         status = await client.ask(task, *request)
         outcome.statuses[status] += 1
         took = time.perf_counter() - due
-        (outcome.latencies if 200 <= status < 500 else outcome.unserved).append(took)
         kind = request[1].rpartition("/")[2] if request[1].startswith("/task-instances") else request[1].split("/")[1]
-        outcome.by_operation.setdefault(f"{request[0]} {kind}", []).append(took)
+        operation = f"{request[0]} {kind}"
+        outcome.by_operation.setdefault(operation, []).append(took)
+        if 200 <= status < 500:
+            outcome.latencies.append(took)
+        else:
+            outcome.unserved_by_operation[operation] += 1
         return status < 300 and status != 0
 
     async def _all(self, slot: Callable[[Client, int, float, Outcome], Awaitable[None]], seconds: float) -> Outcome:

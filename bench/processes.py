@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 TICK = os.sysconf("SC_CLK_TCK")
@@ -42,3 +44,14 @@ def resident_bytes(pid: int) -> int:
         except OSError:
             continue
     return max(sizes, default=0)
+
+
+@contextmanager
+def affinity(cpus: set[int]) -> Iterator[None]:
+    """Start what the block starts on these CPUs."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)

@@ -6,6 +6,7 @@ import os
 import platform
 import statistics
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 Figures = Mapping[str, Mapping[str, Sequence[float]]]
 
@@ -15,21 +16,18 @@ def table(found: Figures) -> str:
     names = list(dict.fromkeys(name for figures in found.values() for name in figures))
     lines = [f"| | {' | '.join(found)} |", f"|---|{'---|' * len(found)}"]
     for name in names:
-        cells = [
-            _cell(figures.get(name, ()), found.get("ours", {}).get(name, ()), target) for target, figures in found.items()
-        ]
+        ours = found.get("ours", {}).get(name, ())
+        cells = [_cell(figures.get(name, ()), () if target == "ours" else ours) for target, figures in found.items()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join([machine(), "", *lines])
 
 
-def _cell(values: Sequence[float], ours: Sequence[float], target: str) -> str:
+def _cell(values: Sequence[float], ours: Sequence[float]) -> str:
     if not values:
         return ""
     middle = statistics.median(values)
     spread = f" ({_short(min(values))} to {_short(max(values))})" if len(values) > 1 else ""
-    ratio = (
-        f", ours × {middle / statistics.median(ours):.1f}" if ours and target != "ours" and statistics.median(ours) else ""
-    )
+    ratio = f", {middle / statistics.median(ours):.1f} × ours" if ours and statistics.median(ours) else ""
     return f"{_short(middle)}{spread}{ratio}"
 
 
@@ -38,5 +36,6 @@ def _short(value: float) -> str:
 
 
 def machine() -> str:
-    model = next((line.partition(":")[2].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "")
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     return f"{model}, {os.cpu_count()} CPUs, {platform.system()} {platform.release()}, Python {platform.python_version()}"
