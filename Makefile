@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help serve test test-fast loadtest lint format lock clean
+.PHONY: help serve test test-fast bench loadtest lint format lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -18,6 +18,9 @@ test: $(READY) lint ## pass every test, with real Airflows (installed on first u
 
 test-fast: $(READY) ## pass the tests that need no Airflow: for every save
 	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(READY) ## measure ours beside Airflow's own servers, about seven minutes (ARGS="--curve"; --help tells more)
+	$(BIN)/python -m bench $(ARGS)
 
 loadtest: $(READY) ## load a server with locust (ARGS="--target ours --target 3.2.1 --scenario bulk"; --help tells more)
 	$(BIN)/python -m loadtest $(ARGS)

@@ -118,11 +118,16 @@ class Database:
     async def _connected(self) -> AsyncIterator[DirectSession]:
         proxied = await self.engine.raw_connection()
         session = DirectSession(proxied.driver_connection, self._compiled)
+        is_idle = False
         try:
             yield session
+            is_idle = True
+        except Exception:
+            is_idle = True  # the statement failed, and is over
+            raise
         finally:
-            if not session.is_open or session.is_in_transaction:
-                proxied.invalidate()
+            if not is_idle or not session.is_open or session.is_in_transaction:
+                proxied.invalidate()  # cancelled in a statement, lost, or left in a transaction: nobody shall get it
             proxied.close()
 
     @asynccontextmanager

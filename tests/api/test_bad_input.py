@@ -307,3 +307,28 @@ async def test_tokens(server: Server, world: World, operation: Operation) -> Non
             else:
                 assert answer.status_code == status
                 await case.refused(answer)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda o: o.name)
+async def test_whose_tokens_are_taken(server: Server, world: World, operation: Operation) -> None:
+    """A task instance's own paths take its own token alone; a workload token starts a task or reports a connection test."""
+    if operation.name in PUBLIC:
+        return
+    about_one = "{task_instance_id}" in operation.path or "{connection_test_id}" in operation.path
+    workload = "{connection_test_id}" in operation.path or (operation.name == "ti_run" and world.revision != "3.2")
+    execution = "{connection_test_id}" not in operation.path
+    async with await asking(server, world, operation) as case:
+        stranger = "01920000-0000-7000-8000-000000000000"
+        for scope, subject, taken in (
+            ("execution", stranger, execution and not about_one),
+            ("workload", stranger, workload and not about_one),
+            ("workload", case.ti, workload),
+            ("execution", case.ti, execution),
+        ):
+            async with server.client(headers={"Authorization": f"Bearer {token(subject, scope=scope)}"}) as client:
+                body = {} if VALID[operation.name][1] is None else {"json": VALID[operation.name][1]}
+                url, params = operation.url(case.ti), VALID[operation.name][0]
+                answer = await client.request(operation.method, url, params=params, **body)
+            assert (answer.status_code not in (401, 403)) == taken, (scope, subject == case.ti, answer.text)
+            if not taken:
+                await case.refused(answer)

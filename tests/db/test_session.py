@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import asyncpg
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Integer, bindparam, column, select, text
 
 from app import errors
 from app.db import task_instances
@@ -186,3 +186,54 @@ async def _waits(session: object, admin: asyncpg.Connection) -> bool:
     pid = admin.get_server_pid()
     query = text("SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = :pid")
     return bool(await session.scalar(query, {"pid": pid}))  # type: ignore[attr-defined]
+
+
+async def test_a_direct_transaction_is_rolled_back_when_its_block_raises(
+    database: Database, admin: asyncpg.Connection
+) -> None:
+    await admin.execute("CREATE TABLE IF NOT EXISTS direct (n int)")
+    with pytest.raises(ZeroDivisionError):
+        async with database.direct_transaction() as session:
+            await session.execute(text("INSERT INTO direct VALUES (1)"))
+            raise ZeroDivisionError
+    async with database.direct_transaction() as session:
+        await session.execute(text("INSERT INTO direct VALUES (2)"))
+    async with database.direct_transaction() as session:
+        await session.execute(text("INSERT INTO direct VALUES (3)"))
+        await database.abandon(session)
+    assert [row["n"] for row in await admin.fetch("SELECT n FROM direct")] == [2]
+    await admin.execute("DROP TABLE direct")
+
+
+async def test_a_direct_session_that_is_cancelled_in_a_statement_gives_its_connection_up(
+    database: Database, admin: asyncpg.Connection
+) -> None:
+    started = asyncio.Event()
+
+    async def sleep() -> None:
+        async with database.snapshot() as session:
+            await session.scalar(text("SELECT 1"))
+            started.set()
+            await session.scalar(text("SELECT pg_sleep(60)"))
+
+    sleeping = asyncio.create_task(sleep())
+    await started.wait()
+    for _ in range(1000):
+        if await admin.fetchval("SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)'"):
+            break
+        await asyncio.sleep(0.005)
+    sleeping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sleeping
+    for _ in range(5):
+        await database.ping()
+
+
+async def test_an_in_with_as_many_values_as_there_are(database: Database) -> None:
+    values = column("n", Integer)
+    source = (
+        select(values).select_from(text("generate_series(1, 9) AS n")).where(values.in_(bindparam("some", expanding=True)))
+    )
+    async with database.snapshot() as session:
+        assert await session.scalars(source, {"some": [2, 3]}) == [2, 3]
+        assert await session.scalars(source, {"some": []}) == []
