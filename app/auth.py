@@ -39,7 +39,7 @@ SCOPES = (EXECUTION, WORKLOAD)
 REFRESH_HEADER = "Refreshed-API-Token"
 REFRESH_SHARE = 0.2  # renew inside the last fifth of a token's life ...
 REFRESH_SECONDS = 30  # ... or inside its last 30 s: at least six heartbeats of 5 s to pass the new one on
-VERIFIED_TOKENS = 10_000  # about 1.5 KiB each: 15 MiB at most; a worker process serves fewer tasks at a time
+VERIFIED_TOKENS = 2_000  # about 1.5 KiB each: 3 MiB at most; a worker process serves fewer tasks at a time
 JWKS_LIFETIME = 3600.0  # seconds until a fetched key set is fetched again
 JWKS_PAUSE = 10.0  # seconds between two fetches for an unknown key id, so that garbage cannot make us hammer the URL
 

@@ -78,6 +78,12 @@ def classify(error: BaseException) -> errors.ExecutionApiError | None:
     return None
 
 
+def breaks_connection(error: BaseException) -> bool:
+    """Say whether a connection is of no use any more after this error, whatever the driver still holds it for."""
+    driver_is_lost = isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError | OSError)
+    return driver_is_lost or isinstance(classify(error), errors.ConnectionLost)
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Raise our own errors for the driver's, with the driver's as ``__cause__``."""

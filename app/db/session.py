@@ -6,11 +6,14 @@ sent, and then a client could hold a 2xx for a transaction that fails to commit.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from math import inf
 from typing import Any, Protocol
 
-from sqlalchemy import Executable, text
+from sqlalchemy import Executable, PoolProxiedConnection, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from app.compat import Revision, revision_of
@@ -19,7 +22,7 @@ from app.db.engine import create_engine, timeouts
 from app.db.slots import Slots
 from app.db.tables import AnyRow
 from app.errors import ConfigurationError
-from app.retrying import translated
+from app.retrying import breaks_connection, translated
 from app.settings import DatabaseSettings
 
 BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
@@ -59,6 +62,18 @@ class _Writing(AsyncSession):
     reads = writes = True
 
 
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """A connection that was taken out of the pool, which costs as much as a statement.
+
+    :param until: when it must be put back, by the monotonic clock, so that the pool can replace it by age.
+    """
+
+    proxied: PoolProxiedConnection
+    session: DirectSession
+    until: float
+
+
 class Database:
     """The metadata database of one process.
 
@@ -69,6 +84,7 @@ class Database:
         self.settings = settings
         self.engine: AsyncEngine = create_engine(settings)
         self._compiled = compiler(self.engine.dialect)
+        self._idle: list[_Taken] = []
         self._slots = Slots(settings.pool_size, timeout=settings.pool_timeout)
 
     @asynccontextmanager
@@ -79,12 +95,10 @@ class Database:
         :raises RejectedByDatabase: when it does not take a value; nothing was written.
         """
         with translated():
-            async with (
-                self._slots.held(),
-                _Writing(self.engine, expire_on_commit=False, autoflush=False) as session,
-                session.begin(),
-            ):
-                yield session
+            async with self._slots.held():
+                self._put_back()
+                async with _Writing(self.engine, expire_on_commit=False, autoflush=False) as session, session.begin():
+                    yield session
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[ReadSession]:
@@ -116,19 +130,34 @@ class Database:
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[DirectSession]:
-        proxied = await self.engine.raw_connection()
-        session = DirectSession(proxied.driver_connection, self._compiled)
+        """Take a connection out of the pool, or the one that was given back last and was not put back yet."""
+        now = time.monotonic()
+        if self._idle and now < self._idle[-1].until:
+            taken = self._idle.pop()
+        else:
+            self._put_back()
+            proxied = await self.engine.raw_connection()
+            session = DirectSession(proxied.driver_connection, self._compiled)
+            lifetime = self.settings.pool_recycle if self.settings.pool_recycle > 0 else inf
+            taken = _Taken(proxied, session, until=now + lifetime)
         is_idle = False
         try:
-            yield session
+            yield taken.session
             is_idle = True
-        except Exception:
-            is_idle = True  # the statement failed, and is over
+        except Exception as error:
+            is_idle = not breaks_connection(error)
             raise
         finally:
-            if not is_idle or not session.is_open or session.is_in_transaction:
-                proxied.invalidate()  # cancelled in a statement, lost, or left in a transaction: nobody shall get it
-            proxied.close()
+            if is_idle and taken.session.is_open and not taken.session.is_in_transaction:
+                self._idle.append(taken)
+            else:  # cancelled in a statement, lost, or left in a transaction: nobody shall get it
+                taken.proxied.invalidate()
+                taken.proxied.close()
+
+    def _put_back(self) -> None:
+        """Make room in the pool: whoever holds a slot finds a connection there, or may open one."""
+        if self._idle:
+            self._idle.pop(0).proxied.close()
 
     @asynccontextmanager
     async def direct_transaction(self, *, urgent: bool = False) -> AsyncIterator[DirectSession]:
@@ -169,6 +198,8 @@ class Database:
 
     async def close(self) -> None:
         """Close every connection."""
+        while self._idle:
+            self._put_back()
         await self.engine.dispose()
 
     async def ping(self) -> None:

@@ -4,8 +4,6 @@ A handler returns what it says: a JSON value, a :class:`app.transitions.Refuse`,
 in one place (:mod:`app.versions`), after the API date's changes were applied to it.
 """
 
-from fastapi import APIRouter
-
 from app.routes import (
     asset_events,
     asset_state_store,
@@ -22,8 +20,9 @@ from app.routes import (
     variables,
     xcoms,
 )
+from app.routes.operations import Operations
 
-ROUTERS: tuple[tuple[str, str, APIRouter], ...] = (
+ROUTERS: tuple[tuple[str, str, Operations], ...] = (
     # prefix, tag, router; the busiest first, since they are matched in this order
     ("/task-instances", "Task Instances", task_instances.router),
     ("/xcoms", "XComs", xcoms.router),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import date
 from functools import lru_cache
 from typing import Any
@@ -11,7 +11,6 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, FastAPI, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.requests import Request
@@ -20,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.errors import RefusedRequest, RejectedByDatabase
 from app.middleware import header, send_json
 from app.routes import ROUTERS
-from app.routes.operations import Operations
+from app.routes.operations import Operation
 from app.routes.rendering import json_response, render
 from app.service import Service
 from app.versions import VERSIONS, Version, documents
@@ -125,17 +124,15 @@ def build_app(service: Service, version: str) -> Dispatcher:
     gone = {name for change in undone for name in change.added_operations}
     moved = {name: before for change in undone for name, before in change.moved_operations.items()}
     dispatcher = Dispatcher(app, _refused)
-    for prefix, tag, router in ROUTERS:
-        versioned = Operations()
-        for route in router.routes:
-            if isinstance(route, APIRoute) and route.name not in gone:
-                path, name = moved.get(route.name, (route.path, route.name))
-                _add(versioned, route, models, _downgrades(undone, route.name), path=path, name=name)
-        app.include_router(versioned, prefix=prefix, tags=[tag])
-        for added in versioned.routes:
-            assert isinstance(added, APIRoute)
-            dependencies = [*router.dependencies, *added.dependencies]
-            dispatcher.add(prefix + added.path, sorted(added.methods or ()), added.endpoint, dependencies)
+    for prefix, tag, operations in ROUTERS:
+        router = APIRouter()
+        for operation in operations.declared:
+            if operation.name not in gone:
+                path, name = moved.get(operation.name, (operation.path, operation.name))
+                endpoint = _endpoint(operation, models, _downgrades(undone, operation.name))
+                _add(router, operation, endpoint, models, path=path, name=name)
+                dispatcher.add(prefix + path, operation.methods, endpoint, operation.options["dependencies"])
+        app.include_router(router, prefix=prefix, tags=[tag])
     return dispatcher
 
 
@@ -148,29 +145,24 @@ def _downgrades(changes: tuple[Change, ...], operation: str) -> tuple[Downgrade,
 
 
 def _add(
-    router: APIRouter, route: APIRoute, models: OlderModels, downgrades: tuple[Downgrade, ...], *, path: str, name: str
+    router: APIRouter,
+    operation: Operation,
+    endpoint: Callable[..., Awaitable[Response]],
+    models: OlderModels,
+    *,
+    path: str,
+    name: str,
 ) -> None:
-    status = route.status_code or 200
-    router.add_api_route(
-        path,
-        _endpoint(route.endpoint, status, models, downgrades),
-        methods=sorted(route.methods or ()),
-        name=name,
-        status_code=status,
-        response_model=models.annotation(route.response_model) if path == route.path else None,
-        responses=route.responses,
-        summary=route.summary,
-        description=route.description,
-        dependencies=route.dependencies,
-        operation_id=route.operation_id,
-        openapi_extra=route.openapi_extra,
-    )
+    model = operation.options["response_model"]
+    changed = {"name": name, "response_model": models.annotation(model) if path == operation.path else None}
+    router.add_api_route(path, endpoint, **{**operation.options, **changed})
 
 
 def _endpoint(
-    handler: Callable[..., Any], status: int, models: OlderModels, downgrades: tuple[Downgrade, ...]
-) -> Callable[..., Any]:
+    operation: Operation, models: OlderModels, downgrades: tuple[Downgrade, ...]
+) -> Callable[..., Awaitable[Response]]:
     """Return a handler for one API date: it takes that date's models and answers that date's body."""
+    handler, status = operation.endpoint, operation.options["status_code"] or 200
     signature = inspect.signature(handler, eval_str=True)
     parameters = [p.replace(annotation=models.annotation(p.annotation)) for p in signature.parameters.values()]
     wants_upgrade = any(p.annotation is not signature.parameters[p.name].annotation for p in parameters)

@@ -12,7 +12,6 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi.routing import APIRoute
 
 from app.routes import ROUTERS
 from app.versions.v2026_06_30 import VERSION as V2026_06_30
@@ -112,10 +111,9 @@ class Operation:
 
 def operations() -> Iterator[Operation]:
     for prefix, _, router in ROUTERS:
-        for route in router.routes:
-            assert isinstance(route, APIRoute)
-            for method in route.methods or ():
-                yield Operation(route.name, method, prefix + route.path)
+        for declared in router.declared:
+            for method in declared.methods:
+                yield Operation(declared.name, method, prefix + declared.path)
 
 
 OPERATIONS = list(operations())
@@ -325,6 +323,7 @@ async def test_whose_tokens_are_taken(server: Server, world: World, operation: O
             ("workload", case.ti, workload),
             ("execution", case.ti, execution),
         ):
+            case.before = await case.rows()
             async with server.client(headers={"Authorization": f"Bearer {token(subject, scope=scope)}"}) as client:
                 body = {} if VALID[operation.name][1] is None else {"json": VALID[operation.name][1]}
                 url, params = operation.url(case.ti), VALID[operation.name][0]
