@@ -52,6 +52,7 @@ DRIVER_ERRORS = (
     PoolTimeout,
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
     OSError,
 )
 MYSQL_DRIVERS = {"pymysql", "asyncmy", "aiomysql"}  # top-level modules of their errors
@@ -131,6 +132,8 @@ def _by_code(error: BaseException) -> errors.ExecutionApiError | None:
     if isinstance(error, asyncpg.DataError):  # raised by the driver itself while it encodes an argument
         return errors.InvalidValue("a value does not fit its column")
     if isinstance(error, asyncpg.InterfaceError) and "connection" in str(error):  # "connection is closed" and its like
+        return errors.ConnectionLost("the connection to the database was lost")
+    if isinstance(error, asyncpg.InternalClientError):  # the server's last word came in, and its end has not yet
         return errors.ConnectionLost("the connection to the database was lost")
     if isinstance(error, OSError):  # refused, reset, timed out, host not found
         return errors.ConnectionLost("the database cannot be reached")
