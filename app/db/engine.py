@@ -57,7 +57,9 @@ def _connect_arguments(settings: DatabaseSettings) -> dict[str, Any]:
             "prepared_statement_name_func": lambda: f"__asyncpg_{uuid4()}__",
         }
         return arguments
-    server_settings = {"application_name": APPLICATION_NAME, "jit": "off", **timeouts(settings)}
+    # Our statements look rows up by keys, whatever the values: planning them anew for each took as long as running them.
+    planner = {"jit": "off", "plan_cache_mode": "force_generic_plan"}
+    server_settings = {"application_name": APPLICATION_NAME, **planner, **timeouts(settings)}
     if settings.schema:
         server_settings["search_path"] = settings.schema
     return arguments | {"server_settings": server_settings}
