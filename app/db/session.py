@@ -106,7 +106,8 @@ class Database:
 
         :raises RetryableDatabaseError: when the database cannot answer now.
         """
-        async with self.direct_transaction() if self.settings.pgbouncer else self._direct() as session:
+        opened = self.direct_transaction if self.settings.pgbouncer else self._direct
+        async with opened() as session:
             yield session
 
     @asynccontextmanager
@@ -116,9 +117,8 @@ class Database:
         :param urgent: whether it goes before those that wait for a connection and are not.
         :raises RetryableDatabaseError: when the database cannot do it now.
         """
-        async with (
-            self.direct_transaction(urgent=urgent) if self.settings.pgbouncer else self._direct(urgent=urgent) as session
-        ):
+        opened = self.direct_transaction if self.settings.pgbouncer else self._direct
+        async with opened(urgent=urgent) as session:
             yield session
 
     @asynccontextmanager
@@ -132,10 +132,11 @@ class Database:
     async def _connected(self) -> AsyncIterator[DirectSession]:
         """Take a connection out of the pool, or the one that was given back last and was not put back yet."""
         now = time.monotonic()
-        if self._idle and now < self._idle[-1].until:
-            taken = self._idle.pop()
-        else:
-            self._put_back()
+        taken = self._idle.pop() if self._idle else None
+        if taken is not None and now > taken.until:
+            taken.proxied.close()
+            taken = None
+        if taken is None:
             proxied = await self.engine.raw_connection()
             session = DirectSession(proxied.driver_connection, self._compiled)
             lifetime = self.settings.pool_recycle if self.settings.pool_recycle > 0 else inf
@@ -207,7 +208,7 @@ class Database:
 
         :raises RetryableDatabaseError: when it cannot answer now.
         """
-        async with self.snapshot() as session:
+        async with self.autocommit(urgent=True) as session:
             await session.execute(text("SELECT 1"))
 
     async def revision(self) -> Revision:
