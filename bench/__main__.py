@@ -16,7 +16,9 @@ import argparse
 import asyncio
 import json
 import os
+import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -32,7 +34,7 @@ from bench import curve, data, floors, report
 from bench.driver import Load, Outcome, Task
 from bench.processes import affinity, cpu_seconds, resident_bytes
 from tests.conftest import reachable
-from tests.servers import Server, airflow_server, our_server
+from tests.servers import Server, airflow_server, our_server, pinned_environment
 
 REVISIONS = {"ours": "3.3", "3.2.1": "3.2", "3.3.2": "3.3"}
 SERVER_CPU, OTHER_CPU = {0}, {max(os.sched_getaffinity(0))}
@@ -64,12 +66,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="how often each figure is taken (default: 5)")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each load (default: 4)")
     parser.add_argument("--task-instances", type=int, default=50_000, help="rows in the database (default: 50000)")
-    parser.add_argument("--curve", action="store_true", help="offered load against latencies, instead of the table")
+    parser.add_argument("--curve", action="store_true", help="ever more workers, instead of the table")
     parser.add_argument("--memory", action="store_true", help="resident memory over many requests, instead of the table")
     parser.add_argument("--requests", type=int, default=1_000_000, help="of --memory (default: 1000000)")
     parser.add_argument("--json", type=Path, help="also write every figure here")
     options = parser.parse_args()
     targets = options.target or list(REVISIONS)
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))  # a socket a worker, here and in the servers
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         cluster = Path(folder) / "postgres" / "cluster"
         cluster.mkdir(parents=True)
@@ -88,7 +92,15 @@ def main() -> None:
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(f"{written}\n")
+        if options.curve:
+            draw(options.json, options.json.with_suffix(".png"))
     sys.stdout.write(f"{text}\n")
+
+
+def draw(source: Path, picture: Path) -> None:
+    """Draw a curve with matplotlib, which has an environment of its own."""
+    python = pinned_environment("bench") / "bin" / "python"
+    subprocess.run([python, Path(__file__).parent / "plot.py", source, picture], check=True)
 
 
 async def measure(
@@ -123,8 +135,7 @@ async def breaking_points(
     for name in names:
         await template(postgres, REVISIONS[name], options.task_instances)
         async with serving(postgres, name, folder) as target:
-            rates = curve.OURS if name == "ours" else curve.THEIRS
-            found[name] = await curve.measure(target.server.base_url, target.lives, rates, seconds=options.seconds)
+            found[name] = await curve.measure(target.server.base_url, target.lives, seconds=options.seconds)
     return found
 
 

@@ -18,6 +18,7 @@ RENDERED = {"bash_command": "echo {{ ds }}", "env": {"A": "1"}, "cwd": None}
 VALUE = {"rows": 1000, "path": "s3://bucket/part-0000"}
 PROCESS = {"hostname": "worker", "pid": 42}
 RUN = {"state": "running", "unixname": "airflow", "start_date": "2026-01-01T00:00:00Z", **PROCESS}
+RETRY_PAUSE = 1.0  # seconds: the Task SDK's first
 WHOLE = 5.0  # seconds: what the Task SDK waits for an answer
 
 
@@ -207,6 +208,7 @@ class Load:
                     served = await self._one(client, task, request, outcome, due if pause else now)
                     due += pause
                     if not served:
+                        await asyncio.sleep(RETRY_PAUSE)
                         break  # what follows would be refused
 
         return await self._all(slot, seconds)

@@ -18,16 +18,14 @@ def main(source: Path, target: Path) -> None:
     curves = json.loads(source.read_text())
     figure, (latencies, errors) = pyplot.subplots(2, 1, sharex=True, figsize=(9, 8))
     for name, points in curves.items():
-        offered = [point["offered"] for point in points]
+        workers = [point["workers"] for point in points]
         colour = COLOURS[name]
-        latencies.plot(offered, [point["p99"] for point in points], "o-", color=colour, label=f"{name}, p99")
-        latencies.plot(offered, [point["p50"] for point in points], "--", color=colour, label=f"{name}, p50")
-        errors.plot(offered, [100 * point["lost"] for point in points], "o-", color=colour, label=f"{name}, lost")
-        errors.plot(offered, [100 * point["refused"] for point in points], ":", color=colour, label=f"{name}, 503 at once")
-    latencies.set(
-        ylabel="milliseconds, of the served", xscale="log", yscale="log", title="One worker process, 512 connections"
-    )
-    errors.set(xlabel="requests per second, offered", ylabel="% of requests")
+        latencies.plot(workers, [point["p99"] for point in points], "o-", color=colour, label=f"{name}, p99")
+        latencies.plot(workers, [point["p50"] for point in points], "--", color=colour, label=f"{name}, p50")
+        errors.plot(workers, [100 * point["lost"] for point in points], "o-", color=colour, label=f"{name}, lost")
+        errors.plot(workers, [100 * point["refused"] for point in points], ":", color=colour, label=f"{name}, 503 at once")
+    latencies.set(ylabel="milliseconds, of the served", xscale="log", yscale="log", title="One worker process of the server")
+    errors.set(xlabel="workers, each asking as soon as it was answered", ylabel="% of requests")
     for axes in (latencies, errors):
         axes.grid(visible=True, alpha=0.3)
         axes.legend()
