@@ -1,7 +1,7 @@
 """Generated sequences of calls, valid and not, on two clones of one database, of Airflow's own server and of ours.
 
-At least a thousand steps on each metadata revision. After each: equal answers, equal rows of every table. Hypothesis makes the sequences
-and shrinks one that differs; ``--hypothesis-seed=N`` makes others.
+At least a thousand steps on each metadata revision. After each: equal answers, equal rows of every table. Hypothesis makes the
+sequences; ``--hypothesis-seed=N`` makes others.
 """
 
 from __future__ import annotations
