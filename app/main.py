@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app import settings as settings_module
 from app.auth import Tokens
 from app.db.session import Database
-from app.middleware import CorrelationId, Observed, RequestLimits, RetryableErrors, TokenRefresh
+from app.middleware import CorrelationId, LoadShedding, Observed, RequestLimits, RetryableErrors, TokenRefresh
 from app.secrets import Secrets
 from app.service import Service
 from app.settings import Settings
@@ -106,6 +106,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
             Middleware(CorrelationId),
             Middleware(Observed, access_log=settings.server.access_log),
             Middleware(RetryableErrors),
+            Middleware(LoadShedding, is_overloaded=database.is_overloaded),
             Middleware(TokenRefresh, tokens=tokens),
             Middleware(RequestLimits, max_body_bytes=settings.server.max_body_bytes),
         ],

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import telemetry
 from app.auth import REFRESH_HEADER, WORKLOAD, Tokens
-from app.errors import RetryableDatabaseError
+from app.errors import PoolExhausted, RetryableDatabaseError
 
 log = structlog.get_logger(__name__)
 access = structlog.get_logger("access")
@@ -24,6 +24,7 @@ access = structlog.get_logger("access")
 CORRELATION_HEADER = b"correlation-id"
 # Bodies of these carry XComs, variables, rendered fields, trigger kwargs: users' data, of any size that the database takes.
 LARGE_BODIES = re.compile(r"^/execution/(xcoms|variables|store|hitlDetails|dag-runs)/|/(state|rtif)$")
+SPARED = re.compile(r"/heartbeat$|^/execution/health|^/metrics$")  # from being shed at the door
 DROPPED_BODY = 256 * 1024 * 1024  # bytes of a refused body that are read before its connection is closed all the same
 SMALL_BODY = 1024 * 1024  # bytes; the largest of the others lists the tasks to skip: a thousand of them are 250 kB
 JITTER = 2  # seconds; victims of one collision come back spread over three different seconds
@@ -122,6 +123,24 @@ class RetryableErrors:
             detail = {"reason": error.reason, "message": (error.__doc__ or "").split("\n")[0]}
             headers = [(b"retry-after", str(retry_after).encode())]
             await send_json(send, HTTPStatus.SERVICE_UNAVAILABLE, {"detail": detail}, headers)
+
+
+class LoadShedding:
+    """Refuses what would wait too long for a connection before it costs anything: its token, its body, its place in line.
+
+    Heartbeats go on to the queue, which refuses them last; so does what asks for our health.
+
+    :param is_overloaded: whether a request that comes now would wait too long.
+    """
+
+    def __init__(self, app: ASGIApp, *, is_overloaded: Callable[[], bool]) -> None:
+        self.app = app
+        self.is_overloaded = is_overloaded
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self.is_overloaded() and not SPARED.search(scope["path"]):
+            raise PoolExhausted("more is asked than the database connections can serve in time")
+        await self.app(scope, receive, send)
 
 
 class TokenRefresh:

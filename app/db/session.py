@@ -197,6 +197,10 @@ class Database:
         elif isinstance(session, AsyncSession):
             await session.rollback()
 
+    def is_overloaded(self) -> bool:
+        """Say whether a request that comes now would wait too long for a connection."""
+        return self._slots.is_overloaded()
+
     async def close(self) -> None:
         """Close every connection."""
         while self._idle:

@@ -52,9 +52,15 @@ class Slots:
             self._mean_use += WEIGHT * (time.perf_counter() - started - self._mean_use)
             self._hand_over()
 
-    async def _wait(self, *, urgent: bool) -> None:
+    def is_overloaded(self, *, urgent: bool = False) -> bool:
+        """Say whether who comes now would wait too long."""
+        if self._free:
+            return False
         ahead = len(self._urgent) if urgent else len(self._urgent) + len(self._waiting)
-        if (ahead + 1) * self._mean_use / self._count > (URGENT_PATIENCE if urgent else PATIENCE):
+        return (ahead + 1) * self._mean_use / self._count > (URGENT_PATIENCE if urgent else PATIENCE)
+
+    async def _wait(self, *, urgent: bool) -> None:
+        if self.is_overloaded(urgent=urgent):
             raise PoolExhausted("more is asked than the database connections can serve in time")
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         (self._urgent if urgent else self._waiting).append(turn)

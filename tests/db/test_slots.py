@@ -52,12 +52,15 @@ async def test_who_would_wait_too_long_is_refused_at_once_and_heartbeats_last(mo
     monkeypatch.setattr(users.slots, "_mean_use", slots.PATIENCE / 2)  # two may wait
     async with users.slots.held():
         waiting = [await users.start("a"), await users.start("b")]
+        assert users.slots.is_overloaded()
+        assert not users.slots.is_overloaded(urgent=True)
         with pytest.raises(PoolExhausted, match="serve in time"):
             await (await users.start("c"))
         waiting.append(await users.start("heartbeat", urgent=True))
         assert not waiting[-1].done()
     await asyncio.gather(*waiting)
     assert users.order == ["heartbeat", "a", "b"]
+    assert not users.slots.is_overloaded(), "a slot is free"
 
 
 async def test_who_waited_for_the_timeout_leaves_and_takes_no_slot_along() -> None:
