@@ -16,7 +16,6 @@ from sqlalchemy import Dialect, Executable
 from sqlalchemy.sql.compiler import SQLCompiler
 
 Compiler = Callable[[Executable, tuple[str, ...]], "Compiled"]
-Processor = Callable[[Any], Any]
 STATEMENTS = 500  # compiled statements that are kept; the code base has far fewer
 
 
