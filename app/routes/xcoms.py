@@ -199,14 +199,15 @@ def _not_found(key: XComKey, which: str) -> Refuse:
 async def _json_text(request: Request) -> str:
     """Return the body as the JSON text to store: exactly what came, once it is known to be JSON.
 
-    No body stands for null.
+    No body stands for null; no content type for JSON.
 
-    :raises RequestValidationError: when it is not JSON or not declared so, or holds NaN or an infinity, which JSON has not.
+    :raises RequestValidationError: when it is not JSON or declared to be something else, or holds NaN or an infinity, which
+        JSON has not.
     """
     body = await request.body()
     if not body:
         return "null"
-    subtype = request.headers.get("content-type", "").split(";")[0].strip().lower().rpartition("/")[2]
+    subtype = request.headers.get("content-type", "application/json").split(";")[0].strip().lower().rpartition("/")[2]
     if subtype != "json" and not subtype.endswith("+json"):
         message = "The body must be JSON, with 'Content-Type: application/json'"
         raise RequestValidationError([{"type": "json_type", "loc": ("body",), "msg": message}])

@@ -116,6 +116,7 @@ def build_app(service: Service, version: str) -> Dispatcher:
         version=version,
         generate_unique_id_function=lambda route: route.name,
         redirect_slashes=False,
+        strict_content_type=False,  # the client of Task SDK 1.0 names none
     )
     app.state.service = service
     for refusal in REFUSALS:

@@ -127,7 +127,7 @@ class Dispatcher:
             return await self.app(scope, receive, send)
         body = b""
         if operation.handler.body is not None:
-            if not (header(scope, b"content-type") or b"").startswith(JSON):
+            if not (header(scope, b"content-type") or JSON).startswith(JSON):
                 return await self.app(scope, receive, send)
             body, receive = await _read(receive)
         scope.update(path_params=path_params, app=self.app, route=operation)
