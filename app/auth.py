@@ -25,7 +25,6 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256, Hash
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from fastapi import Request
-from fastapi.security import HTTPBearer
 from jwt.algorithms import OKPAlgorithm, RSAAlgorithm
 from jwt.utils import base64url_encode
 
@@ -42,8 +41,6 @@ REFRESH_SECONDS = 30  # ... or inside its last 30 s: at least six heartbeats of 
 VERIFIED_TOKENS = 2_000  # about 1.5 KiB each: 3 MiB at most; a worker process serves fewer tasks at a time
 JWKS_LIFETIME = 3600.0  # seconds until a fetched key set is fetched again
 JWKS_PAUSE = 10.0  # seconds between two fetches for an unknown key id, so that garbage cannot make us hammer the URL
-
-bearer_scheme = HTTPBearer(auto_error=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +243,15 @@ async def own_connection_test_token(request: Request) -> TaskToken:
     if str(token.id) != request.path_params["connection_test_id"]:
         raise RefusedRequest(403, "Token subject does not match connection test ID")
     return token
+
+
+# What each requires beyond a token that verifies, in the words of the released documents.
+REQUIREMENTS: Mapping[Any, tuple[str, ...]] = {
+    execution_token: (),
+    own_execution_token: ("ti:self",),
+    own_run_token: ("ti:self", "token:execution", "token:workload"),
+    own_connection_test_token: ("ct:self", "token:workload"),
+}
 
 
 def _require_scope(token: TaskToken, accepted: tuple[str, ...]) -> TaskToken:

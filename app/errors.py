@@ -27,6 +27,14 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 
+def invalid_value(message: str, *where: str) -> list[dict[str, Any]]:
+    """Return the ``detail`` of a 422 in the form that FastAPI's validation has and the documents promise.
+
+    :param where: the place of the value in the request, from the outside in; none when it is not known.
+    """
+    return [{"type": "invalid_value", "loc": where, "msg": message}]
+
+
 class ExecutionApiError(Exception):
     """Something went wrong in the execution API."""
 
@@ -55,7 +63,7 @@ class RejectedByDatabase(ExecutionApiError):
     reason: ClassVar[str] = "rejected_by_database"
 
     @property
-    def detail(self) -> dict[str, str]:
+    def detail(self) -> Any:
         """The body's ``detail``: what the database said of the value, in one sentence."""
         return {"reason": self.reason, "message": str(self)}
 
@@ -64,6 +72,11 @@ class InvalidValue(RejectedByDatabase):
     """A value is too long, out of range, or not representable in its column."""
 
     reason = "invalid_value"
+
+    @property
+    def detail(self) -> list[dict[str, Any]]:
+        """The body's ``detail``, as for values that are refused before the database sees them."""
+        return invalid_value(str(self))
 
 
 class MissingReference(RejectedByDatabase):

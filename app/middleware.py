@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import telemetry
 from app.auth import REFRESH_HEADER, WORKLOAD, Tokens
-from app.errors import PoolExhausted, RetryableDatabaseError
+from app.errors import PoolExhausted, RetryableDatabaseError, invalid_value
 
 log = structlog.get_logger(__name__)
 access = structlog.get_logger("access")
@@ -178,9 +178,9 @@ class RequestLimits:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        path = scope["path"]
-        if "\0" in path or b"%00" in scope["query_string"] or b"\0" in scope["query_string"]:
-            detail = {"reason": "invalid_value", "message": "The path and the query must not contain NUL (%00)"}
+        path, query = scope["path"], scope["query_string"]
+        if "\0" in path or b"%00" in query or b"\0" in query:
+            detail = invalid_value("must not contain NUL (%00)", "path" if "\0" in path else "query")
             return await send_json(send, HTTPStatus.UNPROCESSABLE_ENTITY, {"detail": detail})
         carries_data = scope["method"] in ("POST", "PUT", "PATCH") and LARGE_BODIES.search(path)
         limit = self.max_body_bytes if carries_data else min(SMALL_BODY, self.max_body_bytes)

@@ -14,7 +14,7 @@ from app.db.tables import AnyRow
 from app.routes.operations import Operations
 from app.routes.rendering import asset_body, raw_json
 from app.schemas.assets import AssetEventsResponse
-from app.schemas.base import UtcDateTime
+from app.schemas.base import UtcDateTime, within
 from app.transitions import Refuse
 
 router = Operations(
@@ -24,7 +24,7 @@ router = Operations(
 After = Annotated[UtcDateTime | None, Query(description="The start of the time range")]
 Before = Annotated[UtcDateTime | None, Query(description="The end of the time range")]
 Ascending = Annotated[bool, Query(description="Whether to sort results in ascending order")]
-Limit = Annotated[int | None, Query(description="The maximum number of results to return")]
+Limit = Annotated[Annotated[int, within(0, 2**63 - 1)] | None, Query(description="The maximum number of results to return")]
 
 
 @router.get("/by-asset", response_model=AssetEventsResponse)
@@ -57,8 +57,6 @@ async def get_asset_event_by_asset_alias(
 
 
 async def _events(request: Request, limit: int | None, **which: Any) -> Any:
-    if limit is not None and not 0 <= limit < 2**63:
-        return Refuse(422, {"reason": "invalid_value", "message": "limit must be a whole number from 0 to 2**63 - 1"})
     async with service.of(request).database.snapshot() as session:
         rows = await assets.events(session, limit=limit, **which)
     return {"asset_events": [_event_body(row) for row in rows]}

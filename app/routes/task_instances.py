@@ -17,7 +17,7 @@ from app.db.session import ReadSession
 from app.db.tables import AnyRow
 from app.routes.operations import Operations, refusal
 from app.routes.rendering import dag_run_body, raw_json, row_body
-from app.schemas.base import TaskInstanceState, UtcDateTime
+from app.schemas.base import Integer, TaskInstanceState, UtcDateTime
 from app.schemas.task_instances import (
     InactiveAssetsResponse,
     PreviousTIResponse,
@@ -202,7 +202,7 @@ async def validate_inlets_and_outlets(request: Request, task_instance_id: UUID) 
 async def get_task_instance_count(
     request: Request,
     dag_id: str,
-    map_index: Annotated[int | None, Query()] = None,
+    map_index: Annotated[Integer | None, Query()] = None,
     task_ids: Filter = None,
     task_group_id: Annotated[str | None, Query()] = None,
     logical_dates: Annotated[list[UtcDateTime] | None, Query()] = None,
@@ -225,7 +225,7 @@ async def get_task_instance_count(
 async def get_task_instance_states(
     request: Request,
     dag_id: str,
-    map_index: Annotated[int | None, Query()] = None,
+    map_index: Annotated[Integer | None, Query()] = None,
     task_ids: Filter = None,
     task_group_id: Annotated[str | None, Query()] = None,
     logical_dates: Annotated[list[UtcDateTime] | None, Query()] = None,
@@ -263,7 +263,7 @@ async def get_previous_task_instance(
     dag_id: str,
     task_id: str,
     logical_date: Annotated[UtcDateTime | None, Query()] = None,
-    map_index: Annotated[int, Query()] = -1,
+    map_index: Annotated[Integer, Query()] = -1,
     state: Annotated[TaskInstanceState | None, Query()] = None,
 ) -> Any:
     """Get the newest task instance of a task, optionally before a logical date and in a state."""

@@ -42,8 +42,6 @@ async def get_task_state_store(request: Request, task_instance_id: UUID, key: Ke
 @router.put("/{task_instance_id}/{key:path}", status_code=204)
 async def set_task_state_store(request: Request, task_instance_id: UUID, key: Key, body: TaskStateStorePutBody) -> Any:
     """Set a task state store key, creating or updating the row."""
-    if body.expires_at is not None and body.expires_at.tzinfo is None:
-        return Refuse(422, {"reason": "invalid_value", "message": "expires_at must have a time zone"})
     value = json.dumps(body.value, allow_nan=False)
     async with service.of(request).database.autocommit() as session:
         found = await state_store.put_for_task(

@@ -15,6 +15,7 @@ from app.db.xcoms import XComKey
 from app.errors import RefusedRequest
 from app.routes.operations import Operations
 from app.routes.rendering import raw_json
+from app.schemas.base import Integer
 from app.schemas.xcoms import (
     GetXcomFilterParams,
     GetXComSliceFilterParams,
@@ -124,7 +125,7 @@ async def get_mapped_xcom_by_slice(request: Request, key: Key, params: Annotated
     },
 )
 async def head_xcom(
-    request: Request, key: Annotated[XComKey, Depends(countable_key)], map_index: Annotated[int | None, Query()] = None
+    request: Request, key: Annotated[XComKey, Depends(countable_key)], map_index: Annotated[Integer | None, Query()] = None
 ) -> Any:
     """Return the count of mapped XCom values in the ``Content-Range`` header."""
     if map_index is not None:
@@ -153,9 +154,9 @@ async def get_xcom(request: Request, key: Key, params: Annotated[GetXcomFilterPa
 async def set_xcom(
     request: Request,
     key: Key,
-    map_index: Annotated[int, Query()] = -1,
+    map_index: Annotated[Integer, Query()] = -1,
     dag_result: Annotated[bool, Query(description="Whether this XCom is a dag result")] = False,
-    mapped_length: Annotated[int | None, Query(description="Number of mapped tasks this value expands into")] = None,
+    mapped_length: Annotated[Integer | None, Query(description="Number of mapped tasks this value expands into")] = None,
 ) -> Any:
     """Set an XCom."""
     app = service.of(request)
@@ -182,7 +183,7 @@ async def set_xcom(
 
 
 @router.delete(PATH)
-async def delete_xcom(request: Request, key: Key, map_index: Annotated[int, Query()] = -1) -> Any:
+async def delete_xcom(request: Request, key: Key, map_index: Annotated[Integer, Query()] = -1) -> Any:
     """Delete a single XCom value."""
     async with service.of(request).database.autocommit() as session:
         await xcoms.remove(session, key=key, map_index=map_index)

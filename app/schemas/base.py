@@ -9,6 +9,19 @@ from typing import Annotated
 import pydantic
 from pydantic import AfterValidator, AwareDatetime, ConfigDict
 
+
+def within(low: int, high: int) -> AfterValidator:
+    """Return a bound on a number that the released documents do not tell."""
+
+    def check(number: int) -> int:
+        if not low <= number <= high:
+            raise ValueError(f"must be from {low} to {high}")
+        return number
+
+    return AfterValidator(check)
+
+
+Integer = Annotated[int, within(-(2**31), 2**31 - 1)]  # what PostgreSQL's integer columns take
 UtcDateTime = Annotated[AwareDatetime, AfterValidator(lambda moment: moment.astimezone(UTC))]
 
 

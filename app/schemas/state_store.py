@@ -19,6 +19,13 @@ def _representable(value: JsonValue) -> JsonValue:
     return value
 
 
+def _aware(moment: datetime) -> datetime:
+    if moment.tzinfo is None:
+        raise ValueError("must have a time zone")
+    return moment
+
+
+Expiry = Annotated[datetime, AfterValidator(_aware)]
 StoredValue = Annotated[JsonValue, AfterValidator(_representable)]
 
 
@@ -32,7 +39,7 @@ class TaskStateStorePutBody(StrictBaseModel):
     """What a key is set to, and until when it is kept."""
 
     value: StoredValue
-    expires_at: datetime | None = None
+    expires_at: Expiry | None = None
 
 
 class AssetStateStoreResponse(StrictBaseModel):

@@ -10,7 +10,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, JsonValue, Tag, WithJsonSchema
 
 from app.schemas.assets import AssetProfile
-from app.schemas.base import BaseModel, IntermediateTIState, StrictBaseModel, TaskInstanceState, TerminalTIState, UtcDateTime
+from app.schemas.base import (
+    BaseModel,
+    Integer,
+    IntermediateTIState,
+    StrictBaseModel,
+    TaskInstanceState,
+    TerminalTIState,
+    UtcDateTime,
+)
 from app.schemas.connections import ConnectionResponse
 from app.schemas.dag_runs import DagRun
 from app.schemas.variables import VariableResponse
@@ -27,7 +35,7 @@ class TIEnterRunningPayload(StrictBaseModel):
     state: Annotated[Literal[TaskInstanceState.RUNNING], _state("running")]
     hostname: str
     unixname: str
-    pid: int
+    pid: Integer
     start_date: UtcDateTime
 
 
@@ -128,14 +136,14 @@ TIStateUpdate = Annotated[
 class TISkippedDownstreamTasksStatePayload(StrictBaseModel):
     """Tasks to skip: ids, or pairs of id and map index."""
 
-    tasks: list[str | tuple[str, int]]
+    tasks: list[str | tuple[str, Integer]]
 
 
 class TIHeartbeatInfo(StrictBaseModel):
     """A worker process says that its task instance is alive."""
 
     hostname: str
-    pid: int
+    pid: Integer
 
 
 class TIRunContext(BaseModel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import JsonValue, RootModel
 
-from app.schemas.base import BaseModel
+from app.schemas.base import BaseModel, Integer
 
 
 class XComResponse(BaseModel):
@@ -25,7 +25,7 @@ class XComSequenceSliceResponse(RootModel[list[JsonValue]]):
 class GetXcomFilterParams(BaseModel):
     """Which of the XComs with this key to return."""
 
-    map_index: int = -1
+    map_index: Integer = -1
     include_prior_dates: bool = False
     offset: int | None = None
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import date
 from functools import lru_cache
 from typing import Any
 
 import orjson
 from fastapi import APIRouter, FastAPI, Response
+from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.auth import REQUIREMENTS
 from app.errors import RefusedRequest, RejectedByDatabase
 from app.middleware import header, send_json
 from app.routes import ROUTERS
@@ -125,6 +128,12 @@ def build_app(service: Service, version: str) -> Dispatcher:
     gone = {name for change in undone for name in change.added_operations}
     moved = {name: before for change in undone for name, before in change.moved_operations.items()}
     dispatcher = Dispatcher(app, _refused)
+
+    async def not_allowed(request: Request, _: Exception) -> Response:
+        """Name every method of the path, as HTTP wants it (RFC 9110, 15.5.6); Starlette names those of one route."""
+        return json_response({"detail": "Method Not Allowed"}, 405, {"allow": ", ".join(dispatcher.methods(request.scope))})
+
+    app.add_exception_handler(405, not_allowed)
     for prefix, tag, operations in ROUTERS:
         router = APIRouter()
         for operation in operations.declared:
@@ -157,6 +166,18 @@ def _add(
     model = operation.options["response_model"]
     changed = {"name": name, "response_model": models.annotation(model) if path == operation.path else None}
     router.add_api_route(path, endpoint, **{**operation.options, **changed})
+    route = router.routes[-1]
+    assert isinstance(route, APIRoute)
+    for required in _token_requirements(route.dependant):
+        route.openapi_extra = {**(route.openapi_extra or {}), "security": [{documents.SCHEME: list(required)}]}
+
+
+def _token_requirements(dependant: Dependant) -> Iterator[tuple[str, ...]]:
+    """Yield what a route's dependencies, and theirs, require of the token."""
+    for dependency in dependant.dependencies:
+        if dependency.call in REQUIREMENTS:
+            yield REQUIREMENTS[dependency.call]
+        yield from _token_requirements(dependency)
 
 
 def _endpoint(

@@ -144,6 +144,12 @@ class Dispatcher:
             response = await self._refusal(request, error)
         await response(scope, receive, send)
 
+    def methods(self, scope: Scope) -> list[str]:
+        """Return the methods of the operations that a request's path may name."""
+        path = scope["path"].removeprefix(scope["root_path"])
+        named = (key for key, operations in self._operations.items() if any(o.pattern.match(path) for o in operations))
+        return sorted({method for method, _ in named})
+
     def _find(self, scope: Scope) -> tuple[Operation | None, dict[str, str]]:
         if not scope["query_string"]:
             path = scope["path"].removeprefix(scope["root_path"])

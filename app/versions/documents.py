@@ -1,4 +1,6 @@
-"""What the OpenAPI documents say beyond FastAPI's own: models without an operation, the version header, and our 503."""
+"""What the OpenAPI documents say beyond FastAPI's own: models without an operation, the version header, the
+token, and our 503.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +21,7 @@ EXTRA = (
     documented.WeightRule,
     TerminalTIState,
 )
+SCHEME = "JWTBearer"  # what the released documents call a bearer token
 JSON_VALUE = {"anyOf": [{"type": t} for t in ("object", "array", "string", "number", "integer", "boolean", "null")]}
 UNAVAILABLE = {
     "description": "The database could not do it now; nothing was written, and the same request may succeed later",
@@ -40,6 +43,7 @@ def completed(document: dict[str, Any], models: OlderModels) -> dict[str, Any]:
     for model in EXTRA:
         schemas.setdefault(model.__name__, TypeAdapter(models.annotation(model)).json_schema())
     schemas["JsonValue"] = JSON_VALUE
+    document["components"]["securitySchemes"] = {SCHEME: {"type": "http", "scheme": "bearer"}}
     version = _version_parameter(document["info"]["version"])
     for operations in document["paths"].values():
         for operation in operations.values():

@@ -19,7 +19,7 @@ SINCE_3_3 = (
     " > TIRetryStatePayload > properties > retry_",
     " > TriggerDAGRunPayload > properties > run_after",
 )
-PROSE = {"title", "description", "summary", "security", "x-enum-varnames"}
+PROSE = {"title", "description", "summary", "x-enum-varnames"}
 
 
 def normalized(part: Any) -> Any:
