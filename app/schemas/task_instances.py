@@ -136,7 +136,7 @@ TIStateUpdate = Annotated[
 class TISkippedDownstreamTasksStatePayload(StrictBaseModel):
     """Tasks to skip: ids, or pairs of id and map index."""
 
-    tasks: list[str | tuple[str, Integer]]
+    tasks: list[str | tuple[str, int]]
 
 
 class TIHeartbeatInfo(StrictBaseModel):
