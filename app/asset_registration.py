@@ -15,23 +15,16 @@ from typing import Any
 import structlog
 
 from app.compat import Revision
-from app.db import assets, audit
+from app.db import assets, audit, dags, partitions
 from app.db.assets import AssetKey
 from app.db.session import Database, WriteSession
 from app.db.tables import AnyRow
+from app.partitions import PartitionedSchedule, UnknownMapper, downstream, kind
 from app.schemas.assets import AssetProfile
+from app.settings import Settings
 from app.transitions import Refuse, RegisterAssets
 
 log = structlog.get_logger(__name__)
-
-PARTITIONED_UNSUPPORTED = Refuse(
-    422,
-    {
-        "reason": "partitioned_consumers_unsupported",
-        "message": "This success emits an asset event with a partition key for a Dag with a partitioned schedule, which"
-        " this server does not map yet; nothing was recorded",
-    },
-)
 
 
 @dataclass(slots=True)
@@ -43,11 +36,12 @@ class _Emission:
     uri: str
     extra: Mapping[str, Any]
     partition_key: str | None
+    partition_date: datetime | None
     alias_names: frozenset[str] = field(default_factory=frozenset)
 
 
 async def register(
-    session: WriteSession, *, row: AnyRow, effect: RegisterAssets, now: datetime, revision: Revision
+    session: WriteSession, *, row: AnyRow, effect: RegisterAssets, now: datetime, settings: Settings, revision: Revision
 ) -> Refuse | None:
     """Record the events of a success and queue the Dags that wait for them.
 
@@ -66,7 +60,7 @@ async def register(
             if emission.alias_names
             else []
         )
-        await assets.record_event(
+        event_pk = await assets.record_event(
             session,
             asset_pk=emission.asset_pk,
             extra=emission.extra,
@@ -79,10 +73,14 @@ async def register(
             session, asset_pk=emission.asset_pk, name=emission.name, uri=emission.uri, alias_pks=alias_pks
         )
         partitioned = [dag.dag_id for dag in waiting if dag.timetable_partitioned]
-        if partitioned and emission.partition_key:
-            return PARTITIONED_UNSUPPORTED
-        if partitioned:
+        if partitioned and not emission.partition_key:
             await _record_missing_partition_key(session, row, emission, partitioned, now)
+        elif partitioned:
+            try:
+                for dag_id in partitioned:
+                    await _wait_for_partitions(session, row, emission, event_pk, dag_id, now, settings, revision)
+            except UnknownMapper as error:
+                return Refuse(422, {"reason": "unknown_partition_mapper", "message": f"Nothing was recorded: {error}"})
         if emission.partition_key is None:
             queued += [(emission.asset_pk, dag.dag_id) for dag in waiting if not dag.timetable_partitioned]
     await assets.queue(session, pairs=queued, now=now)
@@ -110,7 +108,8 @@ async def _direct(session: WriteSession, row: AnyRow, effect: RegisterAssets, re
     for outlet in wanted:
         for extra, partition_key in payloads.get((outlet.name, outlet.uri), [({}, None)]):
             effective = row.partition_key if partition_key is None else partition_key
-            emissions.append(_Emission(outlet.id, outlet.name, outlet.uri, extra, effective))
+            date = row.partition_date if effective == row.partition_key else None  # it is said of the run's own key
+            emissions.append(_Emission(outlet.id, outlet.name, outlet.uri, extra, effective, date))
     return emissions
 
 
@@ -141,8 +140,67 @@ async def _through_aliases(session: WriteSession, row: AnyRow, effect: RegisterA
     emissions = []
     for (key, asset_extra, extra), through in sorted(grouped.items()):
         asset_pk = await assets.find_or_create(session, key=key, extra=json.loads(asset_extra), now=now)
-        emissions.append(_Emission(asset_pk, *key, json.loads(extra), row.partition_key, frozenset(through)))
+        own = (row.partition_key, row.partition_date)
+        emissions.append(_Emission(asset_pk, *key, json.loads(extra), *own, frozenset(through)))
     return emissions
+
+
+async def _wait_for_partitions(
+    session: WriteSession,
+    row: AnyRow,
+    emission: _Emission,
+    event_pk: int,
+    dag_id: str,
+    now: datetime,
+    settings: Settings,
+    revision: Revision,
+) -> None:
+    """Let a partitioned Dag wait for the partitions to which an event belongs.
+
+    :raises UnknownMapper: its mapper cannot be asked here.
+    """
+    timetable = await dags.timetable(session, dag_id=dag_id)
+    if timetable is None:
+        raise UnknownMapper(f"the Dag '{dag_id}' has no serialized form")
+    schedule, source_key = PartitionedSchedule(timetable), emission.partition_key
+    assert source_key is not None
+    mapper = schedule.mapper(name=emission.name, uri=emission.uri)
+    about = f"asset (name='{emission.name}', uri='{emission.uri}') in target Dag '{dag_id}'"
+    try:
+        keys = downstream(mapper, source_key)
+    except UnknownMapper:
+        raise
+    except Exception as error:  # the mapper's own, whatever it is: the event stays, as Airflow has it
+        extra = (
+            f"Could not map partition_key '{source_key}' for {about}. This likely indicates that the partition mapper in the"
+            f" target Dag is misconfigured or does not support this partition key.\n{type(error).__name__}: {error}"
+        )
+        return await audit.record_for(session, rows=[row], event="failed to map partition_key", extra=extra, now=now)
+    own_limit = mapper["__var"].get("max_downstream_keys")
+    limit = settings.max_downstream_keys if own_limit is None else own_limit
+    if len(keys) > limit and revision.partitions_have_dates:
+        named = "[scheduler] partition_mapper_max_downstream_keys" if own_limit is None else "max_downstream_keys"
+        extra = (
+            f"Partition mapper for {about} produced {len(keys)} downstream keys from partition_key='{source_key}',"
+            f" exceeding {named}={limit}. No Dag runs were queued for this event."
+        )
+        return await audit.record_for(session, rows=[row], event="partition fan-out exceeded", extra=extra, now=now)
+    date = emission.partition_date if kind(mapper) == "IdentityMapper" else None
+    await partitions.lock_waiting(session, dag_id=dag_id)
+    for key in keys:
+        partition_pk = await partitions.wait_for(
+            session, dag_id=dag_id, key=key, date=date, fingerprint=schedule.fingerprint, now=now, revision=revision
+        )
+        await partitions.record_key(
+            session,
+            asset_pk=emission.asset_pk,
+            event_pk=event_pk,
+            partition_pk=partition_pk,
+            source_key=source_key,
+            dag_id=dag_id,
+            key=key,
+            now=now,
+        )
 
 
 async def _record_missing_partition_key(

@@ -28,6 +28,7 @@ class Revision:
     :param triggered_run_type: the type of the runs that tasks trigger.
     :param triggered_runs_inherit_user: whether they are told to be triggered by whoever triggered the run of the task.
     :param clearing_may_move_versions: whether a run that is cleared may move to its Dag's newest version.
+    :param partitions_have_dates: whether a triggered run is told which day its partition stands for.
     :param sampled_flag: the W3C trace flags of runs that are made, without an opinion of a tracer.
     :param state_stores: whether tasks and assets have state stores.
     :param pod_yaml_is_json_null: whether rendered fields without a pod store JSON's null instead of SQL's.
@@ -46,6 +47,7 @@ class Revision:
     triggered_run_type: str = "operator_triggered"
     triggered_runs_inherit_user: bool = True
     clearing_may_move_versions: bool = True
+    partitions_have_dates: bool = True
     sampled_flag: str = "00"
     state_stores: bool = True
     pod_yaml_is_json_null: bool = True
@@ -68,6 +70,7 @@ AIRFLOW_3_2 = Revision(
         "task_instance_history": frozenset({"retry_delay_override", "retry_reason"}),
         "trigger": frozenset({"team_name"}),
         "xcom": frozenset({"dag_result"}),
+        "asset_partition_dag_run": frozenset({"partition_date", "rollup_fingerprint"}),
         "task_outlet_asset_reference": frozenset({"allow_consumer_teams", "allow_global_consumers"}),
         "dag_schedule_asset_reference": frozenset({"allow_producer_teams", "allow_global_producers"}),
     },
@@ -80,6 +83,7 @@ AIRFLOW_3_2 = Revision(
     triggered_run_type="manual",
     triggered_runs_inherit_user=False,
     clearing_may_move_versions=False,
+    partitions_have_dates=False,
     sampled_flag="01",
     state_stores=False,
     pod_yaml_is_json_null=False,

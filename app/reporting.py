@@ -219,7 +219,7 @@ async def _apply(session: WriteSession, service: Service, row: AnyRow, decision:
                     event = values["state"]
             case transitions.RegisterAssets():
                 refusal = await asset_registration.register(
-                    session, row=row, effect=effect, now=now, revision=service.revision
+                    session, row=row, effect=effect, now=now, settings=service.settings, revision=service.revision
                 )
                 if refusal is not None:
                     return refusal

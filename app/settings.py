@@ -108,6 +108,7 @@ class Settings:
     rendered_fields_runs: int = 30
     clear_state_on_success: bool = False
     run_id_pattern: str = RUN_ID_PATTERN
+    max_downstream_keys: int = 1000
     rerun_with_latest_version: bool = False
     double_dots_in_run_ids: bool = False
     sensitive_names: tuple[str, ...] = ()
@@ -223,6 +224,7 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
         rendered_fields_runs=_rendered_fields_runs(conf),
         clear_state_on_success=conf.boolean("state_store", "clear_on_success", False),
         run_id_pattern=conf.get("scheduler", "allowed_run_id_pattern", RUN_ID_PATTERN).strip(),
+        max_downstream_keys=conf.integer("scheduler", "partition_mapper_max_downstream_keys", 1000),
         rerun_with_latest_version=conf.boolean("core", "rerun_with_latest_version", False),
         double_dots_in_run_ids=conf.boolean("core", "allow_double_dot_in_ids", False),
         sensitive_names=conf.strings("core", "sensitive_var_conn_names"),

@@ -57,7 +57,7 @@ def manual_interval(timetable: Mapping[str, Any], run_after: datetime) -> Interv
         return _utc(run_after - _delta(fields.get("interval", 0.0))), run_after
     match kind.rpartition(".")[2] if kind.startswith("airflow.timetables.") else "":
         case "CronDataIntervalTimetable":
-            return _Cron(fields["expression"], _zone(fields["timezone"])).last_complete(run_after)
+            return _Cron(fields["expression"], zone(fields["timezone"])).last_complete(run_after)
         case "DeltaDataIntervalTimetable":
             return _utc(run_after - _delta(fields["delta"])), run_after
         case "AssetOrTimeSchedule":
@@ -83,7 +83,7 @@ def _delta(encoded: Any) -> timedelta | relativedelta:
     return relativedelta(**fields)
 
 
-def _zone(encoded: Any) -> tzinfo:
+def zone(encoded: Any) -> tzinfo:
     """Return a time zone, serialized by name or as its offset in seconds."""
     return ZoneInfo(encoded) if isinstance(encoded, str) else timezone(timedelta(seconds=encoded))
 

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from app import serialized_dag, timetables
+from app import partitions, serialized_dag, timetables
 from app.compat import Revision
 from app.db import dag_runs, dags
 from app.db.tables import AnyRow
 from app.db.task_instances import uuid7
+from app.partitions import InvalidPartitionKey, UnknownMapper
 from app.schemas.base import DagRunType
 from app.schemas.dag_runs import TriggerDAGRunPayload
 from app.serialized_dag import PlannedTask, UnknownWeightRule
@@ -24,6 +25,7 @@ from app.settings import Settings
 from app.timetables import UnknownTimetable
 from app.transitions import Refuse
 
+MAX_KEY = 250  # characters, of dag_run.partition_key
 # What Airflow itself generates; such an id is valid whatever [scheduler] allowed_run_id_pattern says.
 GENERATED_RUN_ID = r"^(?:manual|scheduled|asset_triggered)__(?:\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\+00:00)$"
 
@@ -94,8 +96,16 @@ def plan(
     dag, logical_date, run_after = data["dag"], payload.logical_date, payload.run_after or now
     if message := _invalid_run_id(settings, revision, run_id) or _too_early(data, logical_date):
         return _value_error(message)
-    if payload.partition_key is not None and (refusal := _refuse_partition_key(dag, dag_id, payload.partition_key)):
-        return refusal
+    partition_date = None
+    if payload.partition_key is not None and revision.partitions_have_dates:
+        try:
+            partition_date = partitions.resolved_date(dag["timetable"], payload.partition_key)
+        except InvalidPartitionKey as error:
+            return _invalid_partition_key(str(error))
+        except UnknownMapper as error:
+            return _value_error(str(error))
+        if refusal := _refuse_partition_key(dag, dag_id, payload.partition_key):
+            return refusal
     if message := serialized_dag.invalid_param(data, payload.conf):
         return _value_error(message)
     if dag.get("deadline"):
@@ -121,6 +131,7 @@ def plan(
         "conf": payload.conf,
         "clear_number": 0,
         "partition_key": payload.partition_key,
+        "partition_date": partition_date,
         "context_carrier": carrier,
         "span_status": "not_started",
     }
@@ -202,5 +213,14 @@ def _refuse_partition_key(dag: Mapping[str, Any], dag_id: str, key: str) -> Refu
     if not timetables.is_partitioned(dag["timetable"]):
         message = f"Dag '{dag_id}' is not a partitioned Dag and does not accept a partition_key."
         return Refuse(400, {"reason": "not_partitioned", "message": message})
-    message = f"Dag '{dag_id}' is partitioned; this server does not map the partition_key {key!r} of a triggered run yet"
-    return Refuse(400, {"reason": "partitions_unsupported", "message": message})
+    if not key.strip():
+        message = "partition_key must not be empty or whitespace-only."
+    elif len(key) > MAX_KEY:
+        message = f"partition_key must be at most {MAX_KEY} characters; got {len(key)}."
+    else:
+        return None
+    return _invalid_partition_key(message)
+
+
+def _invalid_partition_key(message: str) -> Refuse:
+    return Refuse(400, {"reason": "invalid_partition_key", "message": message})

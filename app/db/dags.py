@@ -60,6 +60,20 @@ async def root_task_group(session: ReadSession, *, dag_id: str) -> dict[str, Any
     return None if row is None else _decoded(row, "task_group")
 
 
+_TIMETABLE = (
+    select(_part("$.dag.timetable").label("part"), serialized_dag.c.data_compressed)
+    .where(serialized_dag.c.dag_id == bindparam("dag_id"))
+    .order_by(*_NEWEST)
+    .limit(1)
+)
+
+
+async def timetable(session: ReadSession, *, dag_id: str) -> dict[str, Any] | None:
+    """Return the serialized timetable of a Dag's newest version, or None when it was never serialized."""
+    row = (await session.execute(_TIMETABLE, {"dag_id": dag_id})).one_or_none()
+    return None if row is None else _decoded(row, "timetable")
+
+
 _WHOLE = (
     select(serialized_dag.c.dag_version_id, as_text(serialized_dag.c.data), serialized_dag.c.data_compressed)
     .where(serialized_dag.c.dag_id == bindparam("dag_id"))

@@ -340,6 +340,23 @@ asset_dag_run_queue = Table(
     Column("target_dag_id", String, primary_key=True),
     _time("created_at"),
 )
+asset_partition_dag_run = Table(
+    "asset_partition_dag_run",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    *_text("target_dag_id", "partition_key"),
+    Column("created_dag_run_id", Integer),
+    Column("rollup_fingerprint", JSON),
+    *(_time(name) for name in ("partition_date", "created_at", "updated_at")),
+)
+partitioned_asset_key_log = Table(
+    "partitioned_asset_key_log",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    *(Column(name, Integer) for name in ("asset_id", "asset_event_id", "asset_partition_dag_run_id")),
+    *_text("source_partition_key", "target_dag_id", "target_partition_key"),
+    _time("created_at"),
+)
 dag_schedule_asset_reference = Table(
     "dag_schedule_asset_reference",
     metadata,

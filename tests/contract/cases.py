@@ -10,6 +10,7 @@ import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,13 @@ BETTER_REFUSAL = "a 4xx instead of a 500"
 REPLAY = "a replay is answered like the first request"
 ERROR_SHAPE = "the same refusal, worded for the one model that the state chooses"
 NOT_FAILED = "a report that cannot be recorded is refused instead of failing the task"
-PARTITIONED = "an event with a partition key for a partitioned Dag is refused until its mapping is served"
 QUIET_SKIP = "what is skipped already is not skipped and logged again"
 CLEARED_DEADLINES = "a run with deadlines is cleared instead of a 500"
 OLD_TIMES = "times end in Z on every API date"
 OLD_EVENTS = "an old API date is answered instead of a 500"
 SAME_DATE = "a second run of one logical date is refused as one that exists"
 UNDECLARED = "a body without Content-Type is read as JSON"
+WORDS = "the same refusal in our words"
 PING = "health names our parts"
 STRICTER_TOKEN = "only a task itself may ask for its reschedules, on 3.2 too"
 REFUSED_TOKEN_TEXT = "the reason why a token does not verify is not told"
@@ -330,11 +331,128 @@ async def partitioned_consumer(world: World) -> Any:
     return ti
 
 
-@setup
-async def partitioned_consumer_and_run(world: World) -> Any:
-    ti = await partitioned_consumer(world)
-    await world.connection.execute("UPDATE dag_run SET partition_key = 'p1'")
+def _mapper(name: str, module: str = "temporal", **fields: Any) -> dict[str, Any]:
+    """Return a partition mapper or a window, serialized."""
+    return {"__type": f"airflow.partition_mappers.{module}.{name}", "__var": fields}
+
+
+def _start_of(period: str, output_format: str, **fields: Any) -> dict[str, Any]:
+    formats = {"input_format": "%Y-%m-%dT%H:%M:%S", "output_format": output_format}
+    return _mapper(f"StartOf{period}Mapper", **{"timezone": "UTC", **formats, **fields})
+
+
+def _fan_out(period: str, output_format: str, window: str, to: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    direction = {"direction": fields.pop("direction", "forward")}
+    return _mapper(
+        "FanOutMapper",
+        upstream_mapper=_start_of(period, output_format),
+        window=_mapper(window, "window", **direction),
+        downstream_mapper=to,
+        **fields,
+    )
+
+
+_IDENTITY = _mapper("IdentityMapper", "identity")
+_WEEK, _QUARTER = "%Y-%m-%d (W%V)", "%Y-Q{quarter}"
+_DAY, _MONTH = _start_of("Day", "%Y-%m-%d"), _start_of("Month", "%Y-%m")
+_ROLLUP = {
+    "window": _mapper("DayWindow", "window", direction="forward"),
+    "wait_policy": _mapper("WaitForAll", "wait_policy"),
+}
+# Partition mappers, and the key of the run whose success they map.
+MAPPED: dict[str, tuple[dict[str, Any], str]] = {
+    "identity": (_IDENTITY, "p1"),
+    "an allowed key": (_mapper("AllowedKeyMapper", "allowed_key", allowed_keys=["p0", "p1"]), "p1"),
+    "no allowed key": (_mapper("AllowedKeyMapper", "allowed_key", allowed_keys=["p0"]), "p1"),
+    "no time": (_DAY, "p1"),
+    "hours in Paris": (_start_of("Hour", "%Y-%m-%dT%H", timezone="Europe/Paris"), "2026-02-03T04:05:06"),
+    "an hour that Paris skips": (_start_of("Hour", "%Y-%m-%dT%H", timezone="Europe/Paris"), "2026-03-29T02:30:00"),
+    "an hour that comes twice": (_start_of("Hour", "%Y-%m-%dT%H %z", timezone="Europe/Paris"), "2026-10-25T02:30:00"),
+    "a time with its zone": (
+        _start_of("Hour", "%Y-%m-%dT%H", timezone="Europe/Paris", input_format="%Y-%m-%dT%H:%M%z"),
+        "2026-02-03T04:05+0000",
+    ),
+    "days": (_DAY, "2026-02-03T04:05:06"),
+    "weeks": (_start_of("Week", _WEEK), "2026-02-03T04:05:06"),
+    "months": (_MONTH, "2026-02-03T04:05:06"),
+    "quarters": (_start_of("Quarter", _QUARTER), "2026-06-30T04:05:06"),
+    "years": (_start_of("Year", "%Y"), "2026-06-30T04:05:06"),
+    "an offset": (_start_of("Day", "%Y-%m-%d", timezone=3600 * 9), "2026-06-30T04:05:06"),
+    "a product": (_mapper("ProductMapper", "product", delimiter="|", mappers=[_IDENTITY, _DAY]), "eu|2026-06-30T04:05:06"),
+    "a product of too few": (_mapper("ProductMapper", "product", delimiter="|", mappers=[_IDENTITY, _DAY]), "eu"),
+    "a chain": (
+        _mapper("ChainMapper", "chain", mappers=[_DAY, _start_of("Month", "%Y-%m", input_format="%Y-%m-%d")]),
+        "2026-06-30T04:05:06",
+    ),
+}
+MAPPED_SINCE_3_3: dict[str, tuple[dict[str, Any], str]] = {
+    "a fixed key": (_mapper("FixedKeyMapper", "fixed_key", downstream_key="all"), "p1"),
+    "a rollup": (_mapper("RollupMapper", "base", upstream_mapper=_DAY, **_ROLLUP), "2026-06-30T04:05:06"),
+    "weeks to days": (_fan_out("Week", _WEEK, "WeekWindow", _DAY), "2026-02-03T04:05:06"),
+    "weeks to days before": (_fan_out("Week", _WEEK, "WeekWindow", _DAY, direction="backward"), "2026-02-03T04:05:06"),
+    "months to days": (_fan_out("Month", "%Y-%m", "MonthWindow", _DAY), "2026-02-03T04:05:06"),
+    "months to days before": (_fan_out("Month", "%Y-%m", "MonthWindow", _DAY, direction="backward"), "2026-03-03T04:05:06"),
+    "quarters to months": (_fan_out("Quarter", _QUARTER, "QuarterWindow", _MONTH), "2026-11-03T04:05:06"),
+    "years to months before": (_fan_out("Year", "%Y", "YearWindow", _MONTH, direction="backward"), "2026-11-03T04:05:06"),
+    "days to hours": (_fan_out("Day", "%Y-%m-%d", "DayWindow", _start_of("Hour", "%Y-%m-%dT%H")), "2026-11-03T04:05:06"),
+    "hours to minutes": (_fan_out("Hour", "%Y-%m-%dT%H", "HourWindow", _IDENTITY), "2026-11-03T04:05:06"),
+    "more than it may": (_fan_out("Week", _WEEK, "WeekWindow", _DAY, max_downstream_keys=6), "2026-02-03T04:05:06"),
+}
+
+
+def _partitioned_timetable(mapper: dict[str, Any]) -> dict[str, Any]:
+    """Return a schedule by partitions of ``first`` with this mapper, and of others by name and URI with none."""
+    first = {"__type": "asset", "name": "first", "uri": "s3://bucket/first", "group": "asset", "extra": {}}
+    others = [{"__type": "asset_ref", "name": "second"}, {"__type": "asset_ref", "uri": "s3://bucket/third"}]
+    fields = {
+        "asset_condition": {"__type": "asset_any", "objects": [first, *others]},
+        "default_partition_mapper": _IDENTITY,
+        "partition_mapper_config": [[first, mapper]],
+    }
+    return {"__type": "airflow.timetables.simple.PartitionedAssetTimetable", "__var": fields}
+
+
+async def _set_timetable(world: World, dag_id: str, timetable: dict[str, Any]) -> None:
+    await world.connection.execute(
+        "UPDATE serialized_dag SET data = jsonb_set(data::jsonb, '{dag,timetable}', $1) WHERE dag_id = $2",
+        json.dumps(timetable),
+        dag_id,
+    )
+
+
+async def _partitioned(world: World, mapper: dict[str, Any], key: str) -> Any:
+    """Let ``c1`` wait for partitions."""
+    ti = await outlets(world)
+    await world.serialized("c1", [{"__var": {"task_id": "job"}, "__type": "operator"}])
+    await _set_timetable(world, "c1", _partitioned_timetable(mapper))
+    await world.connection.execute("UPDATE dag SET timetable_partitioned = true WHERE dag_id = 'c1'")
+    await world.connection.execute(
+        "UPDATE dag_run SET partition_key = $1, partition_date = $2 WHERE dag_id = 'd'", key, EPOCH
+    )
     return ti
+
+
+for _name, _of in {**MAPPED, **MAPPED_SINCE_3_3}.items():
+    SETUPS[f"partitions, {_name}"] = partial(_partitioned, mapper=_of[0], key=_of[1])
+
+
+async def _waiting(world: World, *, ran: bool = False, **values: Any) -> Any:
+    """Let ``c1`` wait for the partition of the run already."""
+    ti = await _partitioned(world, *MAPPED["identity"])
+    row = {"target_dag_id": "c1", "partition_key": "p1", "created_at": EPOCH, "updated_at": EPOCH}
+    if world.revision == "3.3":
+        row |= {"partition_date": EPOCH, "rollup_fingerprint": {}, **values}
+    if ran:
+        row["created_dag_run_id"] = await world.run("c1")
+    await world.insert("asset_partition_dag_run", **row)
+    return ti
+
+
+SETUPS["waiting already"] = _waiting
+SETUPS["waiting without a date"] = partial(_waiting, partition_date=None)
+SETUPS["waiting with another date"] = partial(_waiting, partition_date=EPOCH.replace(year=2025))
+SETUPS["waited before"] = partial(_waiting, ran=True)
+WAITING = tuple(name for name in SETUPS if name.startswith("wait"))
 
 
 @setup
@@ -568,6 +686,32 @@ TIMETABLES = {
     ),
 }  # fmt: skip
 SETUPS.update({f"sample, {name}": make for name, make in TIMETABLES.items()})
+# Partitioned schedules of a triggered Dag, and keys: one that it may have made, and one that it cannot have.
+KEYS: dict[str, tuple[Setup, tuple[str, ...]]] = {
+    "sample by partitions at run time": (_timetable("simple.PartitionedAtRuntime"), ("any", " ", "k" * 251)),
+    "sample by cron partitions": (
+        _timetable("trigger.CronPartitionTimetable", expression="0 0 * * *", **_PARIS, run_offset=0, run_immediately=False, key_format="%Y-%m-%d %H:%M"),
+        ("2026-02-03 00:00", "2026-03-29 02:30", "2026-10-25 02:30", "no date"),
+    ),
+} | {
+    f"sample by partitions, {name}": (partial(_sample, timetable=_partitioned_timetable({**MAPPED, **MAPPED_SINCE_3_3}[name][0])), keys)
+    for name, keys in {
+        "identity": ("p1",),
+        "an allowed key": ("p1",),
+        "a fixed key": ("all",),
+        "hours in Paris": ("2026-02-03T04", "2026-03-29T02", "no time"),
+        "days": ("2026-02-03", "no day"),
+        "weeks": ("2026-02-02 (W06)", "2026-02-04 (W06)", "2026-99-02 (W06)"),
+        "months": ("2026-02",),
+        "quarters": ("2026-Q2",),
+        "years": ("2026",),
+        "a product": ("eu|2026-06-30", "eu", "eu|no day"),
+        "a chain": ("2026-06",),
+        "a rollup": ("2026-06-30",),
+        "weeks to days": ("2026-02-03",),
+    }.items()
+}  # fmt: skip
+SETUPS.update({name: make for name, (make, _) in KEYS.items()})
 
 
 @setup
@@ -800,6 +944,10 @@ CASES: list[Case] = [
     on("sample", "POST", "/dag-runs/sample/a..b", {}, revisions=("3.3",)),
     on("sample", "POST", "/dag-runs/sample/a%20b", {}, revisions=("3.2",), differs=BETTER_REFUSAL, ours=400),
     on("sample", "POST", _RUN_IT, {"partition_key": "k"}, revisions=("3.3",)),
+    *(on(name, "POST", _RUN_IT, {"partition_key": key}, revisions=("3.3",)) for name, (_, keys) in KEYS.items() for key in keys),
+    *(on("sample by partitions, weeks", "POST", _RUN_IT, {"partition_key": key}, revisions=("3.3",), differs=WORDS, ours=400) for key in ("2026-02-02", "2026-99-99")),
+    on("sample by partitions, quarters", "POST", _RUN_IT, {"partition_key": "2026-Q5"}, revisions=("3.3",), differs=WORDS, ours=400),
+    *(on(name, "POST", _RUN_IT, {"partition_key": "2026-02-03"}, revisions=("3.2",)) for name in ("sample", "sample by cron partitions", "sample by partitions, days")),
     on("sample", "POST", _RUN_IT, {"unknown": 1}),
     on("sample", "POST", _RUN_IT, {"conf": 1}),
     on("sample", "POST", _RUN_IT, {}, token="none"),
@@ -1054,10 +1202,10 @@ CASES: list[Case] = [
     state("success with two events of one asset", {**_OUT, "task_outlets": [_A1], "outlet_events": [event("first", {"a": 1}), event("first", {"a": 2})]}, "outlets"),
     state("success with a partition key", {**_OUT, "task_outlets": [_A1], "outlet_events": [event("first", {}, partition_key="p")]}, "outlets"),
     state("success with an empty partition key", {**_OUT, "task_outlets": [_A1], "outlet_events": [event("first", {}, partition_key=" ")]}, "outlets", revisions=("3.3",)),
-    state(
-        "success with a partition key heard by a partitioned Dag", {**_OUT, "task_outlets": [_A2]},
-        "partitioned_consumer_and_run", differs=PARTITIONED, ours=422,
-    ),
+    *(state(f"success in a partition, {name}", {**_OUT, "task_outlets": [_A1, _A2]}, f"partitions, {name}") for name in MAPPED),
+    *(state(f"success in a partition, {name}", {**_OUT, "task_outlets": [_A1]}, f"partitions, {name}", revisions=("3.3",)) for name in MAPPED_SINCE_3_3),
+    *(state(f"success in a partition, {name}", {**_OUT, "task_outlets": [_A1]}, name) for name in WAITING),
+    state("success in a partition of its own", {**_OUT, "task_outlets": [_A1], "outlet_events": [event("first", {}, partition_key="p2"), event("first", {}, partition_key="p1")]}, "waiting already"),
     state("success heard by a partitioned Dag", {**_OUT, "task_outlets": [_A2]}, "partitioned_consumer"),
     state("event without extra", {**_OUT, "task_outlets": [_A1], "outlet_events": [{"dest_asset_key": {"name": "first", "uri": "u"}}]}, "outlets", differs=NOT_FAILED, ours=422),
     state("event without a key", {**_OUT, "task_outlets": [_A1], "outlet_events": [{"extra": {}}]}, "outlets", differs=NOT_FAILED, ours=422),
