@@ -29,6 +29,8 @@ class Revision:
     :param triggered_runs_inherit_user: whether they are told to be triggered by whoever triggered the run of the task.
     :param clearing_may_move_versions: whether a run that is cleared may move to its Dag's newest version.
     :param partitions_have_dates: whether a triggered run is told which day its partition stands for.
+    :param average_of_successes: whether deadlines by average runtime look at successful runs only.
+    :param callbacks_have_bundles: whether the callbacks of deadlines name their Dag's bundle.
     :param sampled_flag: the W3C trace flags of runs that are made, without an opinion of a tracer.
     :param state_stores: whether tasks and assets have state stores.
     :param pod_yaml_is_json_null: whether rendered fields without a pod store JSON's null instead of SQL's.
@@ -48,6 +50,8 @@ class Revision:
     triggered_runs_inherit_user: bool = True
     clearing_may_move_versions: bool = True
     partitions_have_dates: bool = True
+    average_of_successes: bool = True
+    callbacks_have_bundles: bool = True
     sampled_flag: str = "00"
     state_stores: bool = True
     pod_yaml_is_json_null: bool = True
@@ -84,6 +88,8 @@ AIRFLOW_3_2 = Revision(
     triggered_runs_inherit_user=False,
     clearing_may_move_versions=False,
     partitions_have_dates=False,
+    average_of_successes=False,
+    callbacks_have_bundles=False,
     sampled_flag="01",
     state_stores=False,
     pod_yaml_is_json_null=False,

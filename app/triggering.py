@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from app import partitions, serialized_dag, timetables
+from app import deadlines, partitions, serialized_dag, timetables
 from app.compat import Revision
 from app.db import dag_runs, dags
+from app.db import deadlines as db_deadlines
 from app.db.tables import AnyRow
 from app.db.task_instances import uuid7
+from app.deadlines import UnknownDeadline
 from app.partitions import InvalidPartitionKey, UnknownMapper
 from app.schemas.base import DagRunType
 from app.schemas.dag_runs import TriggerDAGRunPayload
@@ -74,9 +76,21 @@ async def trigger(
         "triggering_user_name": user_name,
     }
     tasks = [{**task, "dag_version_id": version[0]} for task in run.tasks]
+    promised: list[dict[str, Any]] = []
+    if version[1]["dag"].get("deadline"):
+        try:
+            async with service.database.snapshot() as reading:
+                promised = await deadlines.planned(service, reading, run=values, now=now)
+        except UnknownDeadline as error:
+            return _value_error(str(error))
     async with service.database.transaction() as session:
-        created = await dag_runs.create(session, values=values, note=payload.note, tasks=tasks, now=now)
-    return None if created else _exists(dag_id, run_id)
+        run_pk = await dag_runs.create(session, values=values, note=payload.note, tasks=tasks, now=now)
+        if run_pk is None:
+            return _exists(dag_id, run_id)
+        await db_deadlines.create(
+            session, run_pk=run_pk, planned=promised, bundle_name=dag.bundle_name, now=now, revision=service.revision
+        )
+    return None
 
 
 def plan(
@@ -108,9 +122,6 @@ def plan(
             return refusal
     if message := serialized_dag.invalid_param(data, payload.conf):
         return _value_error(message)
-    if dag.get("deadline"):
-        message = f"Dag '{dag_id}' has deadlines, which this server does not compute for triggered runs"
-        return Refuse(400, {"reason": "deadlines_unsupported", "message": message})
     try:
         interval = timetables.manual_interval(dag["timetable"], run_after) if logical_date else (None, None)
         planned = serialized_dag.planned_tasks(data, logical_date)

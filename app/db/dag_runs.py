@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import DateTime, Double, bindparam, cast, func, literal, or_, select, update
@@ -166,10 +166,32 @@ async def triggering_user_name(session: ReadSession, *, ti_id: uuid.UUID) -> str
     return found
 
 
+_DURATION = dag_run.c.end_date - dag_run.c.start_date
+_RUNTIMES = (
+    select(_DURATION)
+    .where(dag_run.c.dag_id == bindparam("dag_id"), _DURATION.is_not(None))
+    .order_by(dag_run.c.logical_date.desc())
+    .limit(bindparam("of"))
+)
+
+
+async def average_runtime(
+    session: ReadSession, *, dag_id: str, of: int, at_least: int, only_successes: bool
+) -> timedelta | None:
+    """Return how long a Dag's last runs took on average, or None when there are too few.
+
+    :param of: how many of them.
+    """
+    runtimes = _RUNTIMES.where(dag_run.c.state == "success") if only_successes else _RUNTIMES
+    found = await session.scalars(runtimes, {"dag_id": dag_id, "of": of})
+    taken = list(found)
+    return sum(taken, timedelta()) / len(taken) if len(taken) >= max(at_least, 1) else None
+
+
 async def create(
     session: WriteSession, *, values: Mapping[str, Any], note: str | None, tasks: Sequence[Mapping[str, Any]], now: datetime
-) -> bool:
-    """Insert a run with its task instances; say whether it did: False when there is such a run already.
+) -> int | None:
+    """Insert a run with its task instances and return its id; None when there is such a run already.
 
     :param values: columns of the run.
     :param tasks: columns of the task instances.
@@ -181,14 +203,14 @@ async def create(
         .on_conflict_do_nothing()
         .returning(dag_run.c.id)
     )
-    run_pk = await session.scalar(statement)
+    run_pk: int | None = await session.scalar(statement)
     if run_pk is None:
-        return False
+        return None
     if note is not None:
         noted = {"dag_run_id": run_pk, "content": note, "created_at": now, "updated_at": now}
         await session.execute(insert(dag_run_note).values(**noted))
     await task_instances.create(session, rows=tasks)
-    return True
+    return run_pk
 
 
 _LOCK = (

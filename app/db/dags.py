@@ -30,7 +30,7 @@ async def get(session: ReadSession, *, dag_id: str) -> AnyRow | None:
     return (await session.execute(_BY_ID, {"dag_id": dag_id})).one_or_none()
 
 
-_TO_TRIGGER = select(dag.c.has_import_errors, dag.c.allowed_run_types, dag.c.bundle_version).where(
+_TO_TRIGGER = select(dag.c.has_import_errors, dag.c.allowed_run_types, dag.c.bundle_name, dag.c.bundle_version).where(
     dag.c.dag_id == bindparam("dag_id"), dag.c.is_stale.is_(False)
 )
 

@@ -155,12 +155,25 @@ deadline = Table(
     _time("last_updated_at"),
     Column("missed", Boolean),
     Column("deadline_alert_id", Uuid),
+    Column("callback_id", Uuid),
+    _time("created_at"),
+)
+callback = Table(
+    "callback",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    *_text("type", "fetch_method", "bundle_name", "state"),
+    Column("data", JSONB),
+    Column("priority_weight", Integer),
+    _time("created_at"),
 )
 deadline_alert = Table(
     "deadline_alert",
     metadata,
     Column("id", Uuid, primary_key=True),
     Column("reference", JSON),
+    Column("serialized_dag_id", Uuid),
+    Column("callback_def", JSON),
     Column("interval", JSON),  # 3.2: seconds; 3.3: seconds, or a serialized timedelta or variable
 )
 dag_run_note = Table(

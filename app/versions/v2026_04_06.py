@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+from app.base_serialization import Unknown, converted
+from app.routes.rendering import RawJson
 from app.schemas.assets import AssetEventResponse, DagRunAssetReference
 from app.schemas.base import UtcDateTime
 from app.schemas.dag_runs import DagRun
 from app.schemas.task_instances import TIRunContext
-from app.versions.base_serialization import downgraded
 from app.versions.changes import Change, Version, context_without, without
+
+
+def _downgraded(next_kwargs: Any) -> Any:
+    """Return a deferred task's arguments as older workers read them.
+
+    :param next_kwargs: JSON, or its text as a :class:`RawJson`.
+    """
+    value = json.loads(next_kwargs.text) if isinstance(next_kwargs, RawJson) else next_kwargs
+    try:
+        return converted(value)
+    except (Unknown, KeyError, TypeError, AttributeError):
+        return next_kwargs
 
 
 def _start_date_is_a_time(dag_run: dict[str, Any]) -> None:
@@ -20,7 +34,7 @@ def _start_date_is_a_time(dag_run: dict[str, Any]) -> None:
 
 def _next_kwargs_in_the_old_serialization(context: dict[str, Any]) -> None:
     if context.get("next_kwargs") is not None:
-        context["next_kwargs"] = downgraded(context["next_kwargs"])
+        context["next_kwargs"] = _downgraded(context["next_kwargs"])
 
 
 def _no_upstream_map_indexes(context: dict[str, Any]) -> None:

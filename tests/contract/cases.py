@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -714,6 +714,69 @@ KEYS: dict[str, tuple[Setup, tuple[str, ...]]] = {
 SETUPS.update({name: make for name, (make, _) in KEYS.items()})
 
 
+_WHEN_SDK = _instance("datetime.datetime", {"timestamp": 1767225600.0, "tz": _UTC_ZONE}, 2)
+_CALLBACKS = {
+    "async": _instance(
+        "airflow.sdk.definitions.callback.AsyncCallback", {"path": "my.called", "kwargs": {"a": 1, "when": _WHEN_SDK}}, 0
+    ),
+    "sync": _instance(
+        "airflow.sdk.definitions.callback.SyncCallback",
+        {"path": "my.called", "kwargs": {"a": [1, "x"]}, "executor": None},
+        0,
+    ),
+}
+_AVERAGE = {"reference_type": "AverageRuntimeDeadline", "max_runs": 2, "min_runs": 1}
+
+
+def _with_deadline(
+    reference: dict[str, Any], *, interval: Any = 90.5, called: str = "async", runs: tuple[tuple[str, int], ...] = ()
+) -> Setup:
+    async def make(world: World) -> Any:
+        alert = ti_id("alert")
+        ti = await _sample(world, deadline=[str(alert)])
+        await world.insert("variable", key="length", val="60", is_encrypted=False)
+        await world.insert("variable", key="word", val="long", is_encrypted=False)
+        for number, (state, seconds) in enumerate(runs):
+            ended = EPOCH + timedelta(seconds=seconds)
+            when = {"logical_date": EPOCH + timedelta(days=number), "start_date": EPOCH, "end_date": ended}
+            await world.run("sample", f"before_{number}", state=state, **when)
+        row = {"id": alert, "created_at": EPOCH, "serialized_dag_id": ti_id("version of sample")}
+        length = json.dumps(interval) if world.revision == "3.3" else interval
+        await world.insert("deadline_alert", **row, reference=reference, interval=length, callback_def=_CALLBACKS[called])
+        return ti
+
+    return make
+
+
+_OLD = datetime(2000, 1, 1, tzinfo=UTC).timestamp()
+WITH_DEADLINES = {
+    "at a fixed time": _with_deadline({"reference_type": "FixedDatetimeDeadline", "datetime": _OLD}),
+    "after its logical date": _with_deadline({"reference_type": "DagRunLogicalDateDeadline"}, called="sync"),
+    "after it was queued": _with_deadline({"reference_type": "DagRunQueuedAtDeadline"}),
+    "after an average of too few": _with_deadline(_AVERAGE | {"min_runs": 2}, runs=(("success", 100),)),
+    "after an average of none": _with_deadline(_AVERAGE),
+    "after an average": _with_deadline(_AVERAGE, runs=(("success", 100), ("success", 50), ("success", 70), ("failed", 1))),
+}
+WITH_DEADLINES_SINCE_3_3 = {
+    "after a serialized length": _with_deadline(
+        {"reference_type": "FixedDatetimeDeadline", "datetime": _OLD}, interval=_instance("datetime.timedelta", 30.0, 2)
+    ),
+    "after a variable length": _with_deadline(
+        {"reference_type": "FixedDatetimeDeadline", "datetime": _OLD},
+        interval=_instance("airflow.sdk.definitions.deadline.VariableInterval", {"key": "length"}, 0),
+    ),
+    "after a variable that is missing": _with_deadline(
+        {"reference_type": "FixedDatetimeDeadline", "datetime": _OLD},
+        interval=_instance("airflow.sdk.definitions.deadline.VariableInterval", {"key": "none"}, 0),
+    ),
+    "after a variable that is no number": _with_deadline(
+        {"reference_type": "FixedDatetimeDeadline", "datetime": _OLD},
+        interval=_instance("airflow.sdk.definitions.deadline.VariableInterval", {"key": "word"}, 0),
+    ),
+}
+SETUPS.update({f"sample, deadline {name}": make for name, make in {**WITH_DEADLINES, **WITH_DEADLINES_SINCE_3_3}.items()})
+
+
 @setup
 async def sample_with_import_errors(world: World) -> Any:
     ti = await _sample(world)
@@ -948,6 +1011,9 @@ CASES: list[Case] = [
     *(on("sample by partitions, weeks", "POST", _RUN_IT, {"partition_key": key}, revisions=("3.3",), differs=WORDS, ours=400) for key in ("2026-02-02", "2026-99-99")),
     on("sample by partitions, quarters", "POST", _RUN_IT, {"partition_key": "2026-Q5"}, revisions=("3.3",), differs=WORDS, ours=400),
     *(on(name, "POST", _RUN_IT, {"partition_key": "2026-02-03"}, revisions=("3.2",)) for name in ("sample", "sample by cron partitions", "sample by partitions, days")),
+    *(on(f"sample, deadline {name}", "POST", _RUN_IT, _WHEN) for name in WITH_DEADLINES),
+    *(on(f"sample, deadline {name}", "POST", _RUN_IT, _WHEN, revisions=("3.3",)) for name in WITH_DEADLINES_SINCE_3_3),
+    on("sample, deadline after its logical date", "POST", _RUN_IT, {"partition_key": None}),
     on("sample", "POST", _RUN_IT, {"unknown": 1}),
     on("sample", "POST", _RUN_IT, {"conf": 1}),
     on("sample", "POST", _RUN_IT, {}, token="none"),

@@ -1,16 +1,13 @@
-"""The serialization that Task SDKs before 1.2 read: a deferred task's arguments, for them.
+"""Airflow's older serialization: for Task SDKs before 1.2 a deferred task's arguments, and some columns of the database.
 
-The database holds what a newer SDK's ``serde`` wrote: plain JSON, with ``{"__classname__", "__version__", "__data__"}`` for
-anything else. Older workers read ``{"__type", "__var"}``. Both forms were observed on Airflow 3.3.2; what it cannot convert
+A newer SDK's ``serde`` writes plain JSON, with ``{"__classname__", "__version__", "__data__"}`` for anything else. The older
+form is ``{"__type", "__var"}``. Both forms were observed on Airflow 3.3.2; what it cannot convert
 either (classes outside its allow list) is passed on as it is.
 """
 
 from __future__ import annotations
 
-import json
 from typing import Any
-
-from app.routes.rendering import RawJson
 
 CLASS, DATA, TYPE, VALUE = "__classname__", "__data__", "__type", "__var"
 DATETIMES = ("datetime.datetime", "pendulum.datetime.DateTime")
@@ -21,28 +18,20 @@ class Unknown(ValueError):
     """A class that cannot be converted."""
 
 
-def downgraded(next_kwargs: Any) -> Any:
-    """Return a deferred task's arguments as older workers read them.
+def converted(value: Any) -> Any:
+    """Return what ``serde`` wrote in the older form.
 
-    :param next_kwargs: JSON, or its text as a :class:`RawJson`.
+    :raises Unknown: for a class that has none.
     """
-    value = json.loads(next_kwargs.text) if isinstance(next_kwargs, RawJson) else next_kwargs
-    try:
-        return _converted(value)
-    except (Unknown, KeyError, TypeError, AttributeError):
-        return next_kwargs
-
-
-def _converted(value: Any) -> Any:
     if isinstance(value, list):
-        return [_converted(item) for item in value]
+        return [converted(item) for item in value]
     if not isinstance(value, dict):
         return value
     if CLASS in value:
         return _converted_instance(value[CLASS], value[DATA])
     if TYPE in value and VALUE in value:
         return value  # written by an older worker
-    return {TYPE: "dict", VALUE: {name: _converted(item) for name, item in value.items()}}
+    return {TYPE: "dict", VALUE: {name: converted(item) for name, item in value.items()}}
 
 
 def _converted_instance(name: str, data: Any) -> Any:
@@ -51,7 +40,7 @@ def _converted_instance(name: str, data: Any) -> Any:
     if name == "datetime.timedelta":
         return {TYPE: "timedelta", VALUE: data}
     if name in ("builtins.tuple", "builtins.set"):
-        return {TYPE: name.rpartition(".")[2], VALUE: [_converted(item) for item in data]}
+        return {TYPE: name.rpartition(".")[2], VALUE: [converted(item) for item in data]}
     if name in TEXTS:
         return data
     if name == "decimal.Decimal":

@@ -1,0 +1,93 @@
+"""Deadlines of a new run: when it must have ended by each of its Dag's alerts, and what is called if it has not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from app.base_serialization import Unknown, converted
+from app.db import dag_runs, deadlines
+from app.db.session import ReadSession
+from app.db.tables import AnyRow
+from app.errors import ExecutionApiError
+from app.service import Service
+
+CALLBACKS = {"AsyncCallback": "triggerer", "SyncCallback": "executor"}  # who runs each, by its class in the Task SDK
+
+
+class UnknownDeadline(ExecutionApiError):
+    """A deadline that cannot be computed here; the message says why."""
+
+
+async def planned(service: Service, session: ReadSession, *, run: Mapping[str, Any], now: datetime) -> list[dict[str, Any]]:
+    """Return the deadlines of a new run, as :func:`app.db.deadlines.create` takes them.
+
+    :param run: columns of the run.
+    :raises UnknownDeadline: one of them cannot be computed here.
+    """
+    found = []
+    for alert in await deadlines.alerts(session, version_id=run["created_dag_version_id"]):
+        length = await _interval(service, alert.interval)
+        start = await _start(service, session, alert, run, now)
+        if start is not None:
+            kind, data = _callback(alert.callback_def, run["dag_id"])
+            found.append({"alert_id": alert.id, "deadline_time": start + length, "type": kind, "data": data})
+    return found
+
+
+async def _start(
+    service: Service, session: ReadSession, alert: AnyRow, run: Mapping[str, Any], now: datetime
+) -> datetime | None:
+    reference = alert.reference
+    moment: datetime | None
+    match reference["reference_type"]:
+        case "FixedDatetimeDeadline":
+            return datetime.fromtimestamp(reference["datetime"], UTC)
+        case "DagRunLogicalDateDeadline":
+            moment = run["logical_date"]
+            return moment
+        case "DagRunQueuedAtDeadline":
+            moment = run["queued_at"]
+            return moment
+        case "AverageRuntimeDeadline":
+            least = reference.get("min_runs") or reference["max_runs"]
+            average = await dag_runs.average_runtime(
+                session,
+                dag_id=run["dag_id"],
+                of=reference["max_runs"],
+                at_least=least,
+                only_successes=service.revision.average_of_successes,
+            )
+            return None if average is None else now + average
+    raise UnknownDeadline(f"the deadline reference {reference['reference_type']} cannot be computed here")
+
+
+async def _interval(service: Service, encoded: Any) -> timedelta:
+    if isinstance(encoded, int | float):
+        return timedelta(seconds=encoded)
+    match encoded["__classname__"].rpartition(".")[2]:
+        case "timedelta":
+            return timedelta(seconds=encoded["__data__"])
+        case "VariableInterval" | "SerializedVariableInterval":
+            key = encoded["__data__"]["key"]
+            value = await service.secrets.variable(key, None)
+            if value is None:
+                raise UnknownDeadline(f"VariableInterval '{key}' not found")
+            try:
+                return timedelta(seconds=int(value))
+            except ValueError:
+                message = f"VariableInterval '{key}' must be an integer (seconds), got: {value!r}"
+                raise UnknownDeadline(message) from None
+    raise UnknownDeadline(f"the interval {encoded['__classname__']} is unknown")
+
+
+def _callback(encoded: Mapping[str, Any], dag_id: str) -> tuple[str, Any]:
+    """Return who runs a callback, and what to run as the triggerer and the scheduler read it."""
+    name = encoded["__classname__"]
+    if (kind := CALLBACKS.get(name.rpartition(".")[2])) is None:
+        raise UnknownDeadline(f"the callback {name} is unknown")
+    try:
+        return kind, converted({"dag_id": dag_id, "prefix": "deadline_alerts", **encoded["__data__"]})
+    except Unknown as error:
+        raise UnknownDeadline(f"an argument of the callback is of the class {error}, which is unknown") from error
