@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 
 from app.compat import Revision
-from app.db import assets, audit, dags, partitions
+from app.db import assets, audit, dags, partitions, teams
 from app.db.assets import AssetKey
 from app.db.session import Database, WriteSession
 from app.db.tables import AnyRow
@@ -72,6 +72,9 @@ async def register(
         waiting = await assets.consumers(
             session, asset_pk=emission.asset_pk, name=emission.name, uri=emission.uri, alias_pks=alias_pks
         )
+        if settings.multi_team and revision.assets_know_teams:
+            allowed = await _in_reach(session, row, emission, [dag.dag_id for dag in waiting])
+            waiting = [dag for dag in waiting if dag.dag_id in allowed]
         partitioned = [dag.dag_id for dag in waiting if dag.timetable_partitioned]
         if partitioned and not emission.partition_key:
             await _record_missing_partition_key(session, row, emission, partitioned, now)
@@ -143,6 +146,30 @@ async def _through_aliases(session: WriteSession, row: AnyRow, effect: RegisterA
         own = (row.partition_key, row.partition_date)
         emissions.append(_Emission(asset_pk, *key, json.loads(extra), *own, frozenset(through)))
     return emissions
+
+
+async def _in_reach(session: WriteSession, row: AnyRow, emission: _Emission, dag_ids: list[str]) -> set[str]:
+    """Return the Dags that an event may reach: its producer lets it, and they take it."""
+    team_of = await teams.of_dags(session, dag_ids=[row.dag_id, *dag_ids])
+    producers = await teams.accepted_producers(session, asset_pk=emission.asset_pk)
+    said = await teams.accepted_consumers(session, asset_pk=emission.asset_pk, dag_id=row.dag_id, task_id=row.task_id)
+    source = team_of.get(row.dag_id)
+    for_teams = None if said is None else said.allow_consumer_teams
+    for_global_ones = said is None or said.allow_global_consumers
+
+    def reaches(dag_id: str) -> bool:
+        team, accepts = team_of.get(dag_id), producers.get(dag_id)
+        if team is None:
+            return for_global_ones
+        if team == source:
+            return True
+        if source is None:
+            taken = accepts is None or accepts.allow_global_producers
+        else:
+            taken = accepts is not None and source in (accepts.allow_producer_teams or ())
+        return taken and (for_teams is None or team in for_teams)
+
+    return {dag_id for dag_id in dag_ids if reaches(dag_id)}
 
 
 async def _wait_for_partitions(

@@ -31,6 +31,7 @@ class Revision:
     :param partitions_have_dates: whether a triggered run is told which day its partition stands for.
     :param average_of_successes: whether deadlines by average runtime look at successful runs only.
     :param callbacks_have_bundles: whether the callbacks of deadlines name their Dag's bundle.
+    :param assets_know_teams: whether, in multi-team mode, producers and consumers of an asset say for which teams they are.
     :param sampled_flag: the W3C trace flags of runs that are made, without an opinion of a tracer.
     :param state_stores: whether tasks and assets have state stores.
     :param pod_yaml_is_json_null: whether rendered fields without a pod store JSON's null instead of SQL's.
@@ -52,6 +53,7 @@ class Revision:
     partitions_have_dates: bool = True
     average_of_successes: bool = True
     callbacks_have_bundles: bool = True
+    assets_know_teams: bool = True
     sampled_flag: str = "00"
     state_stores: bool = True
     pod_yaml_is_json_null: bool = True
@@ -88,6 +90,7 @@ AIRFLOW_3_2 = Revision(
     triggered_runs_inherit_user=False,
     clearing_may_move_versions=False,
     partitions_have_dates=False,
+    assets_know_teams=False,
     average_of_successes=False,
     callbacks_have_bundles=False,
     sampled_flag="01",

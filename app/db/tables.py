@@ -213,6 +213,14 @@ dag_bundle_team = Table(
     Column("dag_bundle_name", String, primary_key=True),
     Column("team_name", String, primary_key=True),
 )
+task_outlet_asset_reference = Table(
+    "task_outlet_asset_reference",
+    metadata,
+    Column("asset_id", Integer, primary_key=True),
+    *(Column(name, String, primary_key=True) for name in ("dag_id", "task_id")),
+    Column("allow_consumer_teams", JSON),
+    Column("allow_global_consumers", Boolean),
+)
 log = Table(
     "log",
     metadata,

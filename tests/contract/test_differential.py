@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +15,10 @@ import pytest
 from tests.conftest import empty
 from tests.contract.cases import ABSENT, CASES, SETUPS, Case
 from tests.rows import masked, rows
-from tests.servers import Server, airflow_server, our_server, token
+from tests.servers import Server, token
 from tests.world import World, ti_id
 
 pytestmark = pytest.mark.slow
-
-AIRFLOW = {"3.2": "3.2.1", "3.3": "3.3.2"}
 
 
 @dataclass
@@ -51,17 +48,6 @@ class Side:
         return await self.client.request(case.method, case.path.replace("{ti}", ti), headers=headers, **body)
 
 
-@pytest.fixture(scope="module")
-def servers(
-    revision: str, make_database: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Server, Server]]:
-    with ExitStack() as stack:
-        folder = tmp_path_factory.mktemp(f"differential-{revision}")
-        theirs = stack.enter_context(airflow_server(AIRFLOW[revision], make_database(revision), folder))
-        ours = stack.enter_context(our_server(make_database(revision), folder))
-        yield theirs, ours
-
-
 @pytest.fixture
 async def sides(servers: tuple[Server, Server]) -> AsyncIterator[tuple[Side, Side]]:
     opened = [Side(server, server.client(timeout=20), await asyncpg.connect(server.database_url)) for server in servers]
@@ -75,6 +61,11 @@ async def sides(servers: tuple[Server, Server]) -> AsyncIterator[tuple[Side, Sid
 async def test_equal_answers_and_rows(case: Case, sides: tuple[Side, Side], revision: str) -> None:
     if revision not in case.revisions:
         pytest.skip(f"not on {revision}")
+    await assert_equal(case, sides, revision)
+
+
+async def assert_equal(case: Case, sides: tuple[Side, Side], revision: str) -> None:
+    """Ask both servers the same, on equal rows, and compare answers and rows."""
     theirs, ours = sides
     ti, same = await asyncio.gather(*(side.set_up(case, revision) for side in sides))
     assert ti == same

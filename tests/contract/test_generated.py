@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +20,9 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from tests.conftest import empty
-from tests.contract.test_differential import AIRFLOW, assert_refusal, shown
+from tests.contract.test_differential import assert_refusal, shown
 from tests.rows import rows
-from tests.servers import Server, airflow_server, our_server, token
+from tests.servers import Server, token
 from tests.world import EPOCH, World
 
 pytestmark = pytest.mark.slow
@@ -186,16 +185,6 @@ async def differs_on_purpose(step: Step, clone: Clone) -> bool:
     if step.path.endswith("/skip-downstream"):
         return bool(await clone.connection.fetchval("SELECT count(*) FROM task_instance WHERE state = 'skipped'"))
     return False
-
-
-@pytest.fixture(scope="module")
-def servers(
-    revision: str, make_database: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Server, Server]]:
-    with ExitStack() as stack:
-        folder = tmp_path_factory.mktemp(f"generated-{revision}")
-        theirs = stack.enter_context(airflow_server(AIRFLOW[revision], make_database(revision), folder))
-        yield theirs, stack.enter_context(our_server(make_database(revision), folder))
 
 
 @pytest.fixture

@@ -1,0 +1,32 @@
+"""Airflow's own server and ours, each on a clone of one database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from tests.servers import Server, airflow_server, our_server
+
+AIRFLOW = {"3.2": "3.2.1", "3.3": "3.3.2"}
+
+
+@pytest.fixture(scope="module")
+def airflow_options() -> dict[str, str]:
+    """Return further settings of both servers."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def servers(
+    revision: str,
+    make_database: Callable[[str], str],
+    tmp_path_factory: pytest.TempPathFactory,
+    airflow_options: dict[str, str],
+) -> Iterator[tuple[Server, Server]]:
+    """Run both servers, theirs first."""
+    with ExitStack() as stack:
+        folder = tmp_path_factory.mktemp(f"clones-{revision}")
+        theirs = stack.enter_context(airflow_server(AIRFLOW[revision], make_database(revision), folder, **airflow_options))
+        yield theirs, stack.enter_context(our_server(make_database(revision), folder, **airflow_options))
