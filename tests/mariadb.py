@@ -3,38 +3,23 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 from app.embedded import free_port
+from tests.debian import install
 
 PACKAGES = ("mariadb-server-core", "mariadb-client-core")  # the programs alone: they start no service
 START_TIMEOUT = 60.0  # seconds; creating the system tables takes 2 to 5
 
 
-def install() -> None:
-    """Install the packages on first use; only root can."""
-    if shutil.which("mariadbd") and shutil.which("my_print_defaults"):
-        return
-    if os.geteuid() != 0 or not shutil.which("apt-get"):
-        pytest.skip(f"needs Debian's packages: apt-get install {' '.join(PACKAGES)}")
-    quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    subprocess.run(["apt-get", "-q", "update"], check=True, capture_output=True, env=quiet)
-    subprocess.run(
-        ["apt-get", "-qy", "install", "--no-install-recommends", *PACKAGES], check=True, capture_output=True, env=quiet
-    )
-
-
 @contextmanager
 def mariadb(folder: Path) -> Iterator[str]:
     """Run a server in ``folder`` until the block ends; yield its URL for an asynchronous SQLAlchemy engine."""
-    install()
+    install(*PACKAGES, programs=("mariadbd", "my_print_defaults"))
     data, port = folder / "data", free_port()
     user = ["--user=root"] if os.geteuid() == 0 else []
     create = ["mariadb-install-db", "--no-defaults", f"--datadir={data}", "--auth-root-authentication-method=normal", *user]

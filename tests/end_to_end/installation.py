@@ -50,19 +50,19 @@ class Airflow:
         self._run([str(self.binaries / "python"), str(Path(__file__).parent / "trigger.py"), *dag_ids])
 
     @contextmanager
-    def components(self, execution_api_url: str) -> Iterator[None]:
-        """Run scheduler, triggerer and Dag processor until the block ends."""
+    def components(self, execution_api_url: str, *others: str) -> Iterator[None]:
+        """Run scheduler, triggerer and Dag processor, and other commands of Airflow, until the block ends."""
         environment = {**self.environment, "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{execution_api_url}/"}
         with ExitStack() as stack:
-            for component in ("scheduler", "triggerer", "dag-processor"):
+            for component in ("scheduler", "triggerer", "dag-processor", *others):
                 stack.enter_context(self._component(component, environment))
             yield
 
     @contextmanager
     def _component(self, name: str, environment: Mapping[str, str]) -> Iterator[None]:
-        with (self.home / f"{name}.log").open("ab") as log:
+        with (self.home / f"{name.partition(' ')[0]}.log").open("ab") as log:
             process = subprocess.Popen(
-                [str(self.binaries / "airflow"), name],
+                [str(self.binaries / "airflow"), *name.split()],
                 env=dict(environment),
                 stdout=log,
                 stderr=log,
