@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
 import uuid
 from collections import OrderedDict
@@ -38,7 +39,9 @@ SCOPES = (EXECUTION, WORKLOAD)
 REFRESH_HEADER = "Refreshed-API-Token"
 REFRESH_SHARE = 0.2  # renew inside the last fifth of a token's life ...
 REFRESH_SECONDS = 30  # ... or inside its last 30 s: at least six heartbeats of 5 s to pass the new one on
-VERIFIED_TOKENS = 2_000  # about 1.5 KiB each: 3 MiB at most; a worker process serves fewer tasks at a time
+VERIFIED_TOKENS = 2_000  # about 1 KiB each; a worker process serves fewer tasks at a time
+EVERY_TOKENS = frozenset({"sub", "scope", "aud", "iss", "iat", "nbf", "exp", "jti"})
+NO_OTHERS: Mapping[str, Any] = {}
 JWKS_LIFETIME = 3600.0  # seconds until a fetched key set is fetched again
 JWKS_PAUSE = 10.0  # seconds between two fetches for an unknown key id, so that garbage cannot make us hammer the URL
 
@@ -49,17 +52,26 @@ class TaskToken:
 
     :param id: the task instance that it speaks for.
     :param scope: ``execution`` or ``workload``.
-    :param claims: every claim, as signed.
+    :param issued: when it was signed, in seconds since the epoch.
+    :param expires: when it ends, the same.
+    :param others: its claims beyond those that every token has, which its successor keeps.
     """
 
     id: uuid.UUID
     scope: str
-    claims: Mapping[str, Any]
+    issued: int
+    expires: int
+    others: Mapping[str, Any]
+
+    @property
+    def claims(self) -> dict[str, Any]:
+        """What a token that follows this one says, but for what is set anew (see :meth:`Tokens.mint`)."""
+        return {**self.others, "sub": str(self.id), "scope": self.scope}
 
     def needs_refresh(self, now: float) -> bool:
         """Say whether this token is near its end at ``now``, in seconds since the epoch."""
-        expires, issued = int(self.claims["exp"]), int(self.claims["iat"])
-        return expires - int(now) <= max(int((expires - issued) * REFRESH_SHARE), REFRESH_SECONDS)
+        lifetime = self.expires - self.issued
+        return self.expires - int(now) <= max(int(lifetime * REFRESH_SHARE), REFRESH_SECONDS)
 
 
 class KeySet:
@@ -125,7 +137,7 @@ class Tokens:
         :raises RefusedRequest: 403, when it does not verify or does not name a task instance.
         """
         if (token := self._verified.get(encoded)) is not None:
-            if time.time() < token.claims["exp"] + self.settings.leeway:
+            if time.time() < token.expires + self.settings.leeway:
                 return token
             del self._verified[encoded]
         try:
@@ -269,11 +281,13 @@ def _require_self(request: Request, token: TaskToken) -> TaskToken:
 
 
 def _task_token(claims: dict[str, Any]) -> TaskToken:
-    claims.setdefault("scope", EXECUTION)
-    if claims["scope"] not in SCOPES:
-        raise RefusedRequest(403, f"Invalid token scope: {claims['scope']}")
+    scope = claims.get("scope", EXECUTION)
+    if scope not in SCOPES:
+        raise RefusedRequest(403, f"Invalid token scope: {scope}")
+    others = {name: value for name, value in claims.items() if name not in EVERY_TOKENS} or NO_OTHERS
+    times = {"issued": int(claims["iat"]), "expires": int(claims["exp"])}
     try:
-        return TaskToken(id=uuid.UUID(claims["sub"]), scope=claims["scope"], claims=claims)
+        return TaskToken(id=uuid.UUID(claims["sub"]), scope=sys.intern(scope), **times, others=others)
     except (KeyError, ValueError, AttributeError, TypeError):
         raise RefusedRequest(403, "Invalid auth token: its sub is not a task instance's id") from None
 

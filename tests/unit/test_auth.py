@@ -136,7 +136,7 @@ async def test_the_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     [(600, 121, False), (600, 120, True), (3600, 721, False), (3600, 720, True), (60, 31, False), (60, 30, True)],
 )
 def test_refresh_in_the_last_fifth_and_at_least_30_seconds(lifetime: int, left: int, refresh: bool) -> None:
-    token = TaskToken(SUBJECT, "execution", {"iat": 1000, "exp": 1000 + lifetime})
+    token = TaskToken(SUBJECT, "execution", issued=1000, expires=1000 + lifetime, others={})
     assert token.needs_refresh(1000 + lifetime - left) is refresh
 
 
