@@ -16,7 +16,8 @@
         ├── StatementTimeout
         ├── ConnectionLost
         ├── TooManyConnections
-        └── PoolExhausted
+        ├── PoolExhausted
+        └── ServerBusy                of this process: it has not come to the request in time
 
 A refusal that a handler expects (the task runs elsewhere, there is no such XCom) is no error: it returns a
 :class:`app.transitions.Refuse`.
@@ -152,3 +153,9 @@ class PoolExhausted(RetryableDatabaseError):
     """No connection of this worker process became free in time, or could be expected to."""
 
     reason = "pool_exhausted"
+
+
+class ServerBusy(RetryableDatabaseError):
+    """This worker process is asked for more than it can answer in time; the database was not asked."""
+
+    reason = "server_busy"

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app import settings as settings_module
 from app.auth import Tokens
 from app.db.session import Database
+from app.event_loop import Lag
 from app.middleware import CorrelationId, LoadShedding, Observed, RequestLimits, RetryableErrors, TokenRefresh
 from app.secrets import Secrets
 from app.service import Service
@@ -87,6 +88,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
     database = Database(settings.database)
     secrets = Secrets(settings, database)
     api = ExecutionApi()
+    lag = Lag()
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -95,8 +97,10 @@ def create_app(settings: Settings | None = None) -> Starlette:
         gc.collect()
         gc.freeze()  # what start-up made lives on: no full collection shall walk it again
         gc.enable()
+        lag.start()
         log.info("serving", metadata_revision=revision.name, newest_api_date=revision.newest_api_date)
         yield
+        lag.stop()
         await database.close()
 
     return Application(
@@ -106,7 +110,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
             Middleware(CorrelationId),
             Middleware(Observed, access_log=settings.server.access_log),
             Middleware(RetryableErrors),
-            Middleware(LoadShedding, is_overloaded=database.is_overloaded),
+            Middleware(LoadShedding, is_overloaded=database.is_overloaded, lag=lag),
             Middleware(TokenRefresh, tokens=tokens),
             Middleware(RequestLimits, max_body_bytes=settings.server.max_body_bytes),
         ],

@@ -16,7 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import telemetry
 from app.auth import REFRESH_HEADER, WORKLOAD, Tokens
-from app.errors import PoolExhausted, RetryableDatabaseError, invalid_value
+from app.errors import PoolExhausted, RetryableDatabaseError, ServerBusy, invalid_value
+from app.event_loop import Lag
 
 log = structlog.get_logger(__name__)
 access = structlog.get_logger("access")
@@ -25,6 +26,7 @@ CORRELATION_HEADER = b"correlation-id"
 # Bodies of these carry XComs, variables, rendered fields, trigger kwargs: users' data, of any size that the database takes.
 LARGE_BODIES = re.compile(r"^/execution/(xcoms|variables|store|hitlDetails|dag-runs)/|/(state|rtif)$")
 SPARED = re.compile(r"/heartbeat$|^/execution/health|^/metrics$")  # from being shed at the door
+LATE = 0.3  # seconds; who waited as long for this process to come to it would not be answered within one
 DROPPED_BODY = 256 * 1024 * 1024  # bytes of a refused body that are read before its connection is closed all the same
 SMALL_BODY = 1024 * 1024  # bytes; the largest of the others lists the tasks to skip: a thousand of them are 250 kB
 JITTER = 2  # seconds; victims of one collision come back spread over three different seconds
@@ -126,20 +128,25 @@ class RetryableErrors:
 
 
 class LoadShedding:
-    """Refuses what would wait too long for a connection before it costs anything: its token, its body, its place in line.
+    """Refuses what waits too long before it costs anything: its token, its body, its place in line.
 
     Heartbeats go on to the queue, which refuses them last; so does what asks for our health.
 
-    :param is_overloaded: whether a request that comes now would wait too long.
+    :param is_overloaded: whether a request that comes now would wait too long for a connection.
+    :param lag: how long it has waited for its turn already.
     """
 
-    def __init__(self, app: ASGIApp, *, is_overloaded: Callable[[], bool]) -> None:
+    def __init__(self, app: ASGIApp, *, is_overloaded: Callable[[], bool], lag: Lag) -> None:
         self.app = app
         self.is_overloaded = is_overloaded
+        self.lag = lag
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self.is_overloaded() and not SPARED.search(scope["path"]):
-            raise PoolExhausted("more is asked than the database connections can serve in time")
+        if scope["type"] == "http" and not SPARED.search(scope["path"]):
+            if self.lag.seconds > LATE:
+                raise ServerBusy("more is asked than this process can serve in time")
+            if self.is_overloaded():
+                raise PoolExhausted("more is asked than the database connections can serve in time")
         await self.app(scope, receive, send)
 
 

@@ -20,6 +20,8 @@ Encoded = Mapping[str, Any]
 MAPPERS = "airflow.partition_mappers."
 IDENTITY: Encoded = {"__type": f"{MAPPERS}identity.IdentityMapper", "__var": {}}
 DIGITS = {"Y": 4, "m": 2, "d": 2, "H": 2, "M": 2, "S": 2, "V": 2, "U": 2, "W": 2}
+PLACEHOLDER = re.compile(r"\{\w+\}")
+SPECIAL = re.compile(rf"(%\w|{PLACEHOLDER.pattern})")
 NORMALIZE: Mapping[str, Callable[[datetime], datetime]] = {
     "StartOfHourMapper": lambda t: t.replace(minute=0, second=0, microsecond=0),
     "StartOfDayMapper": lambda t: _midnight(t),
@@ -113,10 +115,9 @@ def downstream(mapper: Encoded, key: str) -> list[str]:
                 keys = [mapped for one in keys for mapped in downstream(each, one)]
             return keys
         case "ProductMapper":
-            return [fields["delimiter"].join(downstream(each, part)[0] for each, part in _segments(fields, key))]
+            return [fields["delimiter"].join(_single(each, part) for each, part in _segments(fields, key))]
         case "FanOutMapper":
-            (coarse,) = downstream(fields["upstream_mapper"], key)
-            start = _decoded(fields["upstream_mapper"], coarse)
+            start = _decoded(fields["upstream_mapper"], _single(fields["upstream_mapper"], key))
             return [_formatted(fields["downstream_mapper"], member) for member in _members(fields["window"], start)]
         case name if name in NORMALIZE:
             moment = datetime.strptime(key, fields["input_format"])
@@ -193,6 +194,13 @@ def _assets(condition: Mapping[str, Any]) -> Iterator[Mapping[str, str]]:
                 yield from _assets(part)
 
 
+def _single(mapper: Encoded, key: str) -> str:
+    found = downstream(mapper, key)
+    if len(found) != 1:
+        raise TypeError(f"{kind(mapper)} must map to a single key here, and gave {len(found)}")
+    return found[0]
+
+
 def _segments(fields: Mapping[str, Any], key: str) -> Iterator[tuple[Encoded, str]]:
     segments, mappers = key.split(fields["delimiter"]), fields["mappers"]
     if len(segments) != len(mappers):
@@ -231,11 +239,11 @@ def _pattern(form: str) -> re.Pattern[str]:
     def part(text: str) -> str:
         if text.startswith("%") and text[1:] in DIGITS:
             return rf"(?P<{text[1:]}>\d{{{DIGITS[text[1:]]}}})"
-        if text.startswith("{") and text.endswith("}"):
-            return rf"(?P<{text[1:-1]}>{'[1-4]' if text == '{quarter}' else chr(92) + 'w+'})"
-        return re.escape(text)
+        if text == "{quarter}":
+            return "(?P<quarter>[1-4])"
+        return rf"(?P<{text[1:-1]}>\w+)" if PLACEHOLDER.fullmatch(text) else re.escape(text)
 
-    return re.compile("^" + "".join(part(text) for text in re.split(r"(%\w|\{\w+\})", form)) + "$")
+    return re.compile("^" + "".join(part(text) for text in SPECIAL.split(form)) + "$")
 
 
 def _members(window: Encoded, start: Any) -> list[Any]:

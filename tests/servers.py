@@ -26,6 +26,7 @@ SECRET = "a secret that only the tests know, long enough for HS512: " + "0123456
 FERNET_KEY = "81HqDtbqAywKSOumSha3BhWNOdQ26slT6K0YaZeZyPs="
 AUDIENCE = "urn:airflow.apache.org:task"
 START_TIMEOUT = 90.0  # seconds; Airflow's own server takes 10 s on two idle cores
+INSTALL = ("pip", "install", "--require-hashes", "--compile-bytecode")  # as from a package: no start compiles it anew
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "execution-api-tests"
 
 
@@ -156,13 +157,13 @@ def airflow_environment(version: str) -> Path:
 def pinned_environment(name: str) -> Path:
     """Return the virtual environment of ``requirements/NAME.txt``, installed on first use, outside the checkout."""
     requirements = ROOT / "requirements" / f"{name}.txt"
-    digest = sha256(requirements.read_bytes() + sys.version.encode()).hexdigest()[:12]
+    digest = sha256(requirements.read_bytes() + " ".join((*INSTALL, sys.version)).encode()).hexdigest()[:12]
     folder = CACHE / f"{name}-{digest}"
     if not (folder / "complete").exists():
         shutil.rmtree(folder, ignore_errors=True)
         uv = [sys.executable, "-m", "uv", "--quiet"]
         subprocess.run([*uv, "venv", "--python", sys.executable, str(folder)], check=True)
-        install = [*uv, "pip", "install", "--python", str(folder / "bin" / "python"), "--require-hashes"]
-        subprocess.run([*install, "-r", str(requirements)], check=True)
+        install = [*uv, *INSTALL, "--python", str(folder / "bin" / "python"), "-r", str(requirements)]
+        subprocess.run(install, check=True)
         (folder / "complete").touch()
     return folder

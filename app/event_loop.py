@@ -1,0 +1,36 @@
+"""How late the event loop is: what it comes to now has waited for about as long."""
+
+from __future__ import annotations
+
+import asyncio
+
+TICK = 0.1  # seconds
+
+
+class Lag:
+    """Measures how long what is due waits for its turn, by a timer that is due ten times a second."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._due = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def seconds(self) -> float:
+        """How late the loop is now; also in the middle of a long turn, before the timer has run."""
+        return 0.0 if self._loop is None else max(0.0, self._loop.time() - self._due)
+
+    def start(self) -> None:
+        """Begin to measure the running loop."""
+        self._loop = asyncio.get_running_loop()
+        self._again()
+
+    def stop(self) -> None:
+        """End it."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _again(self) -> None:
+        assert self._loop is not None
+        self._due = self._loop.time() + TICK
+        self._timer = self._loop.call_at(self._due, self._again)
