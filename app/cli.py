@@ -19,6 +19,7 @@ from app.auth import SCOPES, Tokens
 from app.errors import ConfigurationError, ExecutionApiError
 from app.settings import ServerSettings
 
+BACKLOG = 65_535  # connections that wait to be accepted: all the kernel lets; who finds no room tries again a second later
 # The Task SDK keeps its connection and asks every 5 s. A server that closes idle connections after 5 s (uvicorn's
 # default) races with the next heartbeat; 75 s is longer than any usual pause and than common load balancers' 60 s.
 KEEP_ALIVE = 75
@@ -145,6 +146,7 @@ def _uvicorn_options() -> dict[str, Any]:
         "log_level": "warning",
         "access_log": False,  # ours is structured, see app.middleware
         "server_header": False,
+        "backlog": BACKLOG,
         "timeout_keep_alive": KEEP_ALIVE,
         "timeout_graceful_shutdown": GRACEFUL_SHUTDOWN,
         "loop": "uvloop",

@@ -108,9 +108,9 @@ def create_app(settings: Settings | None = None) -> Starlette:
         routes=[Route("/metrics", metrics), Mount(MOUNT_POINT, app=api)],
         middleware=[
             Middleware(CorrelationId),
+            Middleware(LoadShedding, is_overloaded=database.is_overloaded, lag=lag),
             Middleware(Observed, access_log=settings.server.access_log),
             Middleware(RetryableErrors),
-            Middleware(LoadShedding, is_overloaded=database.is_overloaded, lag=lag),
             Middleware(TokenRefresh, tokens=tokens),
             Middleware(RequestLimits, max_body_bytes=settings.server.max_body_bytes),
         ],

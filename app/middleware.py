@@ -109,6 +109,42 @@ class Observed:
             )
 
 
+class LoadShedding:
+    """Refuses what waits too long before it costs anything: its token, its body, its place in line, a line in the log.
+
+    It answers 503 itself, and tells once a second how many. Heartbeats go on to the queue, which refuses them last; so does
+    what asks for our health.
+
+    :param is_overloaded: whether a request that comes now would wait too long for a connection.
+    :param lag: how long it has waited for its turn already.
+    """
+
+    def __init__(self, app: ASGIApp, *, is_overloaded: Callable[[], bool], lag: Lag) -> None:
+        self.app = app
+        self.is_overloaded = is_overloaded
+        self.lag = lag
+        self._refused, self._told = 0, 0.0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (error := self._too_much()) and not SPARED.search(scope["path"]):
+            self._count(error)
+            return await _send_unavailable(send, error)
+        await self.app(scope, receive, send)
+
+    def _too_much(self) -> type[RetryableDatabaseError] | None:
+        if self.lag.seconds > LATE:
+            return ServerBusy
+        return PoolExhausted if self.is_overloaded() else None
+
+    def _count(self, error: type[RetryableDatabaseError]) -> None:
+        telemetry.RETRYABLE.labels(error.reason).inc()
+        self._refused += 1
+        now = time.monotonic()
+        if now - self._told >= 1:
+            log.warning("requests are refused, more is asked than can be served in time", last=error.reason, n=self._refused)
+            self._refused, self._told = 0, now
+
+
 class RetryableErrors:
     """Answers 503 with ``Retry-After`` when the database could not do it now; no handler knows about it."""
 
@@ -120,34 +156,14 @@ class RetryableErrors:
             await self.app(scope, receive, send)
         except RetryableDatabaseError as error:
             telemetry.RETRYABLE.labels(error.reason).inc()
-            retry_after = error.delay + random.randint(0, JITTER)
-            log.warning("retryable database error", reason=error.reason, path=scope["path"], retry_after=retry_after)
-            detail = {"reason": error.reason, "message": (error.__doc__ or "").split("\n")[0]}
-            headers = [(b"retry-after", str(retry_after).encode())]
-            await send_json(send, HTTPStatus.SERVICE_UNAVAILABLE, {"detail": detail}, headers)
+            log.warning("retryable database error", reason=error.reason, path=scope["path"])
+            await _send_unavailable(send, type(error))
 
 
-class LoadShedding:
-    """Refuses what waits too long before it costs anything: its token, its body, its place in line.
-
-    Heartbeats go on to the queue, which refuses them last; so does what asks for our health.
-
-    :param is_overloaded: whether a request that comes now would wait too long for a connection.
-    :param lag: how long it has waited for its turn already.
-    """
-
-    def __init__(self, app: ASGIApp, *, is_overloaded: Callable[[], bool], lag: Lag) -> None:
-        self.app = app
-        self.is_overloaded = is_overloaded
-        self.lag = lag
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not SPARED.search(scope["path"]):
-            if self.lag.seconds > LATE:
-                raise ServerBusy("more is asked than this process can serve in time")
-            if self.is_overloaded():
-                raise PoolExhausted("more is asked than the database connections can serve in time")
-        await self.app(scope, receive, send)
+async def _send_unavailable(send: Send, error: type[RetryableDatabaseError]) -> None:
+    detail = {"reason": error.reason, "message": (error.__doc__ or "").split("\n")[0]}
+    retry_after = str(error.delay + random.randint(0, JITTER)).encode()
+    await send_json(send, HTTPStatus.SERVICE_UNAVAILABLE, {"detail": detail}, [(b"retry-after", retry_after)])
 
 
 class TokenRefresh:

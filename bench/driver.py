@@ -7,6 +7,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -152,13 +153,21 @@ class Client:
             f"Accept: */*\r\nUser-Agent: bench\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
         )
         try:
-            if self._connection is None or not self._connection.is_open:
-                _, self._connection = await asyncio.get_running_loop().create_connection(Connection, *self._address)
+            connection = await self.connected()
             async with asyncio.timeout(WHOLE):
-                return await self._connection.ask(head.encode() + content)
+                return await connection.ask(head.encode() + content)
         except (OSError, TimeoutError):
             self.close()
             return 0
+
+    async def connected(self) -> Connection:
+        """Return the connection, opened if it is not.
+
+        :raises OSError: the server does not take it.
+        """
+        if self._connection is None or not self._connection.is_open:
+            _, self._connection = await asyncio.get_running_loop().create_connection(Connection, *self._address)
+        return self._connection
 
     def close(self) -> None:
         if self._connection is not None:
@@ -197,8 +206,10 @@ class Load:
 
         async def slot(client: Client, index: int, until: float, outcome: Outcome) -> None:
             due = time.perf_counter() + pause * index / len(self._clients)
+            task, started = next(tasks), False
             while time.perf_counter() < until:
-                task = next(tasks)
+                if started:
+                    task, started = next(tasks), False
                 for request in life(task):
                     now = time.perf_counter()
                     if pause and due > now:
@@ -207,6 +218,7 @@ class Load:
                         return
                     served = await self._one(client, task, request, outcome, due if pause else now)
                     due += pause
+                    started = started or served
                     if not served:
                         await asyncio.sleep(RETRY_PAUSE)
                         break  # what follows would be refused
@@ -227,6 +239,9 @@ class Load:
         return status < 300 and status != 0
 
     async def _all(self, slot: Callable[[Client, int, float, Outcome], Awaitable[None]], seconds: float) -> Outcome:
+        for client in self._clients:  # one after the other: what is measured is requests, not a thousand handshakes at once
+            with suppress(OSError):
+                await client.connected()
         outcome, started, cpu = Outcome(), time.perf_counter(), time.process_time()
         until = started + seconds
         await asyncio.gather(*(slot(client, index, until, outcome) for index, client in enumerate(self._clients)))

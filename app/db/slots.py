@@ -18,6 +18,7 @@ from app.errors import PoolExhausted
 
 PATIENCE = 0.4  # seconds of expected wait; with the work itself an accepted request stays below one second
 URGENT_PATIENCE = 4 * PATIENCE  # for heartbeats: three that fail in a row end a task
+OLDEST = 0.25  # seconds that the first in line may have waited: the mean knows a burst only when it is over
 WEIGHT = 0.01  # of the newest use in the running mean of how long a slot is used
 
 
@@ -30,8 +31,8 @@ class Slots:
 
     def __init__(self, count: int, *, timeout: float) -> None:
         self._count, self._free, self._timeout = count, count, timeout
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self._urgent: deque[asyncio.Future[None]] = deque()
+        self._waiting: deque[tuple[asyncio.Future[None], float]] = deque()  # with when each came
+        self._urgent: deque[tuple[asyncio.Future[None], float]] = deque()
         self._mean_use = 0.0
 
     @asynccontextmanager
@@ -57,13 +58,15 @@ class Slots:
         if self._free:
             return False
         ahead = len(self._urgent) if urgent else len(self._urgent) + len(self._waiting)
-        return (ahead + 1) * self._mean_use / self._count > (URGENT_PATIENCE if urgent else PATIENCE)
+        if (ahead + 1) * self._mean_use / self._count > (URGENT_PATIENCE if urgent else PATIENCE):
+            return True
+        return not urgent and bool(self._waiting) and time.perf_counter() - self._waiting[0][1] > OLDEST
 
     async def _wait(self, *, urgent: bool) -> None:
         if self.is_overloaded(urgent=urgent):
             raise PoolExhausted("more is asked than the database connections can serve in time")
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        (self._urgent if urgent else self._waiting).append(turn)
+        (self._urgent if urgent else self._waiting).append((turn, time.perf_counter()))
         try:
             async with asyncio.timeout(self._timeout):
                 try:
@@ -79,7 +82,7 @@ class Slots:
         """Give a slot to who waits longest, or keep it free."""
         for queue in (self._urgent, self._waiting):
             while queue:
-                turn = queue.popleft()
+                turn, _ = queue.popleft()
                 if not turn.done():
                     turn.set_result(None)
                     return
