@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import asyncpg
@@ -37,10 +38,11 @@ def changes():
     def added():
         return None
 
-    sleep.expand(n=list(range(12))) >> last(){more}
+    sleep.expand(n=list(range(18))) >> last(){more}
 
 changes()
 """
+NOTICED = timedelta(seconds=10)  # until the scheduler has looked at the new version; it does every second or two
 BULK_UPDATE = re.compile(r"UPDATE task_instance SET (updated_at='[^']*', )?dag_version_id=.* WHERE task_instance.dag_id = ")
 BATCH_LOCK = re.compile(
     r"SELECT task_instance.id .*ORDER BY task_instance.id\s+LIMIT 5 FOR UPDATE OF task_instance SKIP LOCKED", re.S
@@ -96,8 +98,8 @@ async def test_a_dag_changes_while_its_run_goes_on(
         (dags / "changes.py").write_text(DAG.format(more=" >> added()"))
         await _until(connection, "SELECT count(*) >= 2 FROM dag_version", 90)
         await _until(connection, "SELECT state = 'success' FROM dag_run", 180)
-    newest = await connection.fetchval("SELECT id FROM dag_version ORDER BY version_number DESC LIMIT 1")
-    versions = await connection.fetch("SELECT task_id, dag_version_id FROM task_instance ORDER BY end_date")
+    newest = await connection.fetchrow("SELECT id, created_at FROM dag_version ORDER BY version_number DESC LIMIT 1")
+    tasks = await connection.fetch("SELECT task_id, dag_version_id, end_date FROM task_instance ORDER BY end_date")
     await connection.close()
     with postgres.log.open() as log:
         log.seek(start)
@@ -105,5 +107,6 @@ async def test_a_dag_changes_while_its_run_goes_on(
     assert "scheduler lock discipline is applied" in (tmp_path / "airflow" / "scheduler.log").read_text()
     assert BATCH_LOCK.search(statements), "the batches are in PostgreSQL's log"
     assert not BULK_UPDATE.search(statements), "and no bulk update is"
-    assert {row["dag_version_id"] for row in versions[6:]} == {newest}, "none that was unfinished keeps the old version"
-    assert versions[-1]["task_id"] == "added"
+    unfinished = [row for row in tasks if row["end_date"] > newest["created_at"] + NOTICED]
+    assert {row["task_id"] for row in unfinished} == {"sleep", "last", "added"}
+    assert {row["dag_version_id"] for row in unfinished} == {newest["id"]}, "none that was unfinished keeps the old version"
