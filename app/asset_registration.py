@@ -198,6 +198,7 @@ async def _wait_for_partitions(
     except UnknownMapper:
         raise
     except Exception as error:  # the mapper's own, whatever it is: the event stays, as Airflow has it
+        log.warning("a partition key could not be mapped", key=source_key, asset=emission.name, dag_id=dag_id, exc_info=True)
         extra = (
             f"Could not map partition_key '{source_key}' for {about}. This likely indicates that the partition mapper in the"
             f" target Dag is misconfigured or does not support this partition key.\n{type(error).__name__}: {error}"

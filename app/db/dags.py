@@ -46,12 +46,21 @@ def _part(path: str) -> ColumnElement[Any]:
 
 
 _NEWEST = (serialized_dag.c.created_at.desc(), serialized_dag.c.id.desc())
-_TASK_GROUP = (
-    select(_part("$.dag.task_group").label("part"), serialized_dag.c.data_compressed)
-    .where(serialized_dag.c.dag_id == bindparam("dag_id"))
-    .order_by(*_NEWEST)
-    .limit(1)
-)
+
+
+def _from_newest_version(*columns: ColumnElement[Any]) -> Select[Any]:
+    """Select from a Dag's newest version; a compressed one comes whole beside the columns."""
+    return (
+        select(*columns, serialized_dag.c.data_compressed)
+        .where(serialized_dag.c.dag_id == bindparam("dag_id"))
+        .order_by(*_NEWEST)
+        .limit(1)
+    )
+
+
+_TASK_GROUP = _from_newest_version(_part("$.dag.task_group").label("part"))
+_TIMETABLE = _from_newest_version(_part("$.dag.timetable").label("part"))
+_WHOLE = _from_newest_version(serialized_dag.c.dag_version_id, as_text(serialized_dag.c.data))
 
 
 async def root_task_group(session: ReadSession, *, dag_id: str) -> dict[str, Any] | None:
@@ -60,26 +69,10 @@ async def root_task_group(session: ReadSession, *, dag_id: str) -> dict[str, Any
     return None if row is None else _decoded(row, "task_group")
 
 
-_TIMETABLE = (
-    select(_part("$.dag.timetable").label("part"), serialized_dag.c.data_compressed)
-    .where(serialized_dag.c.dag_id == bindparam("dag_id"))
-    .order_by(*_NEWEST)
-    .limit(1)
-)
-
-
 async def timetable(session: ReadSession, *, dag_id: str) -> dict[str, Any] | None:
     """Return the serialized timetable of a Dag's newest version, or None when it was never serialized."""
     row = (await session.execute(_TIMETABLE, {"dag_id": dag_id})).one_or_none()
     return None if row is None else _decoded(row, "timetable")
-
-
-_WHOLE = (
-    select(serialized_dag.c.dag_version_id, as_text(serialized_dag.c.data), serialized_dag.c.data_compressed)
-    .where(serialized_dag.c.dag_id == bindparam("dag_id"))
-    .order_by(*_NEWEST)
-    .limit(1)
-)
 
 
 async def newest_version(session: ReadSession, *, dag_id: str) -> tuple[uuid.UUID, dict[str, Any]] | None:

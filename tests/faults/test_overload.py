@@ -38,7 +38,7 @@ async def test_requests_are_refused_at_the_door_and_heartbeats_wait(ours: InProc
 async def test_what_the_process_comes_to_too_late_is_refused(ours: InProcess) -> None:
     ti = await SETUPS["running"](ours.world)
     async with ours.client(ti) as client:
-        asyncio.get_running_loop().call_soon(time.sleep, TICK + 0.4)
+        asyncio.get_running_loop().call_soon(time.sleep, TICK + 0.4)  # the loop is busy, and then comes to all of these
         asked = [asyncio.create_task(client.get("/variables/any")) for _ in range(3)]
         beating = asyncio.create_task(client.put(f"/task-instances/{ti}/heartbeat", json={"hostname": "worker", "pid": 42}))
         answers = await asyncio.gather(*asked)
@@ -53,7 +53,7 @@ async def test_the_lag_of_an_event_loop() -> None:
     lag = Lag()
     assert lag.seconds == 0, "nothing is measured before it is started"
     lag.start()
-    asyncio.get_running_loop().call_soon(time.sleep, TICK + 0.2)
+    asyncio.get_running_loop().call_soon(time.sleep, TICK + 0.2)  # nothing else runs meanwhile: that is what is measured
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert lag.seconds >= 0.2
