@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import DateTime, Double, bindparam, cast, func, literal, or_, select, update
-from sqlalchemy.dialects.postgresql import JSONB, insert
+from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by, insert
 
 from app.db import task_instances
 from app.db.session import ReadSession, WriteSession
@@ -134,7 +134,7 @@ _CONSUMED = (
         asset_event.c.source_map_index,
         asset_event.c.timestamp,
         asset_event.c.partition_key,
-        select(func.array_agg(asset_alias.c.name))
+        select(func.array_agg(aggregate_order_by(asset_alias.c.name, asset_alias.c.id)))
         .join(asset_alias_asset_event, asset_alias_asset_event.c.alias_id == asset_alias.c.id)
         .where(asset_alias_asset_event.c.event_id == asset_event.c.id)
         .scalar_subquery()

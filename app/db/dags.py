@@ -8,11 +8,17 @@ import zlib
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, Text, bindparam, cast, func, select, text
+from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from app.db.session import ReadSession
 from app.db.tables import AnyRow, as_text, dag, dag_run, dag_tag, serialized_dag
 
-_TAGS = select(func.array_agg(dag_tag.c.name)).where(dag_tag.c.dag_id == dag.c.dag_id).scalar_subquery().label("tags")
+_TAGS = (
+    select(func.array_agg(aggregate_order_by(dag_tag.c.name, dag_tag.c.name)))
+    .where(dag_tag.c.dag_id == dag.c.dag_id)
+    .scalar_subquery()
+    .label("tags")
+)
 _BY_ID = select(
     dag.c.dag_id,
     dag.c.is_paused,
