@@ -6,8 +6,8 @@ import json
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import event
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+import sqlalchemy
+from sqlalchemy import Engine, event
 
 from app.settings import DatabaseSettings
 
@@ -15,14 +15,14 @@ APPLICATION_NAME = "execution-api"  # what pg_stat_activity shows
 CONNECT_TIMEOUT = 3.0  # seconds; within the client's 5 s, so that a lost database is a 503 and no client time-out
 
 
-def create_engine(settings: DatabaseSettings) -> AsyncEngine:
-    """Return the engine of this process; it connects on first use.
+def create_engine(settings: DatabaseSettings) -> Engine:
+    """Return the engine of this process, which ``greenlet_spawn`` or an ``AsyncEngine`` runs; it connects on first use.
 
     READ COMMITTED is explicit: after a lock wait PostgreSQL must evaluate our WHERE again on the row's newest version.
     The pool never overflows: connections to PostgreSQL stay as many as configured, and it is used last in, first out, so
     that under little load the few warm connections do the work.
     """
-    engine = create_async_engine(
+    engine = sqlalchemy.create_engine(
         settings.url,
         isolation_level="READ COMMITTED",
         pool_size=settings.pool_size,
@@ -65,11 +65,11 @@ def _connect_arguments(settings: DatabaseSettings) -> dict[str, Any]:
     return arguments | {"server_settings": server_settings}
 
 
-def _set_timeouts_in_each_transaction(engine: AsyncEngine, settings: DatabaseSettings) -> None:
+def _set_timeouts_in_each_transaction(engine: Engine, settings: DatabaseSettings) -> None:
     """Bound the waits with ``SET LOCAL`` where a session's own settings do not survive."""
     statement = "; ".join(f"SET LOCAL {name} = {value}" for name, value in timeouts(settings).items())
 
-    @event.listens_for(engine.sync_engine, "begin")
+    @event.listens_for(engine, "begin")
     def set_local(connection: Any) -> None:
         for part in statement.split("; "):
             connection.exec_driver_sql(part)

@@ -6,15 +6,16 @@ sent, and then a client could hold a 2xx for a transaction that fails to commit.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from math import inf
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from sqlalchemy import Executable, PoolProxiedConnection, text
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy import Engine, Executable, PoolProxiedConnection, text
+from sqlalchemy.util import greenlet_spawn
 
 from app.compat import Revision, revision_of
 from app.db.direct import DirectSession, compiler
@@ -24,6 +25,11 @@ from app.db.tables import AnyRow
 from app.errors import ConfigurationError
 from app.retrying import breaks_connection, translated
 from app.settings import DatabaseSettings
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+
+    from app.db.async_session import Writing
 
 BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 
@@ -58,10 +64,6 @@ class WriteSession(ReadSession, Protocol):
     writes: bool
 
 
-class _Writing(AsyncSession):
-    reads = writes = True
-
-
 @dataclass(frozen=True, slots=True)
 class _Taken:
     """A connection that was taken out of the pool, which costs as much as a statement.
@@ -82,10 +84,11 @@ class Database:
 
     def __init__(self, settings: DatabaseSettings) -> None:
         self.settings = settings
-        self.engine: AsyncEngine = create_engine(settings)
+        self.engine: Engine = create_engine(settings)
         self._compiled = compiler(self.engine.dialect)
         self._idle: list[_Taken] = []
         self._slots = Slots(settings.pool_size, timeout=settings.pool_timeout)
+        self._sessions: async_sessionmaker[Writing] | None = None
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[WriteSession]:
@@ -94,10 +97,12 @@ class Database:
         :raises RetryableDatabaseError: when the database cannot do it now, at commit too; nothing was written.
         :raises RejectedByDatabase: when it does not take a value; nothing was written.
         """
+        if self._sessions is None:
+            self._sessions = await asyncio.to_thread(_session_maker, self.engine)
         with translated():
             async with self._slots.held():
                 self._put_back()
-                async with _Writing(self.engine, expire_on_commit=False, autoflush=False) as session, session.begin():
+                async with self._sessions.begin() as session:
                     yield session
 
     @asynccontextmanager
@@ -137,7 +142,7 @@ class Database:
             taken.proxied.close()
             taken = None
         if taken is None:
-            proxied = await self.engine.raw_connection()
+            proxied = await greenlet_spawn(self.engine.raw_connection)
             session = DirectSession(proxied.driver_connection, self._compiled)
             lifetime = self.settings.pool_recycle if self.settings.pool_recycle > 0 else inf
             taken = _Taken(proxied, session, until=now + lifetime)
@@ -194,8 +199,8 @@ class Database:
         """Roll back what a transaction wrote so far; its block ends without writing anything."""
         if isinstance(session, DirectSession):
             await session.control("ROLLBACK")
-        elif isinstance(session, AsyncSession):
-            await session.rollback()
+        else:
+            await cast("AsyncSession", session).rollback()
 
     def is_overloaded(self) -> bool:
         """Say whether a request that comes now would wait too long for a connection."""
@@ -205,7 +210,7 @@ class Database:
         """Close every connection."""
         while self._idle:
             self._put_back()
-        await self.engine.dispose()
+        await greenlet_spawn(self.engine.dispose)
 
     async def ping(self) -> None:
         """Ask the database for nothing.
@@ -236,3 +241,9 @@ class Database:
                 " expected that of Airflow 3.2 (1d6611b6ab7c) or 3.3 (d2f4e1b3c5a7)"
             )
         return revision
+
+
+def _session_maker(engine: Engine) -> async_sessionmaker[Writing]:
+    from app.db.async_session import maker  # see there why not before
+
+    return maker(engine)

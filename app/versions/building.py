@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import date
@@ -22,7 +23,7 @@ from app.auth import REQUIREMENTS
 from app.errors import RefusedRequest, RejectedByDatabase
 from app.middleware import header, send_json
 from app.routes import ROUTERS
-from app.routes.operations import Operation
+from app.routes.operations import Operation, Operations
 from app.routes.rendering import json_response, render
 from app.service import Service
 from app.versions import VERSIONS, Version, documents
@@ -36,12 +37,27 @@ _date = TypeAdapter(date)
 
 
 class VersionedApp(FastAPI):
-    """The application of one API date, without Starlette's own answer to unexpected errors.
+    """FastAPI's application of one API date, without Starlette's own answer to unexpected errors.
 
-    Errors must reach our middleware (503 for retryable ones, one place for the rest) before an answer was sent.
+    Errors must reach our middleware (503 for retryable ones, one place for the rest) before an answer was sent. Its routes
+    take as long to make as hundreds of requests, so they are made with the first request that comes here, in a thread.
+
+    :param make_routes: adds the routes to it, once.
     """
 
+    def __init__(self, make_routes: Callable[[FastAPI], None], **options: Any) -> None:
+        super().__init__(**options)
+        self._make_routes = make_routes
+        self._making = asyncio.Lock()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.middleware_stack is None:
+            async with self._making:
+                self.middleware_stack = self.middleware_stack or await asyncio.to_thread(self.build_middleware_stack)
+        await super().__call__(scope, receive, send)
+
     def build_middleware_stack(self) -> ASGIApp:
+        self._make_routes(self)
         stack = super().build_middleware_stack()
         assert isinstance(stack, ServerErrorMiddleware)
         return stack.app
@@ -113,7 +129,18 @@ def build_app(service: Service, version: str) -> Dispatcher:
     """Return the application of one API date, FastAPI's own behind the short way."""
     undone = tuple(change for newer in _newer_than(version) for change in newer.changes)
     undone += tuple(change for newer in _newer_than(service.revision.newest_api_date) for change in newer.server_changes)
+    models = OlderModels(undone)
+    routers = [(prefix, tag, list(_as_of(undone, operations, models))) for prefix, tag, operations in ROUTERS]
+
+    def make_routes(app: FastAPI) -> None:
+        for prefix, tag, operations in routers:
+            router = APIRouter()
+            for operation in operations:
+                _add(router, operation, models)
+            app.include_router(router, prefix=prefix, tags=[tag])
+
     app = VersionedApp(
+        make_routes,
         title="Airflow Task Execution API",
         description="The private Airflow Task Execution API.",
         version=version,
@@ -122,27 +149,19 @@ def build_app(service: Service, version: str) -> Dispatcher:
         strict_content_type=False,  # the client of Task SDK 1.0 names none
     )
     app.state.service = service
+    app.state.models = models
     for refusal in REFUSALS:
         app.add_exception_handler(refusal, _refused)
-    models = app.state.models = OlderModels(undone)
-    gone = {name for change in undone for name in change.added_operations}
-    moved = {name: before for change in undone for name, before in change.moved_operations.items()}
     dispatcher = Dispatcher(app, _refused)
+    for prefix, _, operations in routers:
+        for operation in operations:
+            dispatcher.add(prefix + operation.path, operation.methods, operation.endpoint, operation.options["dependencies"])
 
     async def not_allowed(request: Request, _: Exception) -> Response:
         """Name every method of the path, as HTTP wants it (RFC 9110, 15.5.6); Starlette names those of one route."""
         return json_response({"detail": "Method Not Allowed"}, 405, {"allow": ", ".join(dispatcher.methods(request.scope))})
 
     app.add_exception_handler(405, not_allowed)
-    for prefix, tag, operations in ROUTERS:
-        router = APIRouter()
-        for operation in operations.declared:
-            if operation.name not in gone:
-                path, name = moved.get(operation.name, (operation.path, operation.name))
-                endpoint = _endpoint(operation, models, _downgrades(undone, operation.name))
-                _add(router, operation, endpoint, models, path=path, name=name)
-                dispatcher.add(prefix + path, operation.methods, endpoint, operation.options["dependencies"])
-        app.include_router(router, prefix=prefix, tags=[tag])
     return dispatcher
 
 
@@ -154,18 +173,24 @@ def _downgrades(changes: tuple[Change, ...], operation: str) -> tuple[Downgrade,
     return tuple(change.downgrades[operation] for change in changes if operation in change.downgrades)
 
 
-def _add(
-    router: APIRouter,
-    operation: Operation,
-    endpoint: Callable[..., Awaitable[Response]],
-    models: OlderModels,
-    *,
-    path: str,
-    name: str,
-) -> None:
-    model = operation.options["response_model"]
-    changed = {"name": name, "response_model": models.annotation(model) if path == operation.path else None}
-    router.add_api_route(path, endpoint, **{**operation.options, **changed})
+def _as_of(undone: tuple[Change, ...], operations: Operations, models: OlderModels) -> Iterator[Operation]:
+    """Yield the operations of a router as they were before some changes."""
+    gone = {name for change in undone for name in change.added_operations}
+    moved = {name: before for change in undone for name, before in change.moved_operations.items()}
+    for operation in operations.declared:
+        if operation.name not in gone:
+            path, name = moved.get(operation.name, (operation.path, operation.name))
+            options = {**operation.options, "name": name}
+            if operation.name in moved:
+                options["response_model"] = None
+            endpoint = _endpoint(operation, models, _downgrades(undone, operation.name))
+            yield Operation(path, endpoint, options)
+
+
+def _add(router: APIRouter, operation: Operation, models: OlderModels) -> None:
+    """Add FastAPI's route for an operation."""
+    documented = models.annotation(operation.options["response_model"])
+    router.add_api_route(operation.path, operation.endpoint, **{**operation.options, "response_model": documented})
     route = router.routes[-1]
     assert isinstance(route, APIRoute)
     for required in _token_requirements(route.dependant):

@@ -149,7 +149,7 @@ class Explorer:
         self.ours, self.writing, self.watching = ours, writing, watching
         self.gate: Steps | None = None
         self.shared: set[str] = set()
-        engine = ours.service.database.engine.sync_engine
+        engine = ours.service.database.engine
 
         @event.listens_for(engine, "before_cursor_execute")
         def before_statement(_: Any, __: Any, statement: str, *___: Any) -> None:

@@ -71,7 +71,7 @@ async def ours(
         service: Service = application.routes[1].app.service  # type: ignore[attr-defined]
         running = InProcess(application, service, World(connection, revision))
 
-        engine = service.database.engine.sync_engine
+        engine = service.database.engine
 
         @event.listens_for(engine, "before_cursor_execute")
         def listen(_: Any, __: Any, statement: str, *___: Any) -> None:
