@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
-from croniter import croniter
-from dateutil.relativedelta import relativedelta
-
 from app.errors import ExecutionApiError
+
+if TYPE_CHECKING:  # imported with the first calendar that is asked: most workers' tasks trigger nothing
+    from croniter import croniter
+    from dateutil.relativedelta import relativedelta
 
 Interval = tuple[datetime, datetime]
 
@@ -80,6 +81,8 @@ def _delta(encoded: Any) -> timedelta | relativedelta:
     fields = dict(encoded.get("__var", encoded))
     if weekday := fields.pop("weekday", None):
         raise UnknownTimetable(f"a relative interval with a weekday ({weekday}) is not supported")
+    from dateutil.relativedelta import relativedelta
+
     return relativedelta(**fields)
 
 
@@ -114,6 +117,8 @@ class _Cron:
         return self._step(end, back=True), end
 
     def _step(self, moment: datetime, *, back: bool) -> datetime:
+        from croniter import croniter
+
         local = moment.astimezone(self._zone).replace(tzinfo=None)
         cron = croniter(self._expression, start_time=local)
         found: datetime = cron.get_prev(datetime) if back else cron.get_next(datetime)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import compileall
 import json
 import os
 import resource
@@ -23,12 +24,13 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import asyncpg
 
+import app
 from app.embedded import EmbeddedPostgres
 from bench import curve, data, floors, report
 from bench.driver import Load, Outcome, Task
@@ -45,12 +47,14 @@ IDLE = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
 class Target:
     """A server under test, on its own database.
 
+    :param folder: for its log and what else it writes.
     :param lives: queued task instances that no life was given to yet.
     :param figures: what was measured, a value a round, by name.
     """
 
     name: str
     server: Server
+    folder: Path
     connection: asyncpg.Connection
     running: list[Task]
     lives: Iterator[Task]
@@ -72,6 +76,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write every figure here")
     options = parser.parse_args()
     targets = options.target or list(REVISIONS)
+    compileall.compile_dir(Path(app.__file__).parent, quiet=1)  # as pip compiles what it installs, Airflow too
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))  # a socket a worker, here and in the servers
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
@@ -177,21 +182,24 @@ async def serving(postgres: EmbeddedPostgres, name: str, folder: Path) -> AsyncI
     postgres.create_database(database, template=f"template_{REVISIONS[name].replace('.', '_')}")
     url, own = postgres.url(database), folder / name
     own.mkdir()
-    started = time.perf_counter()
-    with affinity(SERVER_CPU):
-        running = our_server(url, own) if name == "ours" else airflow_server(name, url, own)
-        server = running.__enter__()
-    seconds = time.perf_counter() - started
-    connection = await asyncpg.connect(url)
-    try:
-        tasks = await data.tasks(connection, "running", data.RUNNING)
-        lives = iter(await data.tasks(connection, "queued", 30_000))
-        target = Target(name, server, connection, tasks, lives)
-        target.note("seconds to start", seconds)
-        yield target
-    finally:
-        await connection.close()
-        running.__exit__(None, None, None)
+    with started(name, url, own) as server:
+        connection = await asyncpg.connect(url)
+        try:
+            tasks = await data.tasks(connection, "running", data.RUNNING)
+            lives = iter(await data.tasks(connection, "queued", 30_000))
+            yield Target(name, server, own, connection, tasks, lives)
+        finally:
+            await connection.close()
+
+
+@contextmanager
+def started(name: str, url: str, folder: Path) -> Iterator[Server]:
+    """Run a server on CPUs of its own."""
+    running = our_server(url, folder) if name == "ours" else airflow_server(name, url, folder)
+    with ExitStack() as stack:
+        with affinity(SERVER_CPU):
+            server = stack.enter_context(running)
+        yield server
 
 
 def postgres_pid(postgres: EmbeddedPostgres) -> int:
@@ -200,6 +208,9 @@ def postgres_pid(postgres: EmbeddedPostgres) -> int:
 
 async def one_round(target: Target, postgres: int, seconds: float) -> None:
     """Take each figure of a target once."""
+    begun = time.perf_counter()
+    with started(target.name, target.server.database_url, target.folder):  # a second one, beside it
+        target.note("seconds to start", time.perf_counter() - begun)
     await checkpointed(target)
     async with metered(target, postgres, "heartbeat", connections=8) as (load, outcomes):
         outcomes.append(await load.heartbeats(target.running, seconds=seconds))

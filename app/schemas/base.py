@@ -28,7 +28,7 @@ UtcDateTime = Annotated[AwareDatetime, AfterValidator(lambda moment: moment.asti
 class BaseModel(pydantic.BaseModel):
     """A model that ignores fields it does not know."""
 
-    model_config = ConfigDict(populate_by_name=True, defer_build=True)
+    model_config = ConfigDict(populate_by_name=True)
 
 
 class StrictBaseModel(BaseModel):
