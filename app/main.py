@@ -21,6 +21,7 @@ from app import settings as settings_module
 from app.auth import Tokens
 from app.db.session import Database
 from app.event_loop import Lag
+from app.heartbeats import Heartbeats
 from app.middleware import CorrelationId, LoadShedding, Observed, RequestLimits, RetryableErrors, TokenRefresh
 from app.secrets import Secrets
 from app.service import Service
@@ -93,7 +94,16 @@ def create_app(settings: Settings | None = None) -> Starlette:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         revision = await database.revision()
-        api.open(Service(settings=settings, database=database, revision=revision, tokens=tokens, secrets=secrets))
+        api.open(
+            Service(
+                settings=settings,
+                database=database,
+                revision=revision,
+                tokens=tokens,
+                secrets=secrets,
+                heartbeats=Heartbeats(database),
+            )
+        )
         gc.collect()
         gc.freeze()  # what start-up made lives on: no full collection shall walk it again
         gc.enable()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
@@ -113,19 +113,25 @@ async def _record(
 async def heartbeat(service: Service, *, ti_id: uuid.UUID, payload: TIHeartbeatInfo) -> Refuse | None:
     """Record that a worker process is alive, in one statement; only a refusal asks further.
 
+    With ``heartbeat_write_interval`` it is verified first, and recorded only if the last one is as old.
+
     :raises RetryableDatabaseError: nothing was written.
     """
+    interval = timedelta(seconds=service.settings.heartbeat_write_interval)
+    if not interval and await service.heartbeats.record(ti_id=ti_id, payload=payload):
+        return None
     async with service.database.autocommit(urgent=True) as session:
         for _ in range(2):  # once more if the task came back to this process between the two statements
-            if await task_instances.heartbeat(
-                session, ti_id=ti_id, hostname=payload.hostname, pid=payload.pid, now=utcnow()
-            ):
-                return None
             if (row := await task_instances.identity(session, ti_id=ti_id)) is None:
                 archived = await task_instances.is_archived(session, ti_id=ti_id)
                 return transitions.ARCHIVED if archived else NOT_FOUND
             if refusal := transitions.refuse_heartbeat(row, payload):
                 return refusal
+            now = utcnow()
+            if interval and row.last_heartbeat_at is not None and now - row.last_heartbeat_at < interval:
+                return None
+            if await task_instances.heartbeat(session, ti_id=ti_id, hostname=payload.hostname, pid=payload.pid, now=now):
+                return None
     raise RetryableDatabaseError("the task instance changed while its heartbeat was recorded")
 
 

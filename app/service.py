@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 
@@ -13,6 +14,9 @@ from app.db.session import Database
 from app.errors import RetryableDatabaseError
 from app.secrets import Secrets
 from app.settings import Settings
+
+if TYPE_CHECKING:
+    from app.heartbeats import Heartbeats
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,7 @@ class Service:
     revision: Revision
     tokens: Tokens
     secrets: Secrets
+    heartbeats: Heartbeats
 
     async def ping(self) -> dict[str, str | None]:
         """Ask every part that a request needs; return what is wrong with each, or None, by name."""

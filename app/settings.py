@@ -95,7 +95,10 @@ class ServerSettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything the service is told, read once at start-up."""
+    """Everything the service is told, read once at start-up.
+
+    :param heartbeat_write_interval: seconds after a recorded heartbeat in which others are verified only; 0 records each.
+    """
 
     database: DatabaseSettings
     tokens: TokenSettings
@@ -107,6 +110,7 @@ class Settings:
     max_map_length: int = 1024
     rendered_fields_runs: int = 30
     clear_state_on_success: bool = False
+    heartbeat_write_interval: float = 0.0
     run_id_pattern: str = RUN_ID_PATTERN
     max_downstream_keys: int = 1000
     rerun_with_latest_version: bool = False
@@ -223,6 +227,7 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
         max_map_length=conf.integer("core", "max_map_length", 1024),
         rendered_fields_runs=_rendered_fields_runs(conf),
         clear_state_on_success=conf.boolean("state_store", "clear_on_success", False),
+        heartbeat_write_interval=_heartbeat_write_interval(conf),
         run_id_pattern=conf.get("scheduler", "allowed_run_id_pattern", RUN_ID_PATTERN).strip(),
         max_downstream_keys=conf.integer("scheduler", "partition_mapper_max_downstream_keys", 1000),
         rerun_with_latest_version=conf.boolean("core", "rerun_with_latest_version", False),
@@ -230,6 +235,18 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
         sensitive_names=conf.strings("core", "sensitive_var_conn_names"),
         hide_sensitive_names=conf.boolean("core", "hide_sensitive_var_conn_fields", True),
     )
+
+
+def _heartbeat_write_interval(conf: AirflowConfiguration) -> float:
+    """Read for how long a heartbeat may go unrecorded: too long, and the scheduler would take a living task for dead."""
+    interval = conf.seconds(OWN_SECTION, "heartbeat_write_interval", 0.0)
+    timeout = conf.seconds("scheduler", "task_instance_heartbeat_timeout", 300.0)
+    if interval > timeout / 10:
+        raise ConfigurationError(
+            f"[{OWN_SECTION}] heartbeat_write_interval is {interval:g} s: expected a tenth at most of [scheduler]"
+            f" task_instance_heartbeat_timeout, which is {timeout:g} s, or the scheduler ends tasks that live"
+        )
+    return interval
 
 
 def _rendered_fields_runs(conf: AirflowConfiguration) -> int:

@@ -7,6 +7,7 @@ round; the table shows medians. Examples::
     python -m bench --target ours --rounds 2             # while you tune
     python -m bench --task-instances 2000000             # is the cost of a request the same?
     python -m bench --memory --target ours               # 1,000,000 requests
+    python -m bench --target ours --target "ours, sparing"  # heartbeats recorded every 30 s
     python -m bench --curve --json docs/performance/curve.json
 """
 
@@ -17,6 +18,7 @@ import asyncio
 import compileall
 import json
 import os
+import re
 import resource
 import statistics
 import subprocess
@@ -38,7 +40,9 @@ from bench.processes import affinity, cpu_seconds, resident_bytes
 from tests.conftest import reachable
 from tests.servers import Server, airflow_server, our_server, pinned_environment
 
-REVISIONS = {"ours": "3.3", "3.2.1": "3.2", "3.3.2": "3.3"}
+REVISIONS = {"ours": "3.3", "3.2.1": "3.2", "3.3.2": "3.3", "ours, sparing": "3.3"}
+SETTINGS = {"ours": {}, "ours, sparing": {"AIRFLOW__EXECUTION_API_SERVICE__HEARTBEAT_WRITE_INTERVAL": "30"}}
+DEFAULT_TARGETS = ["ours", "3.2.1", "3.3.2"]
 SERVER_CPU, OTHER_CPU = {0}, {max(os.sched_getaffinity(0))}
 IDLE = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 
@@ -66,7 +70,9 @@ class Target:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--target", action="append", choices=list(REVISIONS), help="a server, again for more (default: all)")
+    parser.add_argument(
+        "--target", action="append", choices=list(REVISIONS), help="a server, again for more (default: three)"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="how often each figure is taken (default: 5)")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each load (default: 4)")
     parser.add_argument("--task-instances", type=int, default=50_000, help="rows in the database (default: 50000)")
@@ -75,7 +81,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=1_000_000, help="of --memory (default: 1000000)")
     parser.add_argument("--json", type=Path, help="also write every figure here")
     options = parser.parse_args()
-    targets = options.target or list(REVISIONS)
+    targets = options.target or DEFAULT_TARGETS
     compileall.compile_dir(Path(app.__file__).parent, quiet=1)  # as pip compiles what it installs, Airflow too
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))  # a socket a worker, here and in the servers
@@ -178,7 +184,7 @@ async def template(postgres: EmbeddedPostgres, revision: str, task_instances: in
 @asynccontextmanager
 async def serving(postgres: EmbeddedPostgres, name: str, folder: Path) -> AsyncIterator[Target]:
     """Run a target on a copy of its template."""
-    database = f"target_{name.replace('.', '_')}"
+    database = "target_" + re.sub(r"\W+", "_", name)
     postgres.create_database(database, template=f"template_{REVISIONS[name].replace('.', '_')}")
     url, own = postgres.url(database), folder / name
     own.mkdir()
@@ -195,7 +201,8 @@ async def serving(postgres: EmbeddedPostgres, name: str, folder: Path) -> AsyncI
 @contextmanager
 def started(name: str, url: str, folder: Path) -> Iterator[Server]:
     """Run a server on CPUs of its own."""
-    running = our_server(url, folder) if name == "ours" else airflow_server(name, url, folder)
+    ours = SETTINGS.get(name)
+    running = airflow_server(name, url, folder) if ours is None else our_server(url, folder, **ours)
     with ExitStack() as stack:
         with affinity(SERVER_CPU):
             server = stack.enter_context(running)
@@ -213,6 +220,8 @@ async def one_round(target: Target, postgres: int, seconds: float) -> None:
         target.note("seconds to start", time.perf_counter() - begun)
     await checkpointed(target)
     async with metered(target, postgres, "heartbeat", connections=8) as (load, outcomes):
+        outcomes.append(await load.heartbeats(target.running, seconds=seconds))
+    async with metered(target, postgres, "busy heartbeat", connections=128) as (load, outcomes):
         outcomes.append(await load.heartbeats(target.running, seconds=seconds))
     async with metered(target, postgres, "life", connections=8) as (load, outcomes):
         outcomes.append(await load.lives(target.lives, seconds=seconds))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -109,3 +111,11 @@ def test_public_things_say_what_they_are_for(path: Path) -> None:
     for node in tree.body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_"):
             assert ast.get_docstring(node), node.name
+
+
+def test_what_a_start_does_not_import() -> None:
+    """What only some workers ever need costs none of them memory, and no start time, before."""
+    rare = ("sqlalchemy.orm", "sqlalchemy.ext.asyncio", "pydantic.v1", "croniter", "dateutil", "airflow")
+    source = f"import sys, app.cli, app.main; print(*[name for name in {rare} if name in sys.modules])"
+    started = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True, cwd=APP.parent)
+    assert started.stdout.split() == []

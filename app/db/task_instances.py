@@ -10,12 +10,15 @@ from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import (
+    ARRAY,
     ColumnElement,
     DateTime,
     Insert,
+    Integer,
     String,
     Text,
     Update,
+    Uuid,
     and_,
     bindparam,
     case,
@@ -242,6 +245,44 @@ async def heartbeat(session: WriteSession, *, ti_id: uuid.UUID, hostname: str, p
     return await session.scalar(_HEARTBEAT, parameters) is not None
 
 
+_PROCESSES = (
+    func.unnest(
+        bindparam("pks", type_=ARRAY(Uuid)), bindparam("hosts", type_=ARRAY(Text)), bindparam("pids", type_=ARRAY(Integer))
+    )
+    .table_valued("pk", "host", "process")
+    .render_derived(name="processes")
+)
+_BEATING = (
+    select(task_instance.c.id)
+    .join(_PROCESSES, task_instance.c.id == _PROCESSES.c.pk)
+    .where(
+        task_instance.c.state == "running",
+        task_instance.c.hostname == _PROCESSES.c.host,
+        task_instance.c.pid == _PROCESSES.c.process,
+    )
+    .order_by(task_instance.c.id)
+    .with_for_update(key_share=True, skip_locked=True, of=task_instance)
+    .cte("beating")
+)
+_HEARTBEATS = (
+    update(task_instance)
+    .where(task_instance.c.id == _BEATING.c.id)
+    .values(last_heartbeat_at=bindparam("now"), updated_at=bindparam("now"))
+    .returning(task_instance.c.id, task_instance.c.hostname, task_instance.c.pid)
+)
+Process = tuple[uuid.UUID, str, int]  # a task instance, with host and process id of who says to run it
+
+
+async def heartbeats(session: WriteSession, *, processes: Sequence[Process], now: datetime) -> set[Process]:
+    """Record heartbeats, except of task instances that somebody holds; one statement, which waits for no row.
+
+    :returns: those of the processes that were recorded.
+    """
+    pks, hosts, pids = (list(column) for column in zip(*processes, strict=True))
+    rows = await session.execute(_HEARTBEATS, {"pks": pks, "hosts": hosts, "pids": pids, "now": now})
+    return {tuple(row) for row in rows}
+
+
 _IDENTITY = select(
     task_instance.c.state,
     task_instance.c.hostname,
@@ -250,11 +291,12 @@ _IDENTITY = select(
     task_instance.c.task_id,
     task_instance.c.run_id,
     task_instance.c.map_index,
+    task_instance.c.last_heartbeat_at,
 ).where(_this_pk)
 
 
 async def identity(session: ReadSession, *, ti_id: uuid.UUID) -> AnyRow | None:
-    """Return who runs a task instance, its state, Dag and run; without a lock."""
+    """Return who runs a task instance, its state, last heartbeat, Dag and run; without a lock."""
     return (await session.execute(_IDENTITY, {"pk": ti_id})).one_or_none()
 
 

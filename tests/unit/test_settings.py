@@ -79,6 +79,7 @@ def test_commands_in_airflow_cfg(tmp_path: Path) -> None:
         ({**COMPLETE, "AIRFLOW__API__WORKERS": "0"}, "workers"),
         ({**COMPLETE, "AIRFLOW__API__SSL_CERT": "/cert.pem"}, "ssl_key"),
         ({**COMPLETE, "AIRFLOW__SECRETS__BACKEND_KWARGS": "[1]"}, "backend_kwargs"),
+        ({**COMPLETE, "AIRFLOW__EXECUTION_API_SERVICE__HEARTBEAT_WRITE_INTERVAL": "31"}, "a tenth at most .* is 300 s"),
         ({**COMPLETE, "AIRFLOW__API_AUTH__JWT_SECRET_CMD": "false", "AIRFLOW__API_AUTH__JWT_SECRET": ""}, "jwt_secret"),
     ],
 )

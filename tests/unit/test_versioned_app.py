@@ -1,0 +1,36 @@
+"""FastAPI's application of an API date makes its routes when the first request comes to it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import httpx
+from fastapi import FastAPI
+
+from app.versions.building import VersionedApp
+
+
+async def test_routes_are_made_once_beside_the_event_loop() -> None:
+    """Two requests come while the routes are made: both wait for the same routes, and the event loop goes on."""
+    making, go_on, made_in = threading.Event(), threading.Event(), list[int]()
+
+    def make_routes(app: FastAPI) -> None:
+        made_in.append(threading.get_ident())
+        making.set()
+        assert go_on.wait(10)
+
+        @app.get("/answer")
+        async def answer() -> str:
+            return "made"
+
+    app = VersionedApp(make_routes)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
+        first, second = (asyncio.create_task(client.get("/answer")) for _ in range(2))
+        assert await asyncio.to_thread(making.wait, 10)
+        assert not first.done() and not second.done()
+        go_on.set()
+        answers = await asyncio.gather(first, second, client.get("/answer"))
+    assert [(answer.status_code, answer.json()) for answer in answers] == [(200, "made")] * 3
+    assert len(made_in) == 1
+    assert made_in[0] != threading.get_ident()
