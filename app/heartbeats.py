@@ -80,6 +80,7 @@ class Heartbeats:
         except RejectedByDatabase:
             pass  # one has a value that PostgreSQL does not take: each is asked alone
         except Exception as error:
+            batch, self._waiting = [*batch, *self._waiting], []  # who came meanwhile hears it too: nobody waits twice
             for each in batch:
                 if not each.recorded.done():
                     each.recorded.set_exception(error)

@@ -14,6 +14,9 @@ import httpx
 import pytest
 
 from app import reporting
+from app.db.session import Database
+from app.errors import ConnectionLost
+from app.heartbeats import Heartbeats
 from app.schemas.task_instances import TIHeartbeatInfo
 from app.service import Service
 from app.transitions import Refuse
@@ -47,12 +50,14 @@ async def recorded(ours: InProcess) -> set[Any]:
 
 
 @asynccontextmanager
-async def held(url: str, tasks: Sequence[Any]) -> AsyncIterator[None]:
-    """Hold task instances as the scheduler does while it decides on them."""
+async def held(
+    url: str, tasks: Sequence[Any], statement: str = "SELECT FROM task_instance WHERE id = ANY($1::uuid[]) FOR UPDATE"
+) -> AsyncIterator[None]:
+    """Hold task instances as the scheduler does while it decides on them, or what a statement locks."""
     connection = await asyncpg.connect(url)
     try:
         async with connection.transaction():
-            await connection.execute("SELECT FROM task_instance WHERE id = ANY($1::uuid[]) FOR UPDATE", tasks)
+            await connection.execute(statement, *([tasks] if tasks else []))
             yield
     finally:
         await connection.close()
@@ -117,15 +122,32 @@ async def test_a_value_that_postgresql_does_not_take_refuses_its_own_heartbeat_o
 
 async def test_a_batch_that_cannot_be_recorded_now_is_told_to_come_back(ours: InProcess, url: str) -> None:
     tasks = await running(ours, 5)
-    connection = await asyncpg.connect(url)
-    async with connection.transaction():
-        await connection.execute("LOCK TABLE task_instance")
+    async with held(url, [], "LOCK TABLE task_instance"):
         answers = await asyncio.gather(*(beat(ours, ti) for ti in tasks))
-    await connection.close()
     assert [answer.status_code for answer in answers] == [503] * 5
     assert all(int(answer.headers["Retry-After"]) >= 1 for answer in answers)
     assert await recorded(ours) == set()
     assert await together(ours, tasks) == [204] * 5, "and then it goes on"
+
+
+async def test_who_came_while_a_batch_was_lost_hears_it_with_it(ours: InProcess, url: str) -> None:
+    """Nobody waits for two batches: a client waits 5 s."""
+    tasks = await running(ours, 6)
+    database = Database(replace(ours.service.settings.database, lock_timeout=30.0, statement_timeout=30.0))
+    heartbeats = Heartbeats(database)
+    waiting = "FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    async with held(url, [], "LOCK TABLE task_instance"):
+        beats = [asyncio.create_task(heartbeats.record(ti_id=ti, payload=HEARTBEAT)) for ti in tasks[:5]]
+        while await ours.world.connection.fetchval(f"SELECT count(*) {waiting}") < 2:
+            pass
+        ours.statements.clear()
+        beats.append(asyncio.create_task(heartbeats.record(ti_id=tasks[5], payload=HEARTBEAT)))
+        await asyncio.sleep(0)
+        await ours.world.connection.fetch(f"SELECT pg_terminate_backend(pid) {waiting}")
+        outcomes = await asyncio.gather(*beats, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [ConnectionLost] * 6
+    assert not ours.statements
+    await database.close()
 
 
 INTERVAL = 30

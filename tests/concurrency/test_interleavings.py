@@ -63,6 +63,7 @@ class Operation:
     :param atomic: whether all rows after it are those of one serial order; each row by itself is for several transactions,
         and for one over many rows: a writer that waits for it has picked its rows before.
     :param every: run only every so many-th order; most statements of a long transaction touch what it holds already.
+    :param in_batch: whether it is a heartbeat that goes with others.
     """
 
     name: str
@@ -73,11 +74,16 @@ class Operation:
     event: str | None = None
     atomic: bool = True
     every: int = 1
+    in_batch: bool = False
 
 
 _STATE = ("PATCH", "/task-instances/{ti}/state")
 OPERATIONS = (
     Operation("heartbeat", "fail_fast", "PUT", "/task-instances/{ti}/heartbeat", {"hostname": "worker", "pid": 42}),
+    Operation(
+        "heartbeat in a batch", "fail_fast", "PUT", "/task-instances/{ti}/heartbeat",
+        {"hostname": "worker", "pid": 42}, in_batch=True,
+    ),
     Operation("run", "queued", "PATCH", "/task-instances/{ti}/run", START, "running"),
     Operation("success", "fail_fast", *_STATE, {"state": "success", **END}, "success"),
     Operation("success with outlets", "outlets", *_STATE, {"state": "success", **END, "task_outlets": [OUTLET]}, "success"),
@@ -202,6 +208,7 @@ class Explorer:
         await self.restore()
         ours, theirs = Steps(), Steps()
         self.gate = ours
+        self.ours.service.heartbeats._is_one_alone = operation.in_batch
         async with self.ours.client(ti) as client, asyncio.timeout(PATIENCE):
             path = operation.path.format(ti=ti)
             ours.task = asyncio.create_task(client.request(operation.method, path, json=operation.body))
