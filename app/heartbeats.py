@@ -17,7 +17,7 @@ from app.errors import RejectedByDatabase
 from app.schemas.task_instances import TIHeartbeatInfo
 from app.service import utcnow
 
-LARGEST = 1000  # heartbeats in a batch: longer than the line is allowed to be, short enough for one statement
+LARGEST = 1000  # heartbeats in a batch, so that no transaction gets long: more of them are several batches
 
 
 @dataclass(frozen=True, slots=True)
