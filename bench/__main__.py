@@ -51,14 +51,12 @@ IDLE = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
 class Target:
     """A server under test, on its own database.
 
-    :param folder: for its log and what else it writes.
     :param lives: queued task instances that no life was given to yet.
     :param figures: what was measured, a value a round, by name.
     """
 
     name: str
     server: Server
-    folder: Path
     connection: asyncpg.Connection
     running: list[Task]
     lives: Iterator[Task]
@@ -120,6 +118,7 @@ async def measure(
     """Return every figure of every target and floor."""
     for revision in sorted({REVISIONS[name] for name in names}):
         await template(postgres, revision, options.task_instances)
+    seconds = starts(postgres, names, folder, options.rounds)
     async with AsyncExitStack() as stack:
         targets = [await stack.enter_async_context(serving(postgres, name, folder)) for name in names]
         pid = postgres_pid(postgres)
@@ -132,7 +131,7 @@ async def measure(
         for _ in range(options.rounds):
             for target in targets:
                 await at_rate(target, saturation, options.seconds)
-        found = {target.name: target.figures for target in targets}
+        found = {target.name: {"seconds to start": seconds[target.name], **target.figures} for target in targets}
     if "3.3" in {REVISIONS[name] for name in names}:
         found |= await floors.measure(postgres, pid, folder, cpus=SERVER_CPU, rounds=options.rounds, seconds=options.seconds)
     return found
@@ -181,19 +180,38 @@ async def template(postgres: EmbeddedPostgres, revision: str, task_instances: in
         await connection.close()
 
 
+def database(postgres: EmbeddedPostgres, name: str) -> str:
+    """Make a target's own database, unless there is one."""
+    own = "target_" + re.sub(r"\W+", "_", name)
+    if not postgres.has_database(own):
+        postgres.create_database(own, template=f"template_{REVISIONS[name].replace('.', '_')}")
+    return own
+
+
+def starts(postgres: EmbeddedPostgres, names: list[str], folder: Path, rounds: int) -> dict[str, list[float]]:
+    """Return the seconds from each start of a target, with nothing else on the machine, to its first answer."""
+    found: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(rounds):
+        for name in names:
+            url, own = postgres.url(database(postgres, name)), folder / name
+            own.mkdir(exist_ok=True)
+            begun = time.perf_counter()
+            with started(name, url, own):
+                found[name].append(time.perf_counter() - begun)
+    return found
+
+
 @asynccontextmanager
 async def serving(postgres: EmbeddedPostgres, name: str, folder: Path) -> AsyncIterator[Target]:
     """Run a target on a copy of its template."""
-    database = "target_" + re.sub(r"\W+", "_", name)
-    postgres.create_database(database, template=f"template_{REVISIONS[name].replace('.', '_')}")
-    url, own = postgres.url(database), folder / name
-    own.mkdir()
+    url, own = postgres.url(database(postgres, name)), folder / name
+    own.mkdir(exist_ok=True)
     with started(name, url, own) as server:
         connection = await asyncpg.connect(url)
         try:
             tasks = await data.tasks(connection, "running", data.RUNNING)
             lives = iter(await data.tasks(connection, "queued", 30_000))
-            yield Target(name, server, own, connection, tasks, lives)
+            yield Target(name, server, connection, tasks, lives)
         finally:
             await connection.close()
 
@@ -215,9 +233,6 @@ def postgres_pid(postgres: EmbeddedPostgres) -> int:
 
 async def one_round(target: Target, postgres: int, seconds: float) -> None:
     """Take each figure of a target once."""
-    begun = time.perf_counter()
-    with started(target.name, target.server.database_url, target.folder):  # a second one, beside it
-        target.note("seconds to start", time.perf_counter() - begun)
     await checkpointed(target)
     async with metered(target, postgres, "heartbeat", connections=8) as (load, outcomes):
         outcomes.append(await load.heartbeats(target.running, seconds=seconds))
