@@ -275,9 +275,10 @@ async def metered(
     target.note(f"{name} p50 ms", outcome.quantile(0.5) * 1000)
     target.note(f"{name} p99 ms", outcome.quantile(0.99) * 1000)
     target.note(f"{name} driver CPU %", outcome.driver_cpu / outcome.seconds * 100)
-    target.note(
-        f"{name} errors %", sum(n for s, n in outcome.statuses.items() if not 200 <= s < 500) / outcome.requests * 100
-    )
+    errors = {status: count for status, count in outcome.statuses.items() if not 200 <= status < 500}
+    if errors:
+        sys.stderr.write(f"{target.name}, {name}: {errors} of {outcome.requests}\n")
+    target.note(f"{name} errors %", sum(errors.values()) / outcome.requests * 100)
 
 
 def check(name: str, outcome: Outcome) -> None:
