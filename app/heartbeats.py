@@ -79,7 +79,7 @@ class Heartbeats:
                 recorded = await task_instances.heartbeats(session, processes=[each.process for each in batch], now=utcnow())
         except RejectedByDatabase:
             pass  # one has a value that PostgreSQL does not take: each is asked alone
-        except Exception as error:
+        except Exception as error:  # whatever it is, it is raised where each of them waits
             batch, self._waiting = [*batch, *self._waiting], []  # who came meanwhile hears it too: nobody waits twice
             for each in batch:
                 if not each.recorded.done():
