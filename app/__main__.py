@@ -4,7 +4,7 @@ import gc
 
 gc.disable()  # nothing that start-up makes is garbage; app.main freezes it all, and enables the collector
 
-from app.cli import main  # noqa: E402
+from app.commands.cli import main  # noqa: E402
 
 if __name__ == "__main__":
     main()

@@ -20,7 +20,7 @@
         └── ServerBusy                of this process: it has not come to the request in time
 
 A refusal that a handler expects (the task runs elsewhere, there is no such XCom) is no error: it returns a
-:class:`app.transitions.Refuse`.
+:class:`app.tasks.transitions.Refuse`.
 """
 
 from __future__ import annotations

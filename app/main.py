@@ -18,14 +18,14 @@ from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import settings as settings_module
-from app.auth import Tokens
 from app.db.session import Database
-from app.event_loop import Lag
-from app.heartbeats import Heartbeats
-from app.middleware import CorrelationId, LoadShedding, Observed, RequestLimits, RetryableErrors, TokenRefresh
-from app.secrets import Secrets
-from app.service import Service
+from app.server.auth import Tokens
+from app.server.event_loop import Lag
+from app.server.middleware import CorrelationId, LoadShedding, Observed, RequestLimits, RetryableErrors, TokenRefresh
 from app.settings import Settings
+from app.tasks.heartbeats import Heartbeats
+from app.tasks.secrets import Secrets
+from app.tasks.service import Service
 from app.versions.building import ApiVersions
 
 log = structlog.get_logger(__name__)

@@ -33,7 +33,7 @@ from pathlib import Path
 import asyncpg
 
 import app
-from app.embedded import EmbeddedPostgres
+from app.commands.embedded import EmbeddedPostgres
 from bench import curve, data, floors, report
 from bench.driver import Load, Outcome, Task
 from bench.processes import affinity, cpu_seconds, resident_bytes

@@ -11,7 +11,7 @@ from shutil import which
 
 import asyncpg
 
-from app.embedded import EmbeddedPostgres, free_port
+from app.commands.embedded import EmbeddedPostgres, free_port
 from bench import data
 from bench.driver import Load, Task
 from bench.processes import affinity, cpu_seconds

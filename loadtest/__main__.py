@@ -24,7 +24,7 @@ from typing import Any
 
 import asyncpg
 
-from app.embedded import EmbeddedPostgres
+from app.commands.embedded import EmbeddedPostgres
 from tests.conftest import reachable
 from tests.servers import Server, airflow_server, clean_environment, our_server, pinned_environment, token
 from tests.world import World

@@ -9,7 +9,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from app.embedded import EmbeddedPostgres
+from app.commands.embedded import EmbeddedPostgres
 from tests.servers import Server, our_server
 from tests.world import World
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from app.embedded import free_port
+from app.commands.embedded import free_port
 from tests.debian import install
 
 PACKAGES = ("mariadb-server-core", "mariadb-client-core")  # the programs alone: they start no service

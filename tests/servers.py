@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import jwt
 
-from app.embedded import free_port
+from app.commands.embedded import free_port
 
 ROOT = Path(__file__).parent.parent
 SECRET = "a secret that only the tests know, long enough for HS512: " + "0123456789" * 2

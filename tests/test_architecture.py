@@ -73,7 +73,7 @@ def test_many_rows_are_updated_only_after_they_were_locked() -> None:
 
 def test_transitions_are_pure() -> None:
     allowed = ("__future__", "collections", "dataclasses", "datetime", "typing", "app.schemas")
-    assert [name for name in _imports(_tree(APP / "transitions.py")) if not name.startswith(allowed)] == []
+    assert [name for name in _imports(_tree(APP / "tasks" / "transitions.py")) if not name.startswith(allowed)] == []
 
 
 @pytest.mark.parametrize("path", sorted((APP / "routes").glob("*.py")), ids=lambda p: p.name)
@@ -116,6 +116,6 @@ def test_public_things_say_what_they_are_for(path: Path) -> None:
 def test_what_a_start_does_not_import() -> None:
     """What only some workers ever need costs none of them memory, and no start time, before."""
     rare = ("sqlalchemy.orm", "sqlalchemy.ext.asyncio", "pydantic.v1", "croniter", "dateutil", "airflow")
-    source = f"import sys, app.cli, app.main; print(*[name for name in {rare} if name in sys.modules])"
+    source = f"import sys, app.commands.cli, app.main; print(*[name for name in {rare} if name in sys.modules])"
     started = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True, cwd=APP.parent)
     assert started.stdout.split() == []

@@ -9,10 +9,10 @@ from typing import Any
 
 from sqlalchemy import bindparam, insert, select
 
-from app.compat import Revision
 from app.db.session import ReadSession, WriteSession
 from app.db.tables import AnyRow, callback, deadline, deadline_alert, serialized_dag
 from app.db.task_instances import uuid7
+from app.releases import Revision
 
 _ALERTS = (
     select(deadline_alert.c.id, deadline_alert.c.reference, deadline_alert.c.interval, deadline_alert.c.callback_def)

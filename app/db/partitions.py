@@ -8,9 +8,9 @@ from typing import Any
 
 from sqlalchemy import bindparam, func, insert, select, update
 
-from app.compat import Revision
 from app.db.session import WriteSession
 from app.db.tables import asset_partition_dag_run, partitioned_asset_key_log
+from app.releases import Revision
 
 WAITING = 0x45584150  # the class of our advisory locks: a number of our own
 

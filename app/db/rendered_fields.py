@@ -7,9 +7,9 @@ from typing import Any
 from sqlalchemy import JSON, Integer, bindparam, delete, select
 from sqlalchemy.dialects.postgresql import insert
 
-from app.compat import Revision
 from app.db.session import WriteSession
 from app.db.tables import AnyRow, dag_run, from_text, rendered_task_instance_fields, task_instance
+from app.releases import Revision
 
 _table = rendered_task_instance_fields
 _KEY = ["dag_id", "task_id", "run_id", "map_index"]

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from sqlalchemy import Engine, Executable, PoolProxiedConnection, text
 from sqlalchemy.util import greenlet_spawn
 
-from app.compat import Revision, revision_of
 from app.db.direct import DirectSession, compiler
 from app.db.engine import create_engine, timeouts
+from app.db.retrying import breaks_connection, translated
 from app.db.slots import Slots
 from app.db.tables import AnyRow
 from app.errors import ConfigurationError
-from app.retrying import breaks_connection, translated
+from app.releases import Revision, revision_of
 from app.settings import DatabaseSettings
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Core tables that mirror the part of Airflow's metadata database that we use.
 
-Airflow owns the schema and its migrations (``app/db/schema`` holds both supported revisions); a column that an older
-revision lacks is listed in :mod:`app.compat`. JSON that we only pass through is read and written as text, so that it
+Airflow owns the schema and its migrations (``app/releases`` holds both supported revisions); a column that an older
+revision lacks is listed in :mod:`app.releases`. JSON that we only pass through is read and written as text, so that it
 arrives exactly as it was stored: see :func:`as_text` and :func:`from_text`.
 """
 

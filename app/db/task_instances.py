@@ -37,7 +37,6 @@ from sqlalchemy import (
     update,
 )
 
-from app.compat import Revision
 from app.db import audit
 from app.db.session import ReadSession, WriteSession
 from app.db.tables import (
@@ -54,6 +53,7 @@ from app.db.tables import (
     task_reschedule,
     xcom,
 )
+from app.releases import Revision
 from app.schemas.base import TerminalTIState
 
 BATCH = 100  # rows locked at once by a report that stops others: some milliseconds of work, so nobody waits for long

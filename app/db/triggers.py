@@ -9,9 +9,9 @@ from typing import Any
 
 from sqlalchemy import insert
 
-from app.compat import Revision
 from app.db.session import WriteSession
 from app.db.tables import trigger
+from app.releases import Revision
 
 
 async def create(

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 from sqlalchemy import Insert, Select, Text, bindparam, delete, func, literal, select
 from sqlalchemy.dialects.postgresql import insert
 
-from app.compat import Revision
 from app.db.session import ReadSession, WriteSession
 from app.db.tables import AnyRow, as_text, dag_run, from_text, task_map, xcom
+from app.releases import Revision
 
 UNBOUNDED = 2**31 - 1  # more than there can be: a map index is a 4-byte integer
 

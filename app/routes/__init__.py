@@ -1,7 +1,7 @@
 """Routes, a module per resource, named as Airflow names them.
 
-A handler returns what it says: a JSON value, a :class:`app.transitions.Refuse`, or a ``Response``; the answer is rendered
-in one place (:mod:`app.versions`), after the API date's changes were applied to it.
+A handler returns what it says: a JSON value, a :class:`app.tasks.transitions.Refuse`, or a ``Response``; the answer is
+rendered in one place (:mod:`app.versions`), after the API date's changes were applied to it.
 """
 
 from app.routes import (

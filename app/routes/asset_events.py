@@ -7,15 +7,15 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Query, Request
 
-from app import service
-from app.auth import execution_token
 from app.db import assets
 from app.db.tables import AnyRow
 from app.routes.operations import Operations
 from app.routes.rendering import asset_body, raw_json
 from app.schemas.assets import AssetEventsResponse
 from app.schemas.base import UtcDateTime, within
-from app.transitions import Refuse
+from app.server.auth import execution_token
+from app.tasks import service
+from app.tasks.transitions import Refuse
 
 router = Operations(
     responses={404: {"description": "Asset not found"}, 401: {"description": "Unauthorized"}},

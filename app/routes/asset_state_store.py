@@ -7,13 +7,14 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Query, Request
 
-from app import service
-from app.auth import TaskToken, execution_token
 from app.db import assets, state_store, task_instances
 from app.routes.operations import Operations
 from app.routes.rendering import raw_json
 from app.schemas.state_store import AssetStateStorePutBody, AssetStateStoreResponse
-from app.transitions import Refuse
+from app.server.auth import TaskToken, execution_token
+from app.tasks import service
+from app.tasks.clock import utcnow
+from app.tasks.transitions import Refuse
 
 router = Operations(
     responses={401: {"description": "Unauthorized"}, 404: {"description": "Not found"}},
@@ -95,9 +96,7 @@ async def _put(request: Request, column: str, asset: str, key: str, body: AssetS
         writer = await task_instances.identity(session, ti_id=token.id)
         if writer is None:
             return Refuse(404, {"reason": "not_found", "message": f"Task instance {token.id!r} not found"})
-        await state_store.put_for_asset(
-            session, asset_pk=asset_pk, key=key, value=value, writer=writer, now=service.utcnow()
-        )
+        await state_store.put_for_asset(session, asset_pk=asset_pk, key=key, value=value, writer=writer, now=utcnow())
     return None
 
 

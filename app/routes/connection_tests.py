@@ -7,13 +7,14 @@ from uuid import UUID
 
 from fastapi import Depends, Request
 
-from app import service
-from app.auth import own_connection_test_token
 from app.db import connection_tests
 from app.routes.operations import Operations
 from app.schemas.connection_tests import TERMINAL, ConnectionTestConnectionResponse, ConnectionTestResultBody
-from app.secrets import as_response
-from app.transitions import Refuse
+from app.server.auth import own_connection_test_token
+from app.settings.connection import as_response
+from app.tasks import service
+from app.tasks.clock import utcnow
+from app.tasks.transitions import Refuse
 
 router = Operations(dependencies=[Depends(own_connection_test_token)])
 NOT_FOUND_DOC: dict[int | str, dict[str, Any]] = {404: {"description": "Connection test not found"}}
@@ -28,7 +29,7 @@ async def get_connection_test_connection(request: Request, connection_test_id: U
     """Get the connection to test, once: the test is running from then on."""
     app = service.of(request)
     async with app.database.autocommit() as session:
-        row = await connection_tests.start(session, test_id=connection_test_id, now=service.utcnow())
+        row = await connection_tests.start(session, test_id=connection_test_id, now=utcnow())
         if row is None:
             state = await connection_tests.state(session, test_id=connection_test_id)
             message = f"is in state {state}; credentials can only be fetched once while PENDING or QUEUED."
@@ -50,7 +51,7 @@ async def patch_connection_test(request: Request, connection_test_id: UUID, body
             test_id=connection_test_id,
             state=body.state.value,
             result_message=body.result_message,
-            now=service.utcnow(),
+            now=utcnow(),
         )
         if tested is None:
             state = await connection_tests.state(session, test_id=connection_test_id)

@@ -6,12 +6,12 @@ from typing import Annotated, Any
 
 from fastapi import Path, Request
 
-from app import service
 from app.routes.operations import Operations
 from app.routes.variables import Team
 from app.schemas.connections import ConnectionResponse
-from app.secrets import as_response
-from app.transitions import Refuse
+from app.settings.connection import as_response
+from app.tasks import service
+from app.tasks.transitions import Refuse
 
 router = Operations(responses={404: {"description": "Connection not found"}})
 

@@ -6,14 +6,14 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Query, Request
 
-from app import clearing, service, triggering
-from app.auth import TaskToken, execution_token
 from app.db import dag_runs
 from app.routes.operations import Operations
 from app.routes.rendering import dag_run_body
 from app.schemas.base import DagRunState, UtcDateTime
 from app.schemas.dag_runs import DagRun, DagRunStateResponse, TriggerDAGRunPayload
-from app.transitions import Refuse
+from app.server.auth import TaskToken, execution_token
+from app.tasks import clearing, service, triggering
+from app.tasks.transitions import Refuse
 
 router = Operations(dependencies=[Depends(execution_token)])
 NOT_FOUND_DOC: dict[int | str, dict[str, Any]] = {404: {"description": "Dag run not found"}}

@@ -6,12 +6,12 @@ from typing import Any
 
 from fastapi import Depends, Request
 
-from app import service
-from app.auth import execution_token
 from app.db import dags
 from app.routes.operations import Operations
 from app.schemas.dags import DagResponse
-from app.transitions import Refuse
+from app.server.auth import execution_token
+from app.tasks import service
+from app.tasks.transitions import Refuse
 
 router = Operations(dependencies=[Depends(execution_token)])
 

@@ -7,8 +7,8 @@ from typing import Any
 from fastapi import Request
 from starlette.responses import JSONResponse
 
-from app import service
 from app.routes.operations import Operations
+from app.tasks import service
 
 router = Operations()
 

@@ -7,13 +7,14 @@ from uuid import UUID
 
 from fastapi import Depends, Request
 
-from app import service
-from app.auth import own_execution_token
 from app.db import hitl
 from app.db.tables import AnyRow
 from app.routes.operations import Operations
 from app.schemas.hitl import HITLDetailRequest, HITLDetailResponse, UpdateHITLDetailPayload
-from app.transitions import Refuse
+from app.server.auth import own_execution_token
+from app.tasks import service
+from app.tasks.clock import utcnow
+from app.tasks.transitions import Refuse
 
 router = Operations(dependencies=[Depends(own_execution_token)])
 NOT_FOUND = Refuse(
@@ -31,7 +32,7 @@ async def upsert_hitl_detail(request: Request, task_instance_id: UUID, payload: 
     asked = payload.model_dump(exclude={"ti_id", "assigned_users"})
     asked["assignees"] = [user.model_dump() for user in payload.assigned_users]
     async with service.of(request).database.transaction() as session:
-        row = await hitl.ask(session, ti_id=task_instance_id, request=asked, now=service.utcnow())
+        row = await hitl.ask(session, ti_id=task_instance_id, request=asked, now=utcnow())
     return {
         "ti_id": task_instance_id,
         "options": row.options,
@@ -53,7 +54,7 @@ async def update_hitl_detail(request: Request, task_instance_id: UUID, payload: 
             ti_id=task_instance_id,
             chosen_options=payload.chosen_options,
             params_input=payload.params_input,
-            now=service.utcnow(),
+            now=utcnow(),
         )
         if row is None:
             if await hitl.get(session, ti_id=task_instance_id) is None:

@@ -9,7 +9,7 @@ import orjson
 from fastapi import Response
 
 from app.db.tables import AnyRow
-from app.transitions import Refuse
+from app.tasks.transitions import Refuse
 
 OPTIONS = orjson.OPT_UTC_Z
 

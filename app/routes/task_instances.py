@@ -10,8 +10,7 @@ from uuid import UUID
 from fastapi import Body, Depends, Query, Request, Response
 from pydantic import JsonValue
 
-from app import reporting, serialized_dag, service
-from app.auth import REFRESH_HEADER, WORKLOAD, TaskToken, execution_token, own_execution_token, own_run_token
+from app.dags import serialized_dag
 from app.db import assets, dag_runs, dags, rendered_fields, task_instances
 from app.db.session import ReadSession
 from app.db.tables import AnyRow
@@ -30,7 +29,10 @@ from app.schemas.task_instances import (
     TISkippedDownstreamTasksStatePayload,
     TIStateUpdate,
 )
-from app.transitions import ARCHIVED, NOT_FOUND, Refuse, Same, may_retry
+from app.server.auth import REFRESH_HEADER, WORKLOAD, TaskToken, execution_token, own_execution_token, own_run_token
+from app.tasks import reporting, service
+from app.tasks.clock import utcnow
+from app.tasks.transitions import ARCHIVED, NOT_FOUND, Refuse, Same, may_retry
 
 router = Operations()
 own = Depends(own_execution_token)
@@ -147,7 +149,7 @@ async def ti_patch_rendered_map_index(
         return Refuse(422, "rendered_map_index cannot be empty")
     async with service.of(request).database.autocommit() as session:
         found = await task_instances.set_rendered_map_index(
-            session, ti_id=task_instance_id, label=rendered_map_index, now=service.utcnow()
+            session, ti_id=task_instance_id, label=rendered_map_index, now=utcnow()
         )
     return None if found else Refuse(404, "Task Instance not found")
 

@@ -7,11 +7,11 @@ from uuid import UUID
 
 from fastapi import Depends, Request
 
-from app import service
-from app.auth import own_execution_token
 from app.db import task_instances
 from app.routes.operations import Operations
 from app.schemas.base import UtcDateTime
+from app.server.auth import own_execution_token
+from app.tasks import service
 
 router = Operations(responses={401: {"description": "Unauthorized"}, 404: {"description": "Task Instance not found"}})
 

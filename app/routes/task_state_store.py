@@ -8,13 +8,14 @@ from uuid import UUID
 
 from fastapi import Depends, Path, Request
 
-from app import service
-from app.auth import own_execution_token
 from app.db import state_store
 from app.routes.operations import Operations
 from app.routes.rendering import raw_json
 from app.schemas.state_store import TaskStateStorePutBody, TaskStateStoreResponse
-from app.transitions import Refuse
+from app.server.auth import own_execution_token
+from app.tasks import service
+from app.tasks.clock import utcnow
+from app.tasks.transitions import Refuse
 
 router = Operations(
     responses={
@@ -45,7 +46,7 @@ async def set_task_state_store(request: Request, task_instance_id: UUID, key: Ke
     value = json.dumps(body.value, allow_nan=False)
     async with service.of(request).database.autocommit() as session:
         found = await state_store.put_for_task(
-            session, ti_id=task_instance_id, key=key, value=value, expires_at=body.expires_at, now=service.utcnow()
+            session, ti_id=task_instance_id, key=key, value=value, expires_at=body.expires_at, now=utcnow()
         )
     return None if found else _no_task(task_instance_id)
 

@@ -6,12 +6,12 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Path, Query, Request
 
-from app import service
-from app.auth import TaskToken, execution_token
 from app.db import teams, variables
 from app.routes.operations import Operations
 from app.schemas.variables import VariableKeysResponse, VariablePostBody, VariableResponse
-from app.transitions import Refuse
+from app.server.auth import TaskToken, execution_token
+from app.tasks import service
+from app.tasks.transitions import Refuse
 
 router = Operations()
 RESPONSES: dict[int | str, dict[str, Any]] = {

@@ -8,8 +8,6 @@ from typing import Annotated, Any
 from fastapi import Depends, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 
-from app import service
-from app.auth import TaskToken, execution_token
 from app.db import teams, xcoms
 from app.db.xcoms import XComKey
 from app.errors import RefusedRequest
@@ -23,7 +21,10 @@ from app.schemas.xcoms import (
     XComSequenceIndexResponse,
     XComSequenceSliceResponse,
 )
-from app.transitions import Refuse
+from app.server.auth import TaskToken, execution_token
+from app.tasks import service
+from app.tasks.clock import utcnow
+from app.tasks.transitions import Refuse
 
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 
@@ -172,7 +173,7 @@ async def set_xcom(
             map_index=map_index,
             value=value,
             dag_result=dag_result,
-            now=service.utcnow(),
+            now=utcnow(),
             revision=app.revision,
         )
         if not found:

@@ -19,13 +19,13 @@ from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.auth import REQUIREMENTS
 from app.errors import RefusedRequest, RejectedByDatabase
-from app.middleware import header, send_json
 from app.routes import ROUTERS
 from app.routes.operations import Operation, Operations
 from app.routes.rendering import json_response, render
-from app.service import Service
+from app.server.auth import REQUIREMENTS
+from app.server.middleware import header, send_json
+from app.tasks.service import Service
 from app.versions import VERSIONS, Version, documents
 from app.versions.changes import Change, Downgrade, OlderModels
 from app.versions.dispatch import REFUSALS, Dispatcher

@@ -22,7 +22,7 @@ from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import RefusedRequest, RejectedByDatabase
-from app.middleware import header
+from app.server.middleware import header
 
 JSON = b"application/json"
 REFUSALS = (RefusedRequest, RejectedByDatabase, RequestValidationError)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from app.base_serialization import Unknown, converted
+from app.dags.base_serialization import Unknown, converted
 from app.routes.rendering import RawJson
 from app.schemas.assets import AssetEventResponse, DagRunAssetReference
 from app.schemas.base import UtcDateTime

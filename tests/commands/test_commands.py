@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from app.embedded import EmbeddedPostgres, free_port
+from app.commands.embedded import EmbeddedPostgres, free_port
 from tests.conftest import reachable
 from tests.servers import AUDIENCE, SECRET, airflow_settings, clean_environment, our_server, token
 

@@ -18,7 +18,7 @@ import asyncpg
 import httpx
 import pytest
 
-from app.embedded import EmbeddedPostgres
+from app.commands.embedded import EmbeddedPostgres
 from tests.conftest import empty
 from tests.contract.cases import SETUPS
 from tests.servers import Server, airflow_environment, airflow_server, clean_environment, our_server, token

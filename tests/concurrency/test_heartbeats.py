@@ -13,13 +13,13 @@ import asyncpg
 import httpx
 import pytest
 
-from app import reporting
 from app.db.session import Database
 from app.errors import ConnectionLost
-from app.heartbeats import Heartbeats
 from app.schemas.task_instances import TIHeartbeatInfo
-from app.service import Service
-from app.transitions import Refuse
+from app.tasks import reporting
+from app.tasks.heartbeats import Heartbeats
+from app.tasks.service import Service
+from app.tasks.transitions import Refuse
 from tests.faults.conftest import InProcess
 from tests.world import ti_id
 

@@ -28,8 +28,9 @@ from sqlalchemy.util import await_only
 
 from app.db.direct import DirectSession
 from app.main import create_app
-from app.service import Service
-from app.settings import DatabaseSettings, Settings, TokenSettings, async_url
+from app.settings import DatabaseSettings, Settings, TokenSettings
+from app.settings.database_url import async_url
+from app.tasks.service import Service
 from tests.concurrency.writers import LOCK_RUN, WRITERS, Writer
 from tests.conftest import empty
 from tests.contract.cases import SETUPS

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from app import embedded
-from app.embedded import EmbeddedPostgres
+from app.commands import embedded
+from app.commands.embedded import EmbeddedPostgres
 from tests.conftest import reachable
 
 

@@ -14,7 +14,8 @@ from sqlalchemy import Integer, bindparam, column, select, text
 from app import errors
 from app.db import task_instances
 from app.db.session import Database
-from app.settings import DatabaseSettings, async_url
+from app.settings import DatabaseSettings
+from app.settings.database_url import async_url
 from tests.world import World, ti_id
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from app.embedded import EmbeddedPostgres, free_port
+from app.commands.embedded import EmbeddedPostgres, free_port
 from tests.debian import install
 from tests.end_to_end.installation import Airflow
 from tests.servers import our_server

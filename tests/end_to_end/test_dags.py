@@ -15,7 +15,7 @@ import asyncpg
 import pytest
 from cryptography.fernet import Fernet
 
-from app.embedded import EmbeddedPostgres
+from app.commands.embedded import EmbeddedPostgres
 from tests.end_to_end.installation import Airflow
 from tests.servers import FERNET_KEY, Server, airflow_server, our_server
 

@@ -17,7 +17,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from app.embedded import EmbeddedPostgres
+from app.commands.embedded import EmbeddedPostgres
 from tests.end_to_end.installation import Airflow
 from tests.servers import airflow_environment, airflow_server, our_server
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from app.embedded import EmbeddedPostgres
+from app.commands.embedded import EmbeddedPostgres
 from tests.end_to_end.installation import Airflow
 from tests.servers import ROOT, our_server
 

@@ -14,8 +14,9 @@ from starlette.applications import Starlette
 
 from app.db.direct import DirectSession
 from app.main import create_app
-from app.service import Service
-from app.settings import DatabaseSettings, Settings, TokenSettings, async_url
+from app.settings import DatabaseSettings, Settings, TokenSettings
+from app.settings.database_url import async_url
+from app.tasks.service import Service
 from tests.conftest import empty
 from tests.servers import FERNET_KEY, SECRET, token
 from tests.world import World

@@ -19,8 +19,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from app.middleware import RetryableErrors
-from app.retrying import translated
+from app.db.retrying import translated
+from app.server.middleware import RetryableErrors
 from tests.mariadb import mariadb
 
 pytestmark = pytest.mark.slow

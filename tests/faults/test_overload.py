@@ -7,7 +7,7 @@ import time
 from contextlib import AsyncExitStack
 
 from app.db import slots
-from app.event_loop import TICK, Lag
+from app.server.event_loop import TICK, Lag
 from tests.contract.cases import SETUPS
 from tests.faults.conftest import InProcess
 

@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from app.embedded import EmbeddedPostgres
+from app.commands.embedded import EmbeddedPostgres
 from tests.conftest import reachable
 from tests.servers import Server, our_server
 from tests.world import World

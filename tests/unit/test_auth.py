@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from jwt.algorithms import OKPAlgorithm, RSAAlgorithm
 
-from app import auth
-from app.auth import TaskToken, Tokens
 from app.errors import ConfigurationError, RefusedRequest
+from app.server import auth
+from app.server.auth import TaskToken, Tokens
 from app.settings import TokenSettings
 
 SUBJECT = uuid.uuid4()

@@ -6,7 +6,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app import errors
-from app.retrying import RETRYABLE_BY_SQLSTATE, classify, translated
+from app.db.retrying import RETRYABLE_BY_SQLSTATE, classify, translated
 
 
 def server_error(sqlstate: str, message: str = "said the server") -> asyncpg.PostgresError:

@@ -7,8 +7,10 @@ from cryptography.fernet import Fernet
 
 from app.db.session import Database
 from app.errors import ConfigurationError
-from app.secrets import Connection, Secrets
-from app.settings import DatabaseSettings, Settings, TokenSettings, async_url
+from app.settings import DatabaseSettings, Settings, TokenSettings
+from app.settings.connection import Connection
+from app.settings.database_url import async_url
+from app.tasks.secrets import Secrets
 
 OLD, NEW = Fernet.generate_key().decode(), Fernet.generate_key().decode()
 UNREACHABLE = DatabaseSettings(url=async_url("postgresql://postgres@127.0.0.1:1/none", setting="url"))

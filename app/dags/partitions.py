@@ -12,8 +12,8 @@ from datetime import datetime, timedelta, tzinfo
 from importlib import import_module
 from typing import Any
 
+from app.dags.timetables import zone
 from app.errors import ExecutionApiError
-from app.timetables import zone
 
 Encoded = Mapping[str, Any]
 

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 
-from app.auth import Tokens
-from app.compat import Revision
 from app.db.session import Database
 from app.errors import RetryableDatabaseError
-from app.secrets import Secrets
+from app.releases import Revision
+from app.server.auth import Tokens
 from app.settings import Settings
-
-if TYPE_CHECKING:
-    from app.heartbeats import Heartbeats
+from app.tasks.heartbeats import Heartbeats
+from app.tasks.secrets import Secrets
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +42,3 @@ def of(request: Request) -> Service:
     """Return the service that answers ``request``."""
     service: Service = request.app.state.service
     return service
-
-
-def utcnow() -> datetime:
-    """Return the current time, aware, in UTC."""
-    return datetime.now(UTC)

@@ -1,8 +1,4 @@
-"""What differs between the supported metadata revisions, in one place.
-
-Facts: the two schemas that ``airflow db migrate`` creates (``app/db/schema``) and the behaviour of the Airflow releases
-that run on them. Everything else in the code base is written for the newest revision and asks here what to leave out.
-"""
+"""What a supported revision of Airflow's metadata database says of itself."""
 
 from __future__ import annotations
 
@@ -65,43 +61,3 @@ class Revision:
         """Return ``values`` without the columns that ``table`` lacks at this revision."""
         missing = self.missing_columns.get(table)
         return {name: value for name, value in values.items() if not missing or name not in missing}
-
-
-AIRFLOW_3_2 = Revision(
-    name="3.2",
-    alembic_version="1d6611b6ab7c",
-    newest_api_date="2026-04-06",
-    missing_columns={
-        "task_instance": frozenset({"retry_delay_override", "retry_reason"}),
-        "task_instance_history": frozenset({"retry_delay_override", "retry_reason"}),
-        "trigger": frozenset({"team_name"}),
-        "xcom": frozenset({"dag_result"}),
-        "asset_partition_dag_run": frozenset({"partition_date", "rollup_fingerprint"}),
-        "task_outlet_asset_reference": frozenset({"allow_consumer_teams", "allow_global_consumers"}),
-        "dag_schedule_asset_reference": frozenset({"allow_producer_teams", "allow_global_producers"}),
-    },
-    workload_tokens=False,
-    archived_rtif_is_gone=False,
-    retry_keeps_end_date=False,
-    resume_tells_start=False,
-    xcoms_belong_to_teams=False,
-    event_per_emission=False,
-    triggered_run_type="manual",
-    triggered_runs_inherit_user=False,
-    clearing_may_move_versions=False,
-    partitions_have_dates=False,
-    assets_know_teams=False,
-    average_of_successes=False,
-    callbacks_have_bundles=False,
-    sampled_flag="01",
-    state_stores=False,
-    pod_yaml_is_json_null=False,
-)
-AIRFLOW_3_3 = Revision(name="3.3", alembic_version="d2f4e1b3c5a7", newest_api_date="2026-06-30")
-
-REVISIONS = (AIRFLOW_3_2, AIRFLOW_3_3)
-
-
-def revision_of(alembic_version: str) -> Revision | None:
-    """Return the supported revision with this ``alembic_version``, or None."""
-    return next((revision for revision in REVISIONS if revision.alembic_version == alembic_version), None)

@@ -14,9 +14,11 @@ from typing import Any
 
 import uvicorn
 
-from app import __version__, checks, development, settings, telemetry
-from app.auth import SCOPES, Tokens
+from app import __version__, settings
+from app.commands import checks, development
 from app.errors import ConfigurationError, ExecutionApiError
+from app.server import telemetry
+from app.server.auth import SCOPES, Tokens
 from app.settings import ServerSettings
 
 BACKLOG = 65_535  # connections that wait to be accepted: all the kernel lets; who finds no room tries again a second later
@@ -144,7 +146,7 @@ def _require_free_port(server: ServerSettings) -> None:
 def _uvicorn_options() -> dict[str, Any]:
     return {
         "log_level": "warning",
-        "access_log": False,  # ours is structured, see app.middleware
+        "access_log": False,  # ours is structured, see app.server.middleware
         "server_header": False,
         "backlog": BACKLOG,
         "timeout_keep_alive": KEEP_ALIVE,

@@ -15,12 +15,12 @@ from typing import Any
 import structlog
 from sqlalchemy import ColumnElement
 
-from app import asset_registration, serialized_dag, transitions
+from app.dags import serialized_dag
 from app.db import audit, dag_runs, dags, hitl, state_store, task_instances, teams, triggers
+from app.db.retrying import coming_back
 from app.db.session import ReadSession, WriteSession
 from app.db.tables import AnyRow
 from app.errors import InvalidValue, RetryableDatabaseError
-from app.retrying import coming_back
 from app.schemas.task_instances import (
     TIEnterRunningPayload,
     TIHeartbeatInfo,
@@ -29,8 +29,10 @@ from app.schemas.task_instances import (
     TISuccessStatePayload,
     TITerminalStatePayload,
 )
-from app.service import Service, utcnow
-from app.transitions import NOT_FOUND, Accept, Decision, Refuse, Same
+from app.tasks import asset_registration, transitions
+from app.tasks.clock import utcnow
+from app.tasks.service import Service
+from app.tasks.transitions import NOT_FOUND, Accept, Decision, Refuse, Same
 
 log = structlog.get_logger(__name__)
 

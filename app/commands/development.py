@@ -12,10 +12,11 @@ from pathlib import Path
 
 from cryptography.fernet import Fernet
 
-from app.auth import Tokens
-from app.embedded import EmbeddedPostgres, EmbeddedPostgresError
+from app.commands.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from app.errors import ConfigurationError
-from app.settings import DatabaseSettings, ServerSettings, Settings, TokenSettings, async_url
+from app.server.auth import Tokens
+from app.settings import DatabaseSettings, ServerSettings, Settings, TokenSettings
+from app.settings.database_url import async_url
 
 DATABASE = "airflow"
 SAMPLE_ID = "01900000-0000-7000-8000-000000000001"

@@ -7,14 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from importlib import import_module
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 import structlog
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
@@ -23,6 +19,8 @@ from app.db import connections, variables
 from app.db.session import Database
 from app.errors import ConfigurationError
 from app.settings import Settings
+from app.settings.connection import Connection
+from app.settings.secrets_backend import load_backend
 
 log = structlog.get_logger(__name__)
 
@@ -59,82 +57,6 @@ SENSITIVE_NAMES = frozenset(
 REDACTED = "***"
 
 
-@dataclass(frozen=True, slots=True)
-class Connection:
-    """A connection, decrypted; it is also the class that custom secrets backends build their answers with."""
-
-    conn_id: str | None = None
-    conn_type: str | None = None
-    host: str | None = None
-    login: str | None = None
-    password: str | None = None
-    schema: str | None = None
-    port: int | None = None
-    extra: str | None = None
-
-    @classmethod
-    def from_uri(cls, uri: str, conn_id: str | None = None) -> Connection:
-        """Read Airflow's URI form, in which every part may be percent-encoded and the query is the ``extra``.
-
-        :raises ValueError: when the URI has more than one inner protocol, or a port that is no number.
-        """
-        conn_type = urlsplit(uri).scheme
-        rest = uri.removeprefix(f"{conn_type}://")
-        if rest.count("://") > 1:
-            raise ValueError("a connection URI has at most one inner protocol")
-        protocol, _, authority = rest.rpartition("://")
-        parts = urlsplit(f"//{authority}")
-        host = unquote(parts.hostname or "")
-        if "/" in host:  # an encoded path as host: keep its case
-            host = unquote(parts.netloc.rsplit("@", 1)[-1].split(":", 1)[0])
-        return cls(
-            conn_id=conn_id,
-            conn_type=_normalized_type(conn_type),
-            host=f"{protocol}://{host}" if protocol and host else host,
-            login=unquote(parts.username) if parts.username else parts.username,
-            password=unquote(parts.password) if parts.password else parts.password,
-            schema=unquote(parts.path[1:]),
-            port=parts.port,
-            extra=_extra_from_query(parts.query),
-        )
-
-    @classmethod
-    def from_json(cls, value: str, conn_id: str | None = None) -> Connection:
-        """Read Airflow's JSON form.
-
-        :raises ValueError: when it is no JSON object, or its port is no number.
-        """
-        fields = json.loads(value)
-        if not isinstance(fields, dict):
-            raise ValueError("a connection in JSON is an object")
-        extra, port = fields.get("extra") or None, fields.get("port") or None
-        return cls(
-            conn_id=conn_id,
-            conn_type=_normalized_type(fields["conn_type"]) if fields.get("conn_type") else None,
-            extra=extra if isinstance(extra, str | None) else json.dumps(extra),
-            port=int(port) if port is not None else None,
-            **{name: fields.get(name) for name in ("host", "login", "password", "schema")},
-        )
-
-
-def load_backend(class_path: str, kwargs: Mapping[str, Any]) -> Any:
-    """Import and build a custom secrets backend.
-
-    :param class_path: such as ``my_company.secrets.VaultBackend``.
-    :raises ConfigurationError: when it cannot be imported or built.
-    """
-    module, _, name = class_path.rpartition(".")
-    try:
-        backend = getattr(import_module(module), name)(**kwargs)
-    except Exception as error:  # whatever a foreign class raises ends the start-up with one sentence
-        raise ConfigurationError(
-            f"[secrets] backend {class_path!r} cannot be loaded: {type(error).__name__}: {error}"
-        ) from error
-    if hasattr(backend, "_set_connection_class"):
-        backend._set_connection_class(Connection)
-    return backend
-
-
 class Secrets:
     """Looks variables and connections up, and keeps values out of what is shown.
 
@@ -151,6 +73,8 @@ class Secrets:
         self._backend = (
             load_backend(settings.secrets_backend, settings.secrets_backend_kwargs) if settings.secrets_backend else None
         )
+        if self._backend is not None and hasattr(self._backend, "_set_connection_class"):
+            self._backend._set_connection_class(Connection)
         self._sensitive = SENSITIVE_NAMES | set(settings.sensitive_names) if settings.hide_sensitive_names else frozenset()
 
     async def variable(self, key: str, team_name: str | None) -> str | None:
@@ -260,11 +184,6 @@ class Secrets:
         return None
 
 
-def as_response(connection: Connection) -> dict[str, Any]:
-    """Return a connection's fields as the contract names them."""
-    return asdict(connection)
-
-
 def _fernet(keys: tuple[str, ...]) -> MultiFernet | None:
     try:
         return MultiFernet([Fernet(key) for key in keys]) if keys else None
@@ -272,25 +191,6 @@ def _fernet(keys: tuple[str, ...]) -> MultiFernet | None:
         raise ConfigurationError(
             "[core] fernet_key is not usable: expected one or more comma-separated keys of 32 url-safe base64-encoded bytes"
         ) from None
-
-
-def _normalized_type(conn_type: str) -> str:
-    return "postgres" if conn_type == "postgresql" else conn_type.replace("-", "_")
-
-
-def _extra_from_query(query: str) -> str | None:
-    """Return the ``extra`` that a connection URI's query stands for."""
-    if not query:
-        return None
-    fields: dict[str, Any] = dict(parse_qsl(query, keep_blank_values=True))
-    if "__extra__" in fields:
-        return str(fields["__extra__"])
-    for name, text in fields.items():
-        try:
-            fields[name] = json.loads(text) if text else text
-        except ValueError:
-            continue  # plain text
-    return json.dumps(fields)
 
 
 def _from_foreign(found: Any, conn_id: str) -> Connection:

@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from app import serialized_dag, triggering
-from app.compat import Revision
+from app.dags import serialized_dag
+from app.dags.serialized_dag import TaskToRepeat, UnknownWeightRule
 from app.db import dag_runs, dags, task_instances
+from app.db.retrying import coming_back
 from app.db.tables import AnyRow
-from app.retrying import coming_back
-from app.serialized_dag import TaskToRepeat, UnknownWeightRule
-from app.service import Service, utcnow
+from app.releases import Revision
 from app.settings import Settings
-from app.transitions import Refuse
+from app.tasks import triggering
+from app.tasks.clock import utcnow
+from app.tasks.service import Service
+from app.tasks.transitions import Refuse
 
 FINISHED = ("success", "failed")  # the states in which a run is over
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from app.base_serialization import Unknown, converted
+from app.dags.base_serialization import Unknown, converted
 from app.db import dag_runs, deadlines
 from app.db.session import ReadSession
 from app.db.tables import AnyRow
 from app.errors import ExecutionApiError
-from app.service import Service
+from app.tasks.service import Service
 
 CALLBACKS = {"AsyncCallback": "triggerer", "SyncCallback": "executor"}  # who runs each, by its class in the Task SDK
 

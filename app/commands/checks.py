@@ -12,13 +12,13 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import settings as settings_module
-from app.auth import Tokens
-from app.compat import Revision
+from app.db.retrying import DRIVER_ERRORS
 from app.db.session import Database
 from app.errors import ConfigurationError, ExecutionApiError, RetryableDatabaseError
-from app.retrying import DRIVER_ERRORS
-from app.secrets import Secrets
+from app.releases import Revision
+from app.server.auth import Tokens
 from app.settings import DatabaseSettings, Settings
+from app.tasks.secrets import Secrets
 
 DATABASE_TIMEOUT = 8.0  # seconds; a wrong configuration must end within ten
 RESERVED_CONNECTIONS = 20  # Airflow's scheduler, triggerer and Dag processor hold 5 pooled connections each by default

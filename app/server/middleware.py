@@ -14,10 +14,10 @@ import structlog
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app import telemetry
-from app.auth import REFRESH_HEADER, WORKLOAD, Tokens
 from app.errors import PoolExhausted, RetryableDatabaseError, ServerBusy, invalid_value
-from app.event_loop import Lag
+from app.server import telemetry
+from app.server.auth import REFRESH_HEADER, WORKLOAD, Tokens
+from app.server.event_loop import Lag
 
 log = structlog.get_logger(__name__)
 access = structlog.get_logger("access")

@@ -1,0 +1,1 @@
+"""What is read out of a serialized Dag: pure, without I/O."""

@@ -1,0 +1,1 @@
+"""What stands around a request, whatever it asks: middleware, tokens, the event loop, logs and metrics."""

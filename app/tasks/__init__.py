@@ -1,0 +1,1 @@
+"""What happens to task instances and runs."""
