@@ -16,7 +16,7 @@ import pytest
 from app.routes import ROUTERS
 from app.versions.v2026_06_30 import VERSION as V2026_06_30
 from tests.conftest import empty
-from tests.contract.cases import SETUPS
+from tests.contract.cases.setups import SETUPS
 from tests.servers import Server, token
 from tests.world import World
 

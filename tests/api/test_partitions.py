@@ -8,7 +8,7 @@ import asyncpg
 import httpx
 
 from app.db.partitions import WAITING
-from tests.contract.cases import SETUPS
+from tests.contract.cases.setups import SETUPS
 from tests.servers import Server
 from tests.world import EPOCH, World
 

@@ -1,4 +1,4 @@
-from tests.contract.cases import SETUPS
+from tests.contract.cases.setups import SETUPS
 from tests.servers import Server
 from tests.world import World
 

@@ -13,7 +13,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tests.contract.cases import SETUPS
+from tests.contract.cases.setups import SETUPS
 from tests.faults.conftest import InProcess
 
 END = {"end_date": "2026-01-01T00:05:00Z"}

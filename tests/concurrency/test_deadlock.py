@@ -20,7 +20,7 @@ import pytest
 
 from app.commands.embedded import EmbeddedPostgres
 from tests.conftest import empty
-from tests.contract.cases import SETUPS
+from tests.contract.cases.setups import SETUPS
 from tests.servers import Server, airflow_environment, airflow_server, clean_environment, our_server, token
 from tests.world import World
 

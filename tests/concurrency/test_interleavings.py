@@ -33,7 +33,7 @@ from app.settings.database_url import async_url
 from app.tasks.service import Service
 from tests.concurrency.writers import LOCK_RUN, WRITERS, Writer
 from tests.conftest import empty
-from tests.contract.cases import SETUPS
+from tests.contract.cases.setups import SETUPS
 from tests.faults.conftest import InProcess
 from tests.rows import rows
 from tests.servers import FERNET_KEY, SECRET

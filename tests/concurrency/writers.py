@@ -3,7 +3,7 @@
 Read in Airflow 3.2.1 and 3.3.2; where the two differ, the one that locks more stands here. A writer is one transaction:
 its statements in order, then COMMIT. ``/* keep */`` marks the statement whose ids ``$1`` refers to later, ``/* at once */``
 one that touches nothing that a statement of ours waits for, so that it follows the one before it at once. The rows are those
-of the setups in ``tests/contract/cases.py``: run ``manual__1`` of Dag ``d``, the task instance that reports being ``job``.
+of the setups in ``tests/contract/cases``: run ``manual__1`` of Dag ``d``, the task instance that reports being ``job``.
 """
 
 from __future__ import annotations

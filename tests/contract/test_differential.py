@@ -13,7 +13,9 @@ import httpx
 import pytest
 
 from tests.conftest import empty
-from tests.contract.cases import ABSENT, CASES, SETUPS, Case
+from tests.contract.cases import CASES
+from tests.contract.cases.case import ABSENT, Case
+from tests.contract.cases.setups import SETUPS
 from tests.rows import masked, rows
 from tests.servers import Server, token
 from tests.world import World, ti_id

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.contract.cases import END, SETUPS, Setup, state
+from tests.contract.cases.case import END, state
+from tests.contract.cases.setups import SETUPS, Setup
 from tests.contract.test_differential import Side, assert_equal, sides
 from tests.world import EPOCH, World
 

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 
 from app.db import slots
 from app.server.event_loop import TICK, Lag
-from tests.contract.cases import SETUPS
+from tests.contract.cases.setups import SETUPS
 from tests.faults.conftest import InProcess
 
 

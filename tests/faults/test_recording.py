@@ -12,7 +12,7 @@ import pytest
 from app import errors
 from app.db import audit
 from app.db.session import Database, WriteSession
-from tests.contract.cases import SETUPS
+from tests.contract.cases.setups import SETUPS
 from tests.faults.conftest import InProcess
 
 SUCCESS = {"state": "success", "end_date": "2026-01-01T00:05:00Z"}

@@ -1,0 +1,97 @@
+"""Assets, their events, and successes that register them."""
+
+from __future__ import annotations
+
+from tests.contract.cases.case import (
+    A1,
+    A2,
+    AE,
+    ALIAS,
+    BETTER_REFUSAL,
+    ERROR_SHAPE,
+    NEW,
+    NOT_FAILED,
+    OUT,
+    Case,
+    event,
+    on,
+    state,
+)
+from tests.contract.cases.setups import MAPPED, MAPPED_SINCE_3_3, WAITING
+
+CASES: list[Case] = [
+    # --- assets and their events
+    *(on("asset_events", "GET", f"/assets/by-{what}") for what in ("name?name=a", "name?name=none", "name", "uri")),
+    *(on("asset_events", "GET", f"/assets/by-uri?uri=s3://bucket/{uri}") for uri in ("a", "old", "none")),
+    *(on("asset_events", "GET", f"/assets/by-alias?alias_name={name}", **NEW) for name in ("alias", "none", "")),
+    on("asset_events", "GET", "/assets/by-alias", **NEW),
+    on("asset_events", "GET", "/assets/by-alias?alias_name=alias", revisions=("3.2",)),
+    on("asset_events", "GET", "/assets/by-name?name=a", token="none"),
+    *(
+        on("asset_events", "GET", f"{AE}?{query}")
+        for query in (
+            "name=a&uri=s3://bucket/a",
+            "name=a&uri=s3://bucket/old",
+            "name=a&uri=",
+            "name=&uri=s3://bucket/b",
+            "name=&uri=s3://bucket/old",
+            "name=&uri=",
+            "name=none&uri=",
+            "name=a",
+            "name=a&uri=&ascending=false",
+            "name=a&uri=&ascending=perhaps",
+            "name=a&uri=&limit=1",
+            "name=a&uri=&limit=0",
+            "name=a&uri=&limit=x",
+            "name=a&uri=&after=2026-01-01T00:20:00Z",
+            "name=a&uri=&before=2026-01-01T00:20:00Z",
+            "name=a&uri=&after=2026-01-01T00:10:00Z&before=2026-01-01T00:10:00Z",
+            "name=a&uri=&after=2026-01-01T00:00:00",
+        )
+    ),
+    on("asset_events", "GET", f"{AE}?name=a&uri=&limit=-1", differs=BETTER_REFUSAL, ours=422),
+    *(
+        on("asset_events", "GET", f"/asset-events/by-asset-alias?{query}")
+        for query in ("name=alias", "name=none", "", "name=alias&limit=1", "name=alias&after=2026-02-01T00:00:00Z")
+    ),
+    # --- state with assets
+    state("success with an outlet", {**OUT, "task_outlets": [A1]}, "outlets"),
+    state("success with two outlets", {**OUT, "task_outlets": [A2, A1]}, "outlets"),
+    state("success with an event", {**OUT, "task_outlets": [A1], "outlet_events": [event("first", {"rows": 3})]}, "outlets"),
+    state("success with a name reference", {**OUT, "task_outlets": [{"name": "second", "type": "AssetNameRef"}]}, "outlets"),
+    state("success with a uri reference", {**OUT, "task_outlets": [{"uri": "s3://bucket/first", "type": "AssetUriRef"}]}, "outlets"),
+    state("success with an inactive outlet", {**OUT, "task_outlets": [{"name": "inactive", "uri": "s3://bucket/inactive", "type": "Asset"}]}, "outlets"),
+    state("success with an unknown outlet", {**OUT, "task_outlets": [{"name": "x", "uri": "y", "type": "Asset"}]}, "outlets"),
+    state(
+        "success through an alias, of a known asset",
+        {**OUT, "task_outlets": [ALIAS], "outlet_events": [event("first", {"a": 1}, source_alias_name="alias", dest_asset_extra={})]},
+        "outlets",
+    ),
+    state(
+        "success through an alias, of a new asset",
+        {**OUT, "task_outlets": [ALIAS], "outlet_events": [event("new", {}, source_alias_name="alias", dest_asset_extra={"x": 1})]},
+        "outlets",
+    ),
+    state(
+        "success through a new alias",
+        {**OUT, "task_outlets": [{"name": "fresh", "type": "AssetAlias"}], "outlet_events": [event("first", {}, source_alias_name="fresh")]},
+        "outlets",
+    ),
+    state(
+        "success through an alias that is no outlet",
+        {**OUT, "task_outlets": [], "outlet_events": [event("first", {}, source_alias_name="alias")]}, "outlets",
+    ),
+    state("success with an outlet in a partition", {**OUT, "task_outlets": [A1]}, "partitioned_run"),
+    state("success with two events of one asset", {**OUT, "task_outlets": [A1], "outlet_events": [event("first", {"a": 1}), event("first", {"a": 2})]}, "outlets"),
+    state("success with a partition key", {**OUT, "task_outlets": [A1], "outlet_events": [event("first", {}, partition_key="p")]}, "outlets"),
+    state("success with an empty partition key", {**OUT, "task_outlets": [A1], "outlet_events": [event("first", {}, partition_key=" ")]}, "outlets", revisions=("3.3",)),
+    *(state(f"success in a partition, {name}", {**OUT, "task_outlets": [A1]}, f"partitions, {name}") for name in MAPPED),
+    state("success in a partition, by the default mapper", {**OUT, "task_outlets": [A2]}, "partitions, days"),
+    *(state(f"success in a partition, {name}", {**OUT, "task_outlets": [A1]}, f"partitions, {name}", revisions=("3.3",)) for name in MAPPED_SINCE_3_3),
+    *(state(f"success in a partition, {name}", {**OUT, "task_outlets": [A1]}, name) for name in WAITING),
+    state("success in a partition of its own", {**OUT, "task_outlets": [A1], "outlet_events": [event("first", {}, partition_key="p2"), event("first", {}, partition_key="p1")]}, "waiting already"),
+    state("success heard by a partitioned Dag", {**OUT, "task_outlets": [A2]}, "partitioned_consumer"),
+    state("event without extra", {**OUT, "task_outlets": [A1], "outlet_events": [{"dest_asset_key": {"name": "first", "uri": "u"}}]}, "outlets", differs=NOT_FAILED, ours=422),
+    state("event without a key", {**OUT, "task_outlets": [A1], "outlet_events": [{"extra": {}}]}, "outlets", differs=NOT_FAILED, ours=422),
+    state("outlets are no list", {**OUT, "task_outlets": {}}, "outlets", differs=ERROR_SHAPE, ours=422),
+]  # fmt: skip

@@ -1,0 +1,29 @@
+"""Connections, and their tests."""
+
+from __future__ import annotations
+
+from tests.contract.cases.case import BETTER_REFUSAL, NEW, TEST, WORKLOAD, Case, get, on
+
+CASES: list[Case] = [
+    # --- connections
+    get("connection", "/connections/full", "connections"),
+    get("connection bare", "/connections/bare", "connections"),
+    get("connection not decryptable", "/connections/rotten", "connections", differs=BETTER_REFUSAL, ours=404),
+    get("connection unknown", "/connections/nope", "connections"),
+    get("connection without a token", "/connections/full", "connections", token="none"),
+    # --- connection tests
+    *(
+        on(f"connection_test_{s}", "GET", f"{TEST}/connection", claims=WORKLOAD, **NEW)
+        for s in ("pending", "queued", "running", "success", "failed")
+    ),
+    *(
+        on(f"connection_test_{s}", "PATCH", TEST, {"state": result, "result_message": "m"}, claims=WORKLOAD, **NEW)
+        for s in ("pending", "queued", "running", "success", "failed", "to_save", "to_replace")
+        for result in ("success", "failed")
+    ),
+    on("connection_test_running", "PATCH", TEST, {"state": "queued"}, claims=WORKLOAD, **NEW),
+    on("nothing", "GET", f"{TEST}/connection", claims=WORKLOAD, **NEW),
+    on("nothing", "PATCH", TEST, {"state": "failed"}, claims=WORKLOAD, **NEW),
+    on("connection_test_pending", "GET", f"{TEST}/connection", **NEW, note="with an execution token"),
+    on("connection_test_pending", "GET", f"{TEST}/connection", token="other", claims=WORKLOAD, **NEW),
+]  # fmt: skip

@@ -1,0 +1,67 @@
+"""XComs."""
+
+from __future__ import annotations
+
+from tests.contract.cases.case import BETTER_REFUSAL, ERROR_SHAPE, JSON_HEADER, Case, X, get
+
+CASES: list[Case] = [
+    get("xcom", f"{X}/job/return_value", "with_xcoms"),
+    get("xcom with slashes", f"{X}/job/a/key%20with%20spaces", "with_xcoms"),
+    get("xcom null", f"{X}/job/null", "with_xcoms"),
+    get("xcom of a map index", f"{X}/mapped/return_value?map_index=3", "with_xcoms"),
+    get("xcom of no map index", f"{X}/mapped/return_value", "with_xcoms"),
+    get("xcom by offset", f"{X}/mapped/return_value?offset=1", "with_xcoms"),
+    get("xcom by negative offset", f"{X}/mapped/return_value?offset=-2", "with_xcoms"),
+    get("xcom beyond the offsets", f"{X}/mapped/return_value?offset=99", "with_xcoms"),
+    get("xcom of prior dates", f"{X}/job/early_only?include_prior_dates=true", "with_xcoms"),
+    get("xcom of prior dates, newest first", f"{X}/job/return_value?include_prior_dates=true", "with_xcoms"),
+    get("xcom without prior dates", f"{X}/job/early_only", "with_xcoms"),
+    get("xcom of an unknown run", "/xcoms/d/nope/job/return_value", "with_xcoms"),
+    get("xcom with a bad map index", f"{X}/job/return_value?map_index=x", "with_xcoms"),
+    get("xcom without a token", f"{X}/job/return_value", "with_xcoms", token="none"),
+    get("xcom with another's token", f"{X}/job/return_value", "with_xcoms", token="other"),
+    get("xcom count", f"{X}/mapped/return_value", "with_xcoms", method="HEAD"),
+    get("xcom count of none", f"{X}/mapped/nope", "with_xcoms", method="HEAD"),
+    get("xcom count with a map index", f"{X}/mapped/return_value?map_index=1", "with_xcoms", method="HEAD"),
+    *(get(f"xcom item {n}", f"{X}/mapped/return_value/item/{n}", "with_xcoms") for n in (0, 5, 6, -1, -6, -7)),
+    get("xcom item of no number", f"{X}/mapped/return_value/item/x", "with_xcoms"),
+    *(
+        get(f"xcom slice {q or 'all'}", f"{X}/mapped/return_value/slice?{q}", "with_xcoms")
+        for q in (
+            "", "start=2", "stop=2", "start=1&stop=4", "start=-2", "stop=-2", "start=-4&stop=-1", "start=1&stop=-1",
+            "start=-4&stop=5", "step=2", "step=-1", "start=1&step=2", "start=4&step=-1", "start=4&stop=1&step=-1",
+            "start=-1&step=-2", "step=0", "start=0&stop=0", "start=9",
+        )
+    ),
+    get("xcom slice of prior dates", f"{X}/mapped/return_value/slice?include_prior_dates=true&start=0&stop=2", "with_xcoms"),
+    get("xcom slice with a bad step", f"{X}/mapped/return_value/slice?step=x", "with_xcoms"),
+    *(
+        Case(f"xcom set {name}", "POST", f"{X}/job/k", value)
+        for name, value in (
+            ("number", 1), ("float", 1.5), ("text", "té\u2028xt"), ("null", None), ("list", [1, [2]]), ("object", {"a": {"b": 1}}),
+            ("big number", 2**70), ("false", False), ("text that looks like JSON", '{"a": 1}'),
+        )
+    ),
+    Case("xcom set again", "POST", f"{X}/job/return_value", "new", setup="with_xcoms"),
+    Case("xcom set with slashes", "POST", f"{X}/job/a%2Fb/c%20d", 1),
+    Case("xcom set on a map index", "POST", f"{X}/job/k?map_index=2", 1, setup="mapped_one"),
+    Case("xcom set as the result of the Dag", "POST", f"{X}/job/k?dag_result=true", 1),
+    Case("xcom set with a length", "POST", f"{X}/job/k?mapped_length=3", [1, 2, 3]),
+    Case("xcom set with a length of none", "POST", f"{X}/job/k?mapped_length=0", []),
+    Case("xcom set with too great a length", "POST", f"{X}/job/k?mapped_length=1025", [1]),
+    Case("xcom set with a negative length", "POST", f"{X}/job/k?mapped_length=-1", [1], differs=BETTER_REFUSAL, ours=422),
+    Case("xcom set without a body", "POST", f"{X}/job/k"),
+    Case("xcom set malformed JSON", "POST", f"{X}/job/k", content=b"[1", headers=JSON_HEADER),
+    Case("xcom set NaN", "POST", f"{X}/job/k", content=b"[NaN]", headers=JSON_HEADER, differs=BETTER_REFUSAL, ours=422),
+    Case("xcom set lone surrogate", "POST", f"{X}/job/k", content=b'"\\ud800"', headers=JSON_HEADER, differs=BETTER_REFUSAL, ours=422),
+    Case("xcom set NUL in the value", "POST", f"{X}/job/k", "a\0b", differs=BETTER_REFUSAL, ours=422),
+    Case("xcom set NUL in the key", "POST", f"{X}/job/a%00b", 1, differs=BETTER_REFUSAL, ours=422),
+    Case("xcom set key too long", "POST", f"{X}/job/" + "k" * 513, 1, differs=BETTER_REFUSAL, ours=422),
+    Case("xcom set in an unknown run", "POST", "/xcoms/d/nope/job/k", 1),
+    Case("xcom set for an unknown task", "POST", f"{X}/nope/k", 1, differs=BETTER_REFUSAL, ours=404),
+    Case("xcom set after success", "POST", f"{X}/job/k", 1, setup="success"),
+    Case("xcom set without a key", "POST", f"{X}/job/", 1, differs=ERROR_SHAPE, ours=422),
+    get("xcom delete", f"{X}/job/return_value", "with_xcoms", method="DELETE"),
+    get("xcom delete on a map index", f"{X}/mapped/return_value?map_index=1", "with_xcoms", method="DELETE"),
+    get("xcom delete none", f"{X}/job/nope", "with_xcoms", method="DELETE"),
+]  # fmt: skip
