@@ -25,10 +25,12 @@ bench: $(READY) ## measure ours beside Airflow's own servers, about seven minute
 loadtest: $(READY) ## load a server with locust (ARGS="--target ours --target 3.2.1 --scenario bulk"; --help tells more)
 	$(BIN)/python -m loadtest $(ARGS)
 
-lint: $(READY) ## check style and types
+lint: $(READY) ## check style, types and who imports whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache --no-logo
+	$(BIN)/python scripts/rooms --check
 
 format: $(READY) ## format the code
 	$(BIN)/ruff check --fix-only .
