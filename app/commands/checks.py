@@ -116,7 +116,7 @@ def _fernet(settings: Settings) -> Check:
 
 
 async def _pool(database: Database, settings: Settings) -> Check:
-    async with database.snapshot() as session:
+    async with database.autocommit() as session:
         most = int(await session.scalar(text("SHOW max_connections")) or 0)
     wanted = settings.database.pool_size * settings.server.workers
     left = most - wanted
@@ -130,7 +130,7 @@ async def _pool(database: Database, settings: Settings) -> Check:
 
 
 async def _clock(database: Database, settings: Settings) -> Check:
-    async with database.snapshot() as session:
+    async with database.autocommit() as session:
         theirs = await session.scalar(text("SELECT clock_timestamp()"))
     skew = abs((datetime.now(UTC) - theirs).total_seconds()) if theirs else 0.0
     message = f"{skew:.1f} s apart from the database's"

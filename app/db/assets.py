@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import func, literal, or_, select, tuple_
 from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 
-from app.db.session import ReadSession, WriteSession
+from app.db.session import Session
 from app.db.tables import (
     AnyRow,
     as_text,
@@ -32,7 +32,7 @@ from app.db.tables import (
 AssetKey = tuple[str, str]  # name, uri
 
 
-async def active_keys(session: ReadSession, *, keys: Collection[AssetKey]) -> set[AssetKey]:
+async def active_keys(session: Session, *, keys: Collection[AssetKey]) -> set[AssetKey]:
     """Return those of ``keys`` that name active assets."""
     statement = select(asset_active.c.name, asset_active.c.uri).where(
         tuple_(asset_active.c.name, asset_active.c.uri).in_(sorted(keys))
@@ -44,7 +44,7 @@ _is_active = (asset_active.c.name == asset.c.name) & (asset_active.c.uri == asse
 _PROFILE = (asset.c.name, asset.c.uri, asset.c.group, as_text(asset.c.extra))
 
 
-async def active_pk(session: ReadSession, *, column: str, value: str) -> int | None:
+async def active_pk(session: Session, *, column: str, value: str) -> int | None:
     """Return the id of the active asset whose ``column`` (name or uri) is ``value``, or None."""
     found: int | None = await session.scalar(
         select(asset.c.id).join(asset_active, _is_active).where(asset.c[column] == value).limit(1)
@@ -52,13 +52,13 @@ async def active_pk(session: ReadSession, *, column: str, value: str) -> int | N
     return found
 
 
-async def active(session: ReadSession, *, column: str, value: str) -> AnyRow | None:
+async def active(session: Session, *, column: str, value: str) -> AnyRow | None:
     """Return name, uri, group and extra of the active asset whose ``column`` (name or uri) is ``value``, or None."""
     statement = select(*_PROFILE).join(asset_active, _is_active).where(asset.c[column] == value).limit(1)
     return (await session.execute(statement)).one_or_none()
 
 
-async def of_alias(session: ReadSession, *, name: str) -> Sequence[AnyRow]:
+async def of_alias(session: Session, *, name: str) -> Sequence[AnyRow]:
     """Return name, uri, group and extra of the assets that are attached to an alias, active or not."""
     statement = (
         select(*_PROFILE)
@@ -79,7 +79,7 @@ _CREATED = func.jsonb_build_object(
 
 
 async def events(
-    session: ReadSession,
+    session: Session,
     *,
     name: str | None = None,
     uri: str | None = None,
@@ -127,7 +127,7 @@ async def events(
 
 
 async def find(
-    session: WriteSession,
+    session: Session,
     *,
     keys: Collection[AssetKey] = (),
     names: Collection[str] = (),
@@ -146,7 +146,7 @@ async def find(
     return (await session.execute(statement)).all()
 
 
-async def find_or_create(session: WriteSession, *, key: AssetKey, extra: Mapping[str, Any], now: datetime) -> int:
+async def find_or_create(session: Session, *, key: AssetKey, extra: Mapping[str, Any], now: datetime) -> int:
     """Return the id of an asset, active or not; one that a task emits through an alias is made when it is new."""
     by_key = select(asset.c.id).where(asset.c.name == key[0], asset.c.uri == key[1])
     if (found := await session.scalar(by_key)) is not None:
@@ -158,7 +158,7 @@ async def find_or_create(session: WriteSession, *, key: AssetKey, extra: Mapping
     return int((await session.execute(by_key)).scalar_one())  # another task made it in between
 
 
-async def attach_aliases(session: WriteSession, *, asset_pk: int, names: Collection[str]) -> list[int]:
+async def attach_aliases(session: Session, *, asset_pk: int, names: Collection[str]) -> list[int]:
     """Attach an asset to aliases, making those that do not exist, and return their ids."""
     known = select(asset_alias.c.name, asset_alias.c.id).where(asset_alias.c.name.in_(sorted(names)))
     ids = {row.name: row.id for row in await session.execute(known)}
@@ -172,7 +172,7 @@ async def attach_aliases(session: WriteSession, *, asset_pk: int, names: Collect
 
 
 async def record_event(
-    session: WriteSession,
+    session: Session,
     *,
     asset_pk: int,
     extra: Mapping[str, Any],
@@ -203,9 +203,7 @@ async def record_event(
     return event_pk
 
 
-async def consumers(
-    session: WriteSession, *, asset_pk: int, name: str, uri: str, alias_pks: Collection[int]
-) -> Sequence[AnyRow]:
+async def consumers(session: Session, *, asset_pk: int, name: str, uri: str, alias_pks: Collection[int]) -> Sequence[AnyRow]:
     """Return the unpaused Dags that wait for an asset, by id, name, uri or alias, and whether each is partitioned."""
     by_asset, by_alias = dag_schedule_asset_reference, dag_schedule_asset_alias_reference
     by_name, by_uri = dag_schedule_asset_name_reference, dag_schedule_asset_uri_reference
@@ -219,7 +217,7 @@ async def consumers(
     return (await session.execute(statement.order_by(dag.c.dag_id))).all()
 
 
-async def queue(session: WriteSession, *, pairs: Iterable[tuple[int, str]], now: datetime) -> None:
+async def queue(session: Session, *, pairs: Iterable[tuple[int, str]], now: datetime) -> None:
     """Queue Dags for a run, once each; in key order, so that two reports that queue the same Dags cannot deadlock.
 
     :param pairs: (asset id, Dag id).

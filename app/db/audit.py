@@ -9,14 +9,14 @@ from typing import Any
 
 from sqlalchemy import insert
 
-from app.db.session import WriteSession
+from app.db.session import Session
 from app.db.tables import AnyRow, log
 
 _INSERT = insert(log)
 COLUMNS = ["dttm", "event", "dag_id", "task_id", "run_id", "map_index", "try_number", "logical_date", "extra", "owner"]
 
 
-async def record_transition(session: WriteSession, *, row: AnyRow, event: str, hostname: str | None, now: datetime) -> None:
+async def record_transition(session: Session, *, row: AnyRow, event: str, hostname: str | None, now: datetime) -> None:
     """Insert the audit row of a task instance's new state.
 
     :param row: the locked task instance.
@@ -32,7 +32,7 @@ def transition(row: AnyRow, *, event: str, hostname: str | None, now: datetime) 
     return {**_about(row, event=event, extra=extra, now=now), "owner": row.owners}
 
 
-async def record_for(session: WriteSession, *, rows: Sequence[AnyRow], event: str, extra: str, now: datetime) -> None:
+async def record_for(session: Session, *, rows: Sequence[AnyRow], event: str, extra: str, now: datetime) -> None:
     """Insert one audit row for each of several task instances, as Airflow writes them: without an owner.
 
     :param rows: their keys and try numbers; those that have a logical date keep it.

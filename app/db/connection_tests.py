@@ -10,20 +10,20 @@ from typing import Any
 from sqlalchemy import bindparam, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from app.db.session import ReadSession, WriteSession
+from app.db.session import Session
 from app.db.tables import AnyRow, connection, connection_test_request
 
 _FIELDS = ("conn_type", "host", "schema", "login", "password", "port", "extra", "is_encrypted", "is_extra_encrypted")
 _STATE = select(connection_test_request.c.state).where(connection_test_request.c.id == bindparam("pk"))
 
 
-async def state(session: ReadSession, *, test_id: uuid.UUID) -> str | None:
+async def state(session: Session, *, test_id: uuid.UUID) -> str | None:
     """Return the state of a test, or None when there is no such test."""
     found: str | None = await session.scalar(_STATE, {"pk": test_id})
     return found
 
 
-async def start(session: WriteSession, *, test_id: uuid.UUID, now: datetime) -> AnyRow | None:
+async def start(session: Session, *, test_id: uuid.UUID, now: datetime) -> AnyRow | None:
     """Start a test that waits, once: one guarded statement; return its connection, or None when it does not wait."""
     statement = (
         update(connection_test_request)
@@ -35,7 +35,7 @@ async def start(session: WriteSession, *, test_id: uuid.UUID, now: datetime) -> 
 
 
 async def finish(
-    session: WriteSession, *, test_id: uuid.UUID, state: str, result_message: str | None, now: datetime
+    session: Session, *, test_id: uuid.UUID, state: str, result_message: str | None, now: datetime
 ) -> AnyRow | None:
     """End an active test: one guarded statement; return what it tested, or None when it is not active."""
     statement = (
@@ -54,7 +54,7 @@ async def finish(
     return (await session.execute(statement)).one_or_none()
 
 
-async def save_connection(session: WriteSession, *, conn_id: str, team_name: str | None, values: Mapping[str, Any]) -> None:
+async def save_connection(session: Session, *, conn_id: str, team_name: str | None, values: Mapping[str, Any]) -> None:
     """Store a connection, or replace the one of this id, whose team it keeps.
 
     :param values: its other columns, password and extra as they are stored.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import bindparam, or_, select
 
-from app.db.session import ReadSession
+from app.db.session import Session
 from app.db.tables import AnyRow, connection
 
 _BY_ID = (
@@ -27,6 +27,6 @@ _BY_ID = (
 )
 
 
-async def get(session: ReadSession, *, conn_id: str, team_name: str | None) -> AnyRow | None:
+async def get(session: Session, *, conn_id: str, team_name: str | None) -> AnyRow | None:
     """Return a stored connection; the team's own, or one that belongs to no team."""
     return (await session.execute(_BY_ID, {"name": conn_id, "team": team_name})).one_or_none()

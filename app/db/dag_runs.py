@@ -11,7 +11,7 @@ from sqlalchemy import DateTime, Double, bindparam, cast, func, literal, or_, se
 from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by, insert
 
 from app.db import task_instances
-from app.db.session import ReadSession, WriteSession
+from app.db.session import Session
 from app.db.tables import (
     AnyRow,
     as_text,
@@ -49,12 +49,12 @@ _BY_KEY = select(*_COLUMNS).where(dag_run.c.dag_id == bindparam("dag_id"), dag_r
 _STATE = select(dag_run.c.state).where(dag_run.c.dag_id == bindparam("dag_id"), dag_run.c.run_id == bindparam("run_id"))
 
 
-async def get(session: ReadSession, *, dag_id: str, run_id: str) -> AnyRow | None:
+async def get(session: Session, *, dag_id: str, run_id: str) -> AnyRow | None:
     """Return a run, or None."""
     return (await session.execute(_BY_KEY, {"dag_id": dag_id, "run_id": run_id})).one_or_none()
 
 
-async def state(session: ReadSession, *, dag_id: str, run_id: str) -> str | None:
+async def state(session: Session, *, dag_id: str, run_id: str) -> str | None:
     """Return a run's state, or None when there is no such run."""
     found: str | None = await session.scalar(_STATE, {"dag_id": dag_id, "run_id": run_id})
     return found
@@ -65,7 +65,7 @@ _CREATED_VERSION = select(dag_run.c.created_dag_version_id).where(
 )
 
 
-async def created_version(session: ReadSession, *, dag_id: str, run_id: str) -> AnyRow | None:
+async def created_version(session: Session, *, dag_id: str, run_id: str) -> AnyRow | None:
     """Return the Dag version that a run was made from, or None when there is no such run.
 
     The version itself is None for a run of Airflow 2, and when it was cleaned up.
@@ -73,7 +73,7 @@ async def created_version(session: ReadSession, *, dag_id: str, run_id: str) -> 
     return (await session.execute(_CREATED_VERSION, {"dag_id": dag_id, "run_id": run_id})).one_or_none()
 
 
-async def previous(session: ReadSession, *, dag_id: str, before: datetime, state: str | None) -> AnyRow | None:
+async def previous(session: Session, *, dag_id: str, before: datetime, state: str | None) -> AnyRow | None:
     """Return the newest run with a logical date before ``before``, in ``state`` if one is given."""
     statement = (
         select(*_COLUMNS)
@@ -87,7 +87,7 @@ async def previous(session: ReadSession, *, dag_id: str, before: datetime, state
 
 
 async def count(
-    session: ReadSession,
+    session: Session,
     *,
     dag_id: str,
     logical_dates: Sequence[datetime] | None,
@@ -117,7 +117,7 @@ _PREVIOUS_SUCCESSFUL = (
 )
 
 
-async def previous_successful(session: ReadSession, *, ti_id: Any) -> AnyRow | None:
+async def previous_successful(session: Session, *, ti_id: Any) -> AnyRow | None:
     """Return the times of the last successful run before a task instance's own, or None."""
     return (await session.execute(_PREVIOUS_SUCCESSFUL, {"pk": ti_id})).one_or_none()
 
@@ -148,7 +148,7 @@ _CONSUMED = (
 )
 
 
-async def consumed_asset_events(session: ReadSession, *, run_pk: int) -> Sequence[AnyRow]:
+async def consumed_asset_events(session: Session, *, run_pk: int) -> Sequence[AnyRow]:
     """Return the asset events that a run consumed, oldest first."""
     return (await session.execute(_CONSUMED, {"run_pk": run_pk})).all()
 
@@ -160,7 +160,7 @@ _TRIGGERED_BY = (
 )
 
 
-async def triggering_user_name(session: ReadSession, *, ti_id: uuid.UUID) -> str | None:
+async def triggering_user_name(session: Session, *, ti_id: uuid.UUID) -> str | None:
     """Return who triggered the run of a task instance, which the runs that it triggers inherit."""
     found: str | None = await session.scalar(_TRIGGERED_BY, {"pk": ti_id})
     return found
@@ -176,7 +176,7 @@ _RUNTIMES = (
 
 
 async def average_runtime(
-    session: ReadSession, *, dag_id: str, of: int, at_least: int, only_successes: bool
+    session: Session, *, dag_id: str, of: int, at_least: int, only_successes: bool
 ) -> timedelta | None:
     """Return how long a Dag's last runs took on average, or None when there are too few.
 
@@ -189,7 +189,7 @@ async def average_runtime(
 
 
 async def create(
-    session: WriteSession, *, values: Mapping[str, Any], note: str | None, tasks: Sequence[Mapping[str, Any]], now: datetime
+    session: Session, *, values: Mapping[str, Any], note: str | None, tasks: Sequence[Mapping[str, Any]], now: datetime
 ) -> int | None:
     """Insert a run with its task instances and return its id; None when there is such a run already.
 
@@ -228,7 +228,7 @@ _LOCK = (
 )
 
 
-async def lock(session: WriteSession, *, dag_id: str, run_id: str) -> AnyRow | None:
+async def lock(session: Session, *, dag_id: str, run_id: str) -> AnyRow | None:
     """Lock a run, which is the first lock of its transaction, and return it; None when there is no such run.
 
     :raises RetryableDatabaseError: when the lock is not granted within the lock timeout.
@@ -236,7 +236,7 @@ async def lock(session: WriteSession, *, dag_id: str, run_id: str) -> AnyRow | N
     return (await session.execute(_LOCK, {"dag_id": dag_id, "run_id": run_id})).one_or_none()
 
 
-async def write(session: WriteSession, *, run_pk: int, values: Mapping[str, Any]) -> None:
+async def write(session: Session, *, run_pk: int, values: Mapping[str, Any]) -> None:
     """Set columns of a locked run, and put off the deadlines that count from when it was queued."""
     await session.execute(update(dag_run).where(dag_run.c.id == run_pk).values(**values))
     interval = func.to_jsonb(deadline_alert.c.interval, type_=JSONB)

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, Text, bindparam, cast, func, select, text
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 
-from app.db.session import ReadSession
+from app.db.session import Session
 from app.db.tables import AnyRow, as_text, dag, dag_run, dag_tag, serialized_dag
 
 _TAGS = (
@@ -31,7 +31,7 @@ _BY_ID = select(
 ).where(dag.c.dag_id == bindparam("dag_id"))
 
 
-async def get(session: ReadSession, *, dag_id: str) -> AnyRow | None:
+async def get(session: Session, *, dag_id: str) -> AnyRow | None:
     """Return a Dag with its tags, or None."""
     return (await session.execute(_BY_ID, {"dag_id": dag_id})).one_or_none()
 
@@ -41,7 +41,7 @@ _TO_TRIGGER = select(dag.c.has_import_errors, dag.c.allowed_run_types, dag.c.bun
 )
 
 
-async def to_trigger(session: ReadSession, *, dag_id: str) -> AnyRow | None:
+async def to_trigger(session: Session, *, dag_id: str) -> AnyRow | None:
     """Return what decides whether a Dag may be triggered, or None when there is no such Dag any more."""
     return (await session.execute(_TO_TRIGGER, {"dag_id": dag_id})).one_or_none()
 
@@ -69,19 +69,19 @@ _TIMETABLE = _from_newest_version(_part("$.dag.timetable").label("part"))
 _WHOLE = _from_newest_version(serialized_dag.c.dag_version_id, as_text(serialized_dag.c.data))
 
 
-async def root_task_group(session: ReadSession, *, dag_id: str) -> dict[str, Any] | None:
+async def root_task_group(session: Session, *, dag_id: str) -> dict[str, Any] | None:
     """Return the serialized root task group of a Dag's newest version, or None when there is no such Dag."""
     row = (await session.execute(_TASK_GROUP, {"dag_id": dag_id})).one_or_none()
     return None if row is None else _decoded(row, "task_group")
 
 
-async def timetable(session: ReadSession, *, dag_id: str) -> dict[str, Any] | None:
+async def timetable(session: Session, *, dag_id: str) -> dict[str, Any] | None:
     """Return the serialized timetable of a Dag's newest version, or None when it was never serialized."""
     row = (await session.execute(_TIMETABLE, {"dag_id": dag_id})).one_or_none()
     return None if row is None else _decoded(row, "timetable")
 
 
-async def newest_version(session: ReadSession, *, dag_id: str) -> tuple[uuid.UUID, dict[str, Any]] | None:
+async def newest_version(session: Session, *, dag_id: str) -> tuple[uuid.UUID, dict[str, Any]] | None:
     """Return the id and the whole serialized form of a Dag's newest version, or None when it was never serialized."""
     return _version((await session.execute(_WHOLE, {"dag_id": dag_id})).one_or_none())
 
@@ -116,12 +116,12 @@ _TASKS_OF_RUN = _from_version_of_run(_part("$.dag.tasks").label("part"))
 _VERSION_OF_RUN = _from_version_of_run(serialized_dag.c.dag_version_id, as_text(serialized_dag.c.data))
 
 
-async def version_of_run(session: ReadSession, *, dag_id: str, run_id: str) -> tuple[uuid.UUID, dict[str, Any]] | None:
+async def version_of_run(session: Session, *, dag_id: str, run_id: str) -> tuple[uuid.UUID, dict[str, Any]] | None:
     """Return the id and the whole serialized form of the version that a run has, or None when it was never serialized."""
     return _version((await session.execute(_VERSION_OF_RUN, {"dag_id": dag_id, "run_id": run_id})).one_or_none())
 
 
-async def tasks_of_run(session: ReadSession, *, dag_id: str, run_id: str) -> dict[str, dict[str, Any]]:
+async def tasks_of_run(session: Session, *, dag_id: str, run_id: str) -> dict[str, dict[str, Any]]:
     """Return the serialized tasks, by id, of the Dag version that a run has; empty when it was never serialized."""
     row = (await session.execute(_TASKS_OF_RUN, {"dag_id": dag_id, "run_id": run_id})).one_or_none()
     tasks = (_decoded(row, "tasks") if row is not None else None) or []

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import bindparam, insert, select
 
-from app.db.session import ReadSession, WriteSession
+from app.db.session import Session
 from app.db.tables import AnyRow, callback, deadline, deadline_alert, serialized_dag
 from app.db.task_instances import uuid7
 from app.releases import Revision
@@ -22,13 +22,13 @@ _ALERTS = (
 )
 
 
-async def alerts(session: ReadSession, *, version_id: uuid.UUID) -> Sequence[AnyRow]:
+async def alerts(session: Session, *, version_id: uuid.UUID) -> Sequence[AnyRow]:
     """Return the alerts of a Dag version."""
     return (await session.execute(_ALERTS, {"version_id": version_id})).all()
 
 
 async def create(
-    session: WriteSession,
+    session: Session,
     *,
     run_pk: int,
     planned: Sequence[Mapping[str, Any]],

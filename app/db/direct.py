@@ -96,8 +96,6 @@ class Compiled:
 class DirectSession:
     """Executes statements on one connection; see :class:`app.db.session.Database` for when they are committed."""
 
-    reads = writes = True
-
     def __init__(self, connection: asyncpg.Connection, compiled: Compiler) -> None:
         self._connection = connection
         self._compiled = compiled
@@ -105,7 +103,7 @@ class DirectSession:
     async def execute(self, statement: Executable, params: Any = None) -> DirectRows:
         """Execute one statement.
 
-        :param params: by the names of its ``bindparam``s; a list of them executes it once for each.
+        :param params: by the names of its ``bindparam``s; a list of them, all of the same names, executes it for each.
         """
         return DirectRows(await self._rows(statement, params))
 
@@ -120,17 +118,26 @@ class DirectSession:
 
     async def _rows(self, statement: Executable, params: Any) -> Sequence[Any]:
         if isinstance(params, list):
-            for each in params:
-                await self._rows(statement, each)
-            return ()
+            return await self._each(statement, params)
         compiled = self._compiled(statement, tuple(params or ()))
         sql, arguments = compiled.with_arguments(params or {})
         return await self.fetch(sql, arguments)
+
+    async def _each(self, statement: Executable, rows: Sequence[Mapping[str, Any]]) -> Sequence[Any]:
+        if rows:
+            compiled = self._compiled(statement, tuple(rows[0]))
+            sqls, arguments = zip(*(compiled.with_arguments(row) for row in rows), strict=True)
+            await self.send(sqls[0], arguments)
+        return ()
 
     async def fetch(self, sql: str, arguments: Sequence[Any]) -> Sequence[Any]:
         """Send one statement in a round trip of its own."""
         rows: Sequence[Any] = await self._connection.fetch(sql, *arguments, record_class=DirectRow)
         return rows
+
+    async def send(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Send one statement with the arguments of many rows, all of which are written or none."""
+        await self._connection.executemany(sql, rows)
 
     async def control(self, command: str) -> None:
         """Send a command that controls the transaction."""

@@ -10,19 +10,19 @@ from typing import Any
 from sqlalchemy import bindparam, null, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from app.db.session import ReadSession, WriteSession
+from app.db.session import Session
 from app.db.tables import AnyRow, hitl_detail
 
 _COLUMNS = tuple(column for column in hitl_detail.c if column.name not in ("ti_id", "created_at"))
 _BY_TI = select(*_COLUMNS).where(hitl_detail.c.ti_id == bindparam("pk"))
 
 
-async def get(session: ReadSession, *, ti_id: uuid.UUID) -> AnyRow | None:
+async def get(session: Session, *, ti_id: uuid.UUID) -> AnyRow | None:
     """Return a task instance's request, or None."""
     return (await session.execute(_BY_TI, {"pk": ti_id})).one_or_none()
 
 
-async def ask(session: WriteSession, *, ti_id: uuid.UUID, request: Mapping[str, Any], now: datetime) -> AnyRow:
+async def ask(session: Session, *, ti_id: uuid.UUID, request: Mapping[str, Any], now: datetime) -> AnyRow:
     """Make a request, or take up the one that is there: a response that it had is forgotten.
 
     :param request: options, subject, body, defaults, multiple, params and assignees.
@@ -39,7 +39,7 @@ async def ask(session: WriteSession, *, ti_id: uuid.UUID, request: Mapping[str, 
 
 
 async def respond(
-    session: WriteSession, *, ti_id: uuid.UUID, chosen_options: Sequence[str], params_input: Mapping[str, Any], now: datetime
+    session: Session, *, ti_id: uuid.UUID, chosen_options: Sequence[str], params_input: Mapping[str, Any], now: datetime
 ) -> AnyRow | None:
     """Record a response, once: one statement, guarded by its own WHERE; None when there is one, or no request."""
     statement = (

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import bindparam, func, insert, select, update
 
-from app.db.session import WriteSession
+from app.db.session import Session
 from app.db.tables import asset_partition_dag_run, partitioned_asset_key_log
 from app.releases import Revision
 
@@ -28,7 +28,7 @@ _RECORD_KEY = insert(partitioned_asset_key_log)
 _LOCK = select(func.pg_advisory_xact_lock(WAITING, func.hashtext(bindparam("dag_id"))))
 
 
-async def lock_waiting(session: WriteSession, *, dag_id: str) -> None:
+async def lock_waiting(session: Session, *, dag_id: str) -> None:
     """Keep others from waiting for partitions of a Dag until this transaction ends.
 
     Two events of one partition that came at once would each make their own (decision 12).
@@ -37,7 +37,7 @@ async def lock_waiting(session: WriteSession, *, dag_id: str) -> None:
 
 
 async def wait_for(
-    session: WriteSession,
+    session: Session,
     *,
     dag_id: str,
     key: str,
@@ -63,7 +63,7 @@ async def wait_for(
 
 
 async def record_key(
-    session: WriteSession,
+    session: Session,
     *,
     asset_pk: int,
     event_pk: int,

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import JSON, Integer, bindparam, delete, select
 from sqlalchemy.dialects.postgresql import insert
 
-from app.db.session import WriteSession
+from app.db.session import Session
 from app.db.tables import AnyRow, dag_run, from_text, rendered_task_instance_fields, task_instance
 from app.releases import Revision
 
@@ -24,7 +24,7 @@ _PUT = _insert.on_conflict_do_update(
 ).returning(_table.c.dag_id, _table.c.task_id)
 
 
-async def put(session: WriteSession, *, ti_id: Any, fields: str, revision: Revision) -> AnyRow | None:
+async def put(session: Session, *, ti_id: Any, fields: str, revision: Revision) -> AnyRow | None:
     """Store the rendered fields of a task instance in one statement.
 
     :param fields: a JSON object, as text.
@@ -45,7 +45,7 @@ _CLEAN_UP = delete(_table).where(
 )
 
 
-async def clean_up(session: WriteSession, *, dag_id: str, task_id: str, keep: int) -> None:
+async def clean_up(session: Session, *, dag_id: str, task_id: str, keep: int) -> None:
     """Delete the task's rendered fields of all but the Dag's ``keep`` newest runs; 0 keeps them all."""
     if keep <= 0:
         return

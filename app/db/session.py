@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from math import inf
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sqlalchemy import Engine, Executable, PoolProxiedConnection, text
 from sqlalchemy.util import greenlet_spawn
@@ -29,8 +29,6 @@ from app.settings import DatabaseSettings
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
-    from app.db.async_session import Writing
-
 BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 
 
@@ -45,23 +43,11 @@ class Rows(Protocol):
 
 
 class Session(Protocol):
-    """What executes statements: an ``AsyncSession`` or, where much is asked, a :class:`~app.db.direct.DirectSession`."""
+    """What executes statements: a :class:`~app.db.direct.DirectSession`, or the fallback's ``AsyncSession``."""
 
     async def execute(self, statement: Executable, params: Any = None) -> Rows: ...
     async def scalar(self, statement: Executable, params: Any = None) -> Any: ...
     async def scalars(self, statement: Executable, params: Any = None) -> Iterable[Any]: ...
-
-
-class ReadSession(Session, Protocol):
-    """A session for statements that change nothing, each a snapshot of its own; PostgreSQL is asked once per statement."""
-
-    reads: bool
-
-
-class WriteSession(ReadSession, Protocol):
-    """A session inside one transaction, committed when its block ends and rolled back when the block raises."""
-
-    writes: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +74,48 @@ class Database:
         self._compiled = compiler(self.engine.dialect)
         self._idle: list[_Taken] = []
         self._slots = Slots(settings.pool_size, timeout=settings.pool_timeout)
-        self._sessions: async_sessionmaker[Writing] | None = None
+        self._sessions: async_sessionmaker[AsyncSession] | None = None
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[WriteSession]:
+    async def autocommit(self, *, urgent: bool = False) -> AsyncIterator[DirectSession]:
+        """Open a session whose every statement is a transaction of its own: one round trip, no lock kept after it.
+
+        :param urgent: whether it goes before those that wait for a connection and are not.
+        :raises RetryableDatabaseError: when the database cannot do it now.
+        :raises RejectedByDatabase: when it does not take a value.
+        """
+        opened = self.transaction if self.settings.pgbouncer else self._direct
+        async with opened(urgent=urgent) as session:
+            yield session
+
+    @asynccontextmanager
+    async def transaction(self, *, urgent: bool = False) -> AsyncIterator[DirectSession]:
         """Open a transaction; it is committed when the block ends, before anything of a response is sent.
 
+        :param urgent: whether it goes before those that wait for a connection and are not.
         :raises RetryableDatabaseError: when the database cannot do it now, at commit too; nothing was written.
         :raises RejectedByDatabase: when it does not take a value; nothing was written.
+        """
+        async with self._direct(urgent=urgent) as session:
+            await session.control(BEGIN)
+            try:
+                for name, value in timeouts(self.settings).items() if self.settings.pgbouncer else ():
+                    await session.control(f"SET LOCAL {name} = {value}")
+                yield session
+            except BaseException:
+                if session.is_open:
+                    await session.control("ROLLBACK")
+                raise
+            if session.is_in_transaction:
+                await session.control("COMMIT")
+
+    @asynccontextmanager
+    async def fallback(self) -> AsyncIterator[AsyncSession]:
+        """Open a transaction in an ``AsyncSession`` of its own, for what is left to do when a session has failed.
+
+        Nothing of the way that failed is used again: neither its connection nor the code that executes its statements.
+
+        :raises RetryableDatabaseError: when the database cannot do it now, at commit too; nothing was written.
         """
         if self._sessions is None:
             self._sessions = await asyncio.to_thread(_session_maker, self.engine)
@@ -104,27 +124,6 @@ class Database:
                 self._put_back()
                 async with self._sessions.begin() as session:
                     yield session
-
-    @asynccontextmanager
-    async def snapshot(self) -> AsyncIterator[ReadSession]:
-        """Open a session for reading; no transaction is held between its statements.
-
-        :raises RetryableDatabaseError: when the database cannot answer now.
-        """
-        opened = self.direct_transaction if self.settings.pgbouncer else self._direct
-        async with opened() as session:
-            yield session
-
-    @asynccontextmanager
-    async def autocommit(self, *, urgent: bool = False) -> AsyncIterator[WriteSession]:
-        """Open a session whose every statement is a transaction of its own: one round trip, no lock kept after it.
-
-        :param urgent: whether it goes before those that wait for a connection and are not.
-        :raises RetryableDatabaseError: when the database cannot do it now.
-        """
-        opened = self.direct_transaction if self.settings.pgbouncer else self._direct
-        async with opened(urgent=urgent) as session:
-            yield session
 
     @asynccontextmanager
     async def _direct(self, *, urgent: bool = False) -> AsyncIterator[DirectSession]:
@@ -165,28 +164,8 @@ class Database:
         if self._idle:
             self._idle.pop(0).proxied.close()
 
-    @asynccontextmanager
-    async def direct_transaction(self, *, urgent: bool = False) -> AsyncIterator[DirectSession]:
-        """Open a transaction like :meth:`transaction`, its statements sent by the driver itself.
-
-        :raises RetryableDatabaseError: when the database cannot do it now, at commit too; nothing was written.
-        :raises RejectedByDatabase: when it does not take a value; nothing was written.
-        """
-        async with self._direct(urgent=urgent) as session:
-            await session.control(BEGIN)
-            try:
-                for name, value in timeouts(self.settings).items() if self.settings.pgbouncer else ():
-                    await session.control(f"SET LOCAL {name} = {value}")
-                yield session
-            except BaseException:
-                if session.is_open:
-                    await session.control("ROLLBACK")
-                raise
-            if session.is_in_transaction:
-                await session.control("COMMIT")
-
     @staticmethod
-    async def stop_waiting(session: WriteSession) -> None:
+    async def stop_waiting(session: Session) -> None:
         """Make every further lock that somebody else holds an error at once.
 
         For a transaction that holds a row and is about to write what others write too: who waits for one row while it
@@ -195,12 +174,9 @@ class Database:
         await session.execute(text("SET LOCAL lock_timeout = 1"))  # milliseconds; 0 would mean for ever
 
     @staticmethod
-    async def abandon(session: WriteSession) -> None:
+    async def abandon(session: DirectSession) -> None:
         """Roll back what a transaction wrote so far; its block ends without writing anything."""
-        if isinstance(session, DirectSession):
-            await session.control("ROLLBACK")
-        else:
-            await cast("AsyncSession", session).rollback()
+        await session.control("ROLLBACK")
 
     def is_overloaded(self) -> bool:
         """Say whether a request that comes now would wait too long for a connection."""
@@ -226,7 +202,7 @@ class Database:
         :raises ConfigurationError: when it is no metadata database, or of a revision that is not supported.
         :raises RetryableDatabaseError: when the database cannot be reached.
         """
-        async with self.snapshot() as session:
+        async with self.autocommit() as session:
             exists = await session.scalar(text("SELECT to_regclass('alembic_version') IS NOT NULL"))
             found = list(await session.scalars(text("SELECT version_num FROM alembic_version"))) if exists else []
         where = f"{self.settings.url.host or 'localhost'}/{self.settings.url.database}"
@@ -243,7 +219,7 @@ class Database:
         return revision
 
 
-def _session_maker(engine: Engine) -> async_sessionmaker[Writing]:
+def _session_maker(engine: Engine) -> async_sessionmaker[AsyncSession]:
     from app.db.async_session import maker  # see there why not before
 
     return maker(engine)

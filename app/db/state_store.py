@@ -11,7 +11,7 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, and_, bindparam, delete, exists, literal, select
 from sqlalchemy.dialects.postgresql import insert
 
-from app.db.session import ReadSession, WriteSession
+from app.db.session import Session
 from app.db.tables import AnyRow, asset_state_store, dag_run, task_instance, task_state_store
 
 
@@ -49,27 +49,27 @@ _PUT = _insert.on_conflict_do_update(
 _KNOWN = select(exists().where(task_instance.c.id == bindparam("pk")))
 
 
-async def of_task(session: ReadSession, *, ti_id: uuid.UUID, key: str) -> AnyRow | None:
+async def of_task(session: Session, *, ti_id: uuid.UUID, key: str) -> AnyRow | None:
     """Return a row with the value, which is None when the task has no such key; or None when there is no such task."""
     return (await session.execute(_OF_TASK, {"pk": ti_id, "name": key})).one_or_none()
 
 
 async def put_for_task(
-    session: WriteSession, *, ti_id: uuid.UUID, key: str, value: str, expires_at: datetime | None, now: datetime
+    session: Session, *, ti_id: uuid.UUID, key: str, value: str, expires_at: datetime | None, now: datetime
 ) -> bool:
     """Set a task's value, JSON as text, in one statement; say whether there is such a task instance."""
     parameters = {"pk": ti_id, "name": key, "text": value, "expires_at": expires_at, "now": now}
     return await session.scalar(_PUT, parameters) is not None
 
 
-async def remove_for_task(session: WriteSession, *, ti_id: uuid.UUID, key: str | None = None) -> bool:
+async def remove_for_task(session: Session, *, ti_id: uuid.UUID, key: str | None = None) -> bool:
     """Delete a task's value, or all of its values; say whether there is such a task instance."""
     statement = delete(task_state_store).where(_same_task(), task_instance.c.id == ti_id)
     await session.execute(statement if key is None else statement.where(task_state_store.c.key == key))
     return bool(await session.scalar(_KNOWN, {"pk": ti_id}))
 
 
-async def of_asset(session: ReadSession, *, asset_pk: int, key: str) -> str | None:
+async def of_asset(session: Session, *, asset_pk: int, key: str) -> str | None:
     """Return an asset's value, JSON as text, or None."""
     statement = select(asset_state_store.c.value).where(
         asset_state_store.c.asset_id == asset_pk, asset_state_store.c.key == key
@@ -78,9 +78,7 @@ async def of_asset(session: ReadSession, *, asset_pk: int, key: str) -> str | No
     return found
 
 
-async def put_for_asset(
-    session: WriteSession, *, asset_pk: int, key: str, value: str, writer: AnyRow, now: datetime
-) -> None:
+async def put_for_asset(session: Session, *, asset_pk: int, key: str, value: str, writer: AnyRow, now: datetime) -> None:
     """Set an asset's value in one statement.
 
     :param value: JSON as text.
@@ -97,7 +95,7 @@ async def put_for_asset(
     await session.execute(statement.on_conflict_do_update(index_elements=["asset_id", "key"], set_=changed))
 
 
-async def remove_for_asset(session: WriteSession, *, asset_pk: int, key: str | None = None) -> None:
+async def remove_for_asset(session: Session, *, asset_pk: int, key: str | None = None) -> None:
     """Delete an asset's value, or all of its values."""
     statement = delete(asset_state_store).where(asset_state_store.c.asset_id == asset_pk)
     await session.execute(statement if key is None else statement.where(asset_state_store.c.key == key))

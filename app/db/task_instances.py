@@ -38,7 +38,7 @@ from sqlalchemy import (
 )
 
 from app.db import audit
-from app.db.session import ReadSession, WriteSession
+from app.db.session import Session
 from app.db.tables import (
     AnyRow,
     as_text,
@@ -116,12 +116,12 @@ _LOCK = _locked.with_for_update(of=task_instance, key_share=True)
 _LOCK_TO_RENAME = _locked.with_for_update(of=task_instance)
 
 
-async def seen(session: ReadSession, *, ti_id: uuid.UUID) -> AnyRow | None:
+async def seen(session: Session, *, ti_id: uuid.UUID) -> AnyRow | None:
     """Return what :func:`lock_by_pk` returns, without a lock, and the row's ``version`` for :func:`record`."""
     return (await session.execute(_SEEN, {"pk": ti_id})).one_or_none()
 
 
-async def lock_by_pk(session: WriteSession, *, ti_id: uuid.UUID, rename: bool = False) -> AnyRow | None:
+async def lock_by_pk(session: Session, *, ti_id: uuid.UUID, rename: bool = False) -> AnyRow | None:
     """Lock one task instance and return it with its run and Dag: the only row lock of a request.
 
     The lock is ``FOR NO KEY UPDATE OF task_instance``: neither the run nor the Dag is locked, and the rows that refer to
@@ -134,7 +134,7 @@ async def lock_by_pk(session: WriteSession, *, ti_id: uuid.UUID, rename: bool = 
     return (await session.execute(_LOCK_TO_RENAME if rename else _LOCK, {"pk": ti_id})).one_or_none()
 
 
-async def lock_ready(session: WriteSession, *, where: ColumnElement[bool]) -> Sequence[AnyRow]:
+async def lock_ready(session: Session, *, where: ColumnElement[bool]) -> Sequence[AnyRow]:
     """Lock those matching task instances that nobody else holds, in id order, at most :data:`BATCH` of them.
 
     It never waits (``SKIP LOCKED``), so a transaction that holds other rows may call it: Airflow's own multi-row updates
@@ -153,7 +153,7 @@ async def lock_ready(session: WriteSession, *, where: ColumnElement[bool]) -> Se
     return (await session.execute(statement)).all()
 
 
-async def lock_run(session: WriteSession, *, dag_id: str, run_id: str) -> Sequence[AnyRow]:
+async def lock_run(session: Session, *, dag_id: str, run_id: str) -> Sequence[AnyRow]:
     """Lock every task instance of a run so that it can be renamed, in id order.
 
     For a transaction that holds the run already and called :meth:`~app.db.session.Database.stop_waiting`.
@@ -175,12 +175,12 @@ async def lock_run(session: WriteSession, *, dag_id: str, run_id: str) -> Sequen
     return (await session.execute(statement)).all()
 
 
-async def ids(session: ReadSession, *, where: ColumnElement[bool]) -> Sequence[uuid.UUID]:
+async def ids(session: Session, *, where: ColumnElement[bool]) -> Sequence[uuid.UUID]:
     """Return the ids of the matching task instances, in order; without a lock."""
     return list(await session.scalars(select(task_instance.c.id).where(where).order_by(task_instance.c.id)))
 
 
-async def still(session: WriteSession, *, ti_id: uuid.UUID, where: ColumnElement[bool]) -> Sequence[AnyRow]:
+async def still(session: Session, *, ti_id: uuid.UUID, where: ColumnElement[bool]) -> Sequence[AnyRow]:
     """Return a locked task instance if it still matches: as a list of one, or of none."""
     return (await session.execute(select(*_STOPPABLE).where(task_instance.c.id == ti_id, where))).all()
 
@@ -205,7 +205,7 @@ def stoppable(*, dag_id: str, run_id: str, except_tasks: Collection[str]) -> Col
     )
 
 
-async def skip(session: WriteSession, *, ids: Sequence[uuid.UUID], now: datetime, keep_times: bool) -> None:
+async def skip(session: Session, *, ids: Sequence[uuid.UUID], now: datetime, keep_times: bool) -> None:
     """Set locked task instances to skipped.
 
     :param keep_times: whether a start and end that they have already are kept, and the duration computed from them.
@@ -217,7 +217,7 @@ async def skip(session: WriteSession, *, ids: Sequence[uuid.UUID], now: datetime
     await session.execute(update(task_instance).where(task_instance.c.id.in_(ids)).values(**values))
 
 
-async def force_failed(session: WriteSession, *, ids: Sequence[uuid.UUID], now: datetime) -> None:
+async def force_failed(session: Session, *, ids: Sequence[uuid.UUID], now: datetime) -> None:
     """Set locked, running task instances to failed; their processes hear of it on their next heartbeat."""
     statement = update(task_instance).where(task_instance.c.id.in_(ids)).values(state="failed", updated_at=now)
     await session.execute(statement)
@@ -236,7 +236,7 @@ _HEARTBEAT = (
 )
 
 
-async def heartbeat(session: WriteSession, *, ti_id: uuid.UUID, hostname: str, pid: int, now: datetime) -> bool:
+async def heartbeat(session: Session, *, ti_id: uuid.UUID, hostname: str, pid: int, now: datetime) -> bool:
     """Record a heartbeat if this very process runs the task instance; one statement, guarded by its own WHERE.
 
     :returns: whether it does.
@@ -273,7 +273,7 @@ _HEARTBEATS = (
 Process = tuple[uuid.UUID, str, int]  # a task instance, with host and process id of who says to run it
 
 
-async def heartbeats(session: WriteSession, *, processes: Sequence[Process], now: datetime) -> set[Process]:
+async def heartbeats(session: Session, *, processes: Sequence[Process], now: datetime) -> set[Process]:
     """Record heartbeats, except of task instances that somebody holds; one statement, which waits for no row.
 
     :returns: those of the processes that were recorded.
@@ -295,7 +295,7 @@ _IDENTITY = select(
 ).where(_this_pk)
 
 
-async def identity(session: ReadSession, *, ti_id: uuid.UUID) -> AnyRow | None:
+async def identity(session: Session, *, ti_id: uuid.UUID) -> AnyRow | None:
     """Return who runs a task instance, its state, last heartbeat, Dag and run; without a lock."""
     return (await session.execute(_IDENTITY, {"pk": ti_id})).one_or_none()
 
@@ -303,12 +303,12 @@ async def identity(session: ReadSession, *, ti_id: uuid.UUID) -> AnyRow | None:
 _ARCHIVED = select(exists().where(task_instance_history.c.task_instance_id == bindparam("pk")))
 
 
-async def is_archived(session: ReadSession, *, ti_id: uuid.UUID) -> bool:
+async def is_archived(session: Session, *, ti_id: uuid.UUID) -> bool:
     """Say whether this id belongs to a try that was moved to the history."""
     return bool(await session.scalar(_ARCHIVED, {"pk": ti_id}))
 
 
-async def write(session: WriteSession, *, ti_id: uuid.UUID, values: Mapping[str, Any], revision: Revision) -> None:
+async def write(session: Session, *, ti_id: uuid.UUID, values: Mapping[str, Any], revision: Revision) -> None:
     """Set columns of a locked task instance."""
     values = revision.known("task_instance", values)
     await session.execute(_writing(tuple(values)), {"pk": ti_id, **_new(values)})
@@ -343,7 +343,7 @@ def _new(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 async def record(
-    session: WriteSession,
+    session: Session,
     *,
     row: AnyRow,
     values: Mapping[str, Any],
@@ -363,13 +363,13 @@ async def record(
     return await session.scalar(_recording(tuple(values)), parameters) is not None
 
 
-async def create(session: WriteSession, *, rows: Sequence[Mapping[str, Any]]) -> None:
+async def create(session: Session, *, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert task instances."""
     if rows:
         await session.execute(insert(task_instance), list(rows))
 
 
-async def write_each(session: WriteSession, *, changes: Sequence[tuple[uuid.UUID, Mapping[str, Any]]]) -> None:
+async def write_each(session: Session, *, changes: Sequence[tuple[uuid.UUID, Mapping[str, Any]]]) -> None:
     """Set columns of locked task instances, each its own; one statement for all that change the same columns."""
     alike: dict[frozenset[str], list[dict[str, Any]]] = {}
     for pk, values in changes:
@@ -391,7 +391,7 @@ _RUN_CONTEXT = select(
 )
 
 
-async def run_context(session: ReadSession, *, row: AnyRow) -> tuple[int, list[str], bool]:
+async def run_context(session: Session, *, row: AnyRow) -> tuple[int, list[str], bool]:
     """Return what a starting task is told beyond its own row.
 
     :returns: how often it was rescheduled, the keys of the XComs that an earlier try left, and whether its run consumed
@@ -402,7 +402,7 @@ async def run_context(session: ReadSession, *, row: AnyRow) -> tuple[int, list[s
     return count, keys or [], has_events
 
 
-async def archive_try(session: WriteSession, *, row: AnyRow, ended: Mapping[str, Any], revision: Revision) -> uuid.UUID:
+async def archive_try(session: Session, *, row: AnyRow, ended: Mapping[str, Any], revision: Revision) -> uuid.UUID:
     """Copy a locked task instance's try into the history, as failed, and return the id for its next try.
 
     :param row: the task instance, locked to be renamed.
@@ -415,9 +415,7 @@ async def archive_try(session: WriteSession, *, row: AnyRow, ended: Mapping[str,
     return uuid7()
 
 
-async def archive_run(
-    session: WriteSession, *, dag_id: str, run_id: str, now: datetime, revision: Revision
-) -> set[uuid.UUID]:
+async def archive_run(session: Session, *, dag_id: str, run_id: str, now: datetime, revision: Revision) -> set[uuid.UUID]:
     """Copy the tries of a run's locked task instances into the history; one that has not ended counts as failed now.
 
     :returns: the ids of those that were not in the history yet.
@@ -440,7 +438,7 @@ async def archive_run(
 
 
 async def _archive(
-    session: WriteSession,
+    session: Session,
     where: ColumnElement[bool],
     changed: Mapping[str, ColumnElement[Any]],
     revision: Revision,
@@ -466,7 +464,7 @@ async def _archive(
 
 
 async def record_reschedule(
-    session: WriteSession, *, ti_id: uuid.UUID, start_date: datetime, end_date: datetime, reschedule_date: datetime
+    session: Session, *, ti_id: uuid.UUID, start_date: datetime, end_date: datetime, reschedule_date: datetime
 ) -> None:
     """Insert a row into a task's reschedules; its duration is whole seconds, cut towards zero."""
     await session.execute(
@@ -488,7 +486,7 @@ _RENDERED_MAP_INDEX = (
 )
 
 
-async def set_rendered_map_index(session: WriteSession, *, ti_id: uuid.UUID, label: str, now: datetime) -> bool:
+async def set_rendered_map_index(session: Session, *, ti_id: uuid.UUID, label: str, now: datetime) -> bool:
     """Set the label of a mapped task instance; one statement.
 
     :returns: whether the task instance exists.
@@ -504,7 +502,7 @@ _FIRST_RESCHEDULE = (
 )
 
 
-async def first_reschedule(session: ReadSession, *, ti_id: uuid.UUID) -> datetime | None:
+async def first_reschedule(session: Session, *, ti_id: uuid.UUID) -> datetime | None:
     """Return when a task was first rescheduled, or None."""
     found: datetime | None = await session.scalar(_FIRST_RESCHEDULE, {"pk": ti_id})
     return found
@@ -533,7 +531,7 @@ def _matching(
 
 
 async def count(
-    session: ReadSession,
+    session: Session,
     *,
     states: Sequence[str] | None = None,
     pairs: Sequence[tuple[str, int]] | None = None,
@@ -554,7 +552,7 @@ async def count(
     return await session.scalar(select(func.count()).select_from(task_instance).where(*conditions)) or 0
 
 
-async def states(session: ReadSession, **filters: Any) -> Sequence[AnyRow]:
+async def states(session: Session, **filters: Any) -> Sequence[AnyRow]:
     """Return run id, task id, map index and state of task instances.
 
     :param filters: ``dag_id``, and ``task_ids``, ``run_ids``, ``logical_dates``, ``map_index``, of which empty ones do
@@ -581,13 +579,13 @@ _BREADCRUMBS = (
 )
 
 
-async def breadcrumbs(session: ReadSession, *, dag_id: str, run_id: str) -> Sequence[AnyRow]:
+async def breadcrumbs(session: Session, *, dag_id: str, run_id: str) -> Sequence[AnyRow]:
     """Return the ended task instances of a run."""
     return (await session.execute(_BREADCRUMBS, {"dag_id": dag_id, "run_id": run_id})).all()
 
 
 async def previous(
-    session: ReadSession, *, dag_id: str, task_id: str, map_index: int, before: datetime | None, state: str | None
+    session: Session, *, dag_id: str, task_id: str, map_index: int, before: datetime | None, state: str | None
 ) -> AnyRow | None:
     """Return the newest task instance of a task by logical date.
 

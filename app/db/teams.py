@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from sqlalchemy import bindparam, select
 
-from app.db.session import ReadSession
+from app.db.session import Session
 from app.db.tables import (
     AnyRow,
     dag,
@@ -51,30 +51,30 @@ _CONSUMERS = select(
 )
 
 
-async def of_dags(session: ReadSession, *, dag_ids: Collection[str]) -> dict[str, str]:
+async def of_dags(session: Session, *, dag_ids: Collection[str]) -> dict[str, str]:
     """Return the teams of those Dags that have one."""
     found = await session.execute(_OF_DAGS, {"dag_ids": sorted(dag_ids)})
     return {row.dag_id: row.team_name for row in found}
 
 
-async def accepted_producers(session: ReadSession, *, asset_pk: int) -> dict[str, AnyRow]:
+async def accepted_producers(session: Session, *, asset_pk: int) -> dict[str, AnyRow]:
     """Return, by Dag, which producers' events each Dag that is scheduled by an asset accepts."""
     return {row.dag_id: row for row in await session.execute(_PRODUCERS, {"asset_pk": asset_pk})}
 
 
-async def accepted_consumers(session: ReadSession, *, asset_pk: int, dag_id: str, task_id: str) -> AnyRow | None:
+async def accepted_consumers(session: Session, *, asset_pk: int, dag_id: str, task_id: str) -> AnyRow | None:
     """Return for which consumers the events are that a task emits for an asset."""
     keys = {"asset_pk": asset_pk, "dag_id": dag_id, "task_id": task_id}
     return (await session.execute(_CONSUMERS, keys)).one_or_none()
 
 
-async def of_dag(session: ReadSession, *, dag_id: str) -> str | None:
+async def of_dag(session: Session, *, dag_id: str) -> str | None:
     """Return the team of a Dag, or None."""
     found: str | None = await session.scalar(_OF_DAG, {"dag_id": dag_id})
     return found
 
 
-async def of_task_instance(session: ReadSession, *, ti_id: uuid.UUID) -> str | None:
+async def of_task_instance(session: Session, *, ti_id: uuid.UUID) -> str | None:
     """Return the team of a task instance, or None."""
     found: str | None = await session.scalar(_OF_TASK_INSTANCE, {"pk": ti_id})
     return found

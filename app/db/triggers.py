@@ -9,13 +9,13 @@ from typing import Any
 
 from sqlalchemy import insert
 
-from app.db.session import WriteSession
+from app.db.session import Session
 from app.db.tables import trigger
 from app.releases import Revision
 
 
 async def create(
-    session: WriteSession,
+    session: Session,
     *,
     classpath: str,
     kwargs: Mapping[str, Any] | str,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import bindparam, delete, func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 
-from app.db.session import ReadSession, WriteSession
+from app.db.session import Session
 from app.db.tables import AnyRow, variable
 
 _visible = (
@@ -23,26 +23,26 @@ _PUT = _insert.on_conflict_do_update(
 )
 
 
-async def get(session: ReadSession, *, key: str, team_name: str | None) -> AnyRow | None:
+async def get(session: Session, *, key: str, team_name: str | None) -> AnyRow | None:
     """Return the stored value and whether it is encrypted; the team's own, or one that belongs to no team."""
     return (await session.execute(_BY_KEY, {"name": key, "team": team_name})).one_or_none()
 
 
 async def put(
-    session: WriteSession, *, key: str, value: str, is_encrypted: bool, description: str | None, team_name: str | None
+    session: Session, *, key: str, value: str, is_encrypted: bool, description: str | None, team_name: str | None
 ) -> None:
     """Set a variable in one statement; its team stays that of whoever made it."""
     values = {"key": key, "val": value, "is_encrypted": is_encrypted, "description": description, "team_name": team_name}
     await session.execute(_PUT, values)
 
 
-async def remove(session: WriteSession, *, key: str, team_name: str | None) -> None:
+async def remove(session: Session, *, key: str, team_name: str | None) -> None:
     """Delete a variable that is visible to the team, if there is one."""
     await session.execute(_DELETE, {"name": key, "team": team_name})
 
 
 async def keys(
-    session: ReadSession, *, prefix: str | None, team_name: str | None, limit: int, offset: int
+    session: Session, *, prefix: str | None, team_name: str | None, limit: int, offset: int
 ) -> tuple[Sequence[str], int]:
     """Return a page of the stored variables' keys, in order, and how many there are in all.
 

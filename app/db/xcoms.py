@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Insert, Select, Text, bindparam, delete, func, literal, select
 from sqlalchemy.dialects.postgresql import insert
 
-from app.db.session import ReadSession, WriteSession
+from app.db.session import Session
 from app.db.tables import AnyRow, as_text, dag_run, from_text, task_map, xcom
 from app.releases import Revision
 
@@ -58,14 +58,14 @@ def _newest(*, include_prior_dates: bool) -> Select[Any]:
 _NEWEST_OF_RUN, _NEWEST_OF_ALL = _newest(include_prior_dates=False), _newest(include_prior_dates=True)
 
 
-async def get(session: ReadSession, *, key: XComKey, map_index: int, include_prior_dates: bool = False) -> AnyRow | None:
+async def get(session: Session, *, key: XComKey, map_index: int, include_prior_dates: bool = False) -> AnyRow | None:
     """Return the newest value under ``key`` for one map index, as JSON text in the row's ``value``, or None."""
     parameters = {**key._asdict(), "at_index": map_index}
     return (await session.execute(_NEWEST_OF_ALL if include_prior_dates else _NEWEST_OF_RUN, parameters)).one_or_none()
 
 
 async def at(
-    session: ReadSession, *, key: XComKey, offset: int, include_prior_dates: bool = False, not_null: bool = False
+    session: Session, *, key: XComKey, offset: int, include_prior_dates: bool = False, not_null: bool = False
 ) -> AnyRow | None:
     """Return one value in map-index order; a negative offset counts from the end, as in Python.
 
@@ -81,7 +81,7 @@ async def at(
 
 
 async def sliced(
-    session: ReadSession,
+    session: Session,
     *,
     key: XComKey,
     start: int | None,
@@ -112,7 +112,7 @@ async def sliced(
 _COUNT = select(func.count()).select_from(_matching().subquery())
 
 
-async def count(session: ReadSession, *, key: XComKey) -> int:
+async def count(session: Session, *, key: XComKey) -> int:
     """Count the map indexes that have a value under ``key``."""
     return await session.scalar(_COUNT, key._asdict()) or 0
 
@@ -142,7 +142,7 @@ def _put(missing: frozenset[str]) -> Insert:
 
 
 async def put(
-    session: WriteSession,
+    session: Session,
     *,
     key: XComKey,
     map_index: int,
@@ -176,7 +176,7 @@ _PUT_MAPPED_LENGTH = _map_insert.on_conflict_do_update(
 )
 
 
-async def put_mapped_length(session: WriteSession, *, key: XComKey, map_index: int, length: int) -> None:
+async def put_mapped_length(session: Session, *, key: XComKey, map_index: int, length: int) -> None:
     """Record into how many task instances a value expands."""
     values = {"dag_id": key.dag_id, "task_id": key.task_id, "run_id": key.run_id, "map_index": map_index, "length": length}
     await session.execute(_PUT_MAPPED_LENGTH, values)
@@ -185,6 +185,6 @@ async def put_mapped_length(session: WriteSession, *, key: XComKey, map_index: i
 _DELETE = delete(xcom).where(*_of_task, xcom.c.run_id == bindparam("run_id"), xcom.c.map_index == bindparam("at_index"))
 
 
-async def remove(session: WriteSession, *, key: XComKey, map_index: int) -> None:
+async def remove(session: Session, *, key: XComKey, map_index: int) -> None:
     """Delete the value of one map index, if there is one."""
     await session.execute(_DELETE, {**key._asdict(), "at_index": map_index})

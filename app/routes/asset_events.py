@@ -57,7 +57,7 @@ async def get_asset_event_by_asset_alias(
 
 
 async def _events(request: Request, limit: int | None, **which: Any) -> Any:
-    async with service.of(request).database.snapshot() as session:
+    async with service.of(request).database.autocommit() as session:
         rows = await assets.events(session, limit=limit, **which)
     return {"asset_events": [_event_body(row) for row in rows]}
 

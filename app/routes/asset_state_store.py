@@ -77,7 +77,7 @@ async def clear_asset_state_store_by_uri(request: Request, uri: Text) -> Any:
 
 
 async def _get(request: Request, column: str, asset: str, key: str) -> Any:
-    async with service.of(request).database.snapshot() as session:
+    async with service.of(request).database.autocommit() as session:
         asset_pk = await assets.active_pk(session, column=column, value=asset)
         if asset_pk is None:
             return _no_asset(column, asset)

@@ -24,7 +24,7 @@ router = Operations(
 @router.get("/by-name", response_model=AssetResponse)
 async def get_asset_by_name(request: Request, name: Annotated[str, Query(description="The name of the Asset")]) -> Any:
     """Get an Airflow Asset by `name`."""
-    async with service.of(request).database.snapshot() as session:
+    async with service.of(request).database.autocommit() as session:
         row = await assets.active(session, column="name", value=name)
     return _answer(row, f"Asset with name {name} not found")
 
@@ -32,7 +32,7 @@ async def get_asset_by_name(request: Request, name: Annotated[str, Query(descrip
 @router.get("/by-uri", response_model=AssetResponse)
 async def get_asset_by_uri(request: Request, uri: Annotated[str, Query(description="The URI of the Asset")]) -> Any:
     """Get an Airflow Asset by `uri`."""
-    async with service.of(request).database.snapshot() as session:
+    async with service.of(request).database.autocommit() as session:
         row = await assets.active(session, column="uri", value=uri)
     return _answer(row, f"Asset with URI {uri} not found")
 
@@ -42,7 +42,7 @@ async def get_assets_by_alias(
     request: Request, alias_name: Annotated[str, Query(description="The name of the AssetAlias")]
 ) -> Any:
     """Get all Airflow Assets resolved from an AssetAlias by `alias_name`."""
-    async with service.of(request).database.snapshot() as session:
+    async with service.of(request).database.autocommit() as session:
         return [asset_body(row) for row in await assets.of_alias(session, name=alias_name)]
 
 

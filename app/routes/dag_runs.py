@@ -28,7 +28,7 @@ async def get_dr_count(
     states: Annotated[list[str] | None, Query()] = None,
 ) -> Any:
     """Get the count of Dag runs matching the given criteria."""
-    async with service.of(request).database.snapshot() as session:
+    async with service.of(request).database.autocommit() as session:
         return await dag_runs.count(session, dag_id=dag_id, logical_dates=logical_dates, run_ids=run_ids, states=states)
 
 
@@ -40,7 +40,7 @@ async def get_previous_dagrun(
     state: Annotated[DagRunState | None, Query()] = None,
 ) -> Any:
     """Get the previous Dag run before the given logical date, optionally filtered by state."""
-    async with service.of(request).database.snapshot() as session:
+    async with service.of(request).database.autocommit() as session:
         row = await dag_runs.previous(session, dag_id=dag_id, before=logical_date, state=state)
     return None if row is None else dag_run_body(row)
 
@@ -48,7 +48,7 @@ async def get_previous_dagrun(
 @router.get("/{dag_id}/{run_id}", response_model=DagRun, responses=NOT_FOUND_DOC)
 async def get_dag_run(request: Request, dag_id: str, run_id: str) -> Any:
     """Get detail of a Dag run."""
-    async with service.of(request).database.snapshot() as session:
+    async with service.of(request).database.autocommit() as session:
         row = await dag_runs.get(session, dag_id=dag_id, run_id=run_id)
     return _not_found(dag_id, run_id) if row is None else dag_run_body(row)
 
@@ -91,7 +91,7 @@ async def clear_dag_run(request: Request, dag_id: str, run_id: str) -> Any:
 @router.get("/{dag_id}/{run_id}/state", response_model=DagRunStateResponse, responses=NOT_FOUND_DOC)
 async def get_dagrun_state(request: Request, dag_id: str, run_id: str) -> Any:
     """Get a Dag run State."""
-    async with service.of(request).database.snapshot() as session:
+    async with service.of(request).database.autocommit() as session:
         state = await dag_runs.state(session, dag_id=dag_id, run_id=run_id)
     return _not_found(dag_id, run_id) if state is None else {"state": state}
 

@@ -19,7 +19,7 @@ router = Operations(dependencies=[Depends(execution_token)])
 @router.get("/{dag_id}", response_model=DagResponse, responses={404: {"description": "DAG not found for the given dag_id"}})
 async def get_dag(request: Request, dag_id: str) -> Any:
     """Get a DAG."""
-    async with service.of(request).database.snapshot() as session:
+    async with service.of(request).database.autocommit() as session:
         row = await dags.get(session, dag_id=dag_id)
     if row is None:
         return Refuse(404, {"reason": "not_found", "message": f"The Dag with dag_id: `{dag_id}` was not found"})

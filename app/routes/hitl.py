@@ -66,7 +66,7 @@ async def update_hitl_detail(request: Request, task_instance_id: UUID, payload: 
 @router.get("/{task_instance_id}", response_model=HITLDetailResponse)
 async def get_hitl_detail(request: Request, task_instance_id: UUID) -> Any:
     """Get the response to a task's request."""
-    async with service.of(request).database.snapshot() as session:
+    async with service.of(request).database.autocommit() as session:
         row = await hitl.get(session, ti_id=task_instance_id)
     return NOT_FOUND if row is None else _response(row)
 

@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from app.dags import serialized_dag
 from app.db import assets, dag_runs, dags, rendered_fields, task_instances
-from app.db.session import ReadSession
+from app.db.session import Session
 from app.db.tables import AnyRow
 from app.routes.operations import Operations, refusal
 from app.routes.rendering import dag_run_body, raw_json, row_body
@@ -176,7 +176,7 @@ async def ti_skip_downstream(
 )
 async def get_previous_successful_dagrun(request: Request, task_instance_id: UUID) -> Any:
     """Get the times of the last successful run before this task instance's own."""
-    async with service.of(request).database.snapshot() as session:
+    async with service.of(request).database.autocommit() as session:
         row = await dag_runs.previous_successful(session, ti_id=task_instance_id)
     names = ("data_interval_start", "data_interval_end", "start_date", "end_date")
     return {name: getattr(row, name, None) for name in names}
@@ -190,7 +190,7 @@ async def get_previous_successful_dagrun(request: Request, task_instance_id: UUI
 )
 async def validate_inlets_and_outlets(request: Request, task_instance_id: UUID) -> Any:
     """Tell which of a task's inlets and outlets are inactive assets."""
-    async with service.of(request).database.snapshot() as session:
+    async with service.of(request).database.autocommit() as session:
         row = await task_instances.identity(session, ti_id=task_instance_id)
         if row is None:
             return NOT_FOUND
@@ -213,7 +213,7 @@ async def get_task_instance_count(
 ) -> Any:
     """Get the count of task instances matching the given criteria."""
     shared = {"dag_id": dag_id, "run_ids": run_ids, "logical_dates": logical_dates, "map_index": map_index}
-    async with service.of(request).database.snapshot() as session:
+    async with service.of(request).database.autocommit() as session:
         pairs = None
         if task_group_id:
             group = await _group_states(session, task_group_id, shared)
@@ -236,7 +236,7 @@ async def get_task_instance_states(
     """Get the states for Task Instances with the given criteria."""
     shared = {"dag_id": dag_id, "run_ids": run_ids, "logical_dates": logical_dates, "map_index": map_index}
     rows: list[AnyRow] = []
-    async with service.of(request).database.snapshot() as session:
+    async with service.of(request).database.autocommit() as session:
         if task_ids or not task_group_id:
             rows += await task_instances.states(session, task_ids=task_ids, **shared)
         if task_group_id:
@@ -254,7 +254,7 @@ async def get_task_instance_states(
 @router.get("/breadcrumbs", response_model=TaskBreadcrumbsResponse, dependencies=[anyone])
 async def get_task_instance_breadcrumbs(request: Request, dag_id: str, run_id: str) -> Any:
     """Get what is known of the ended task instances of a run."""
-    async with service.of(request).database.snapshot() as session:
+    async with service.of(request).database.autocommit() as session:
         rows = await task_instances.breadcrumbs(session, dag_id=dag_id, run_id=run_id)
     return {"breadcrumbs": [row_body(row) for row in rows]}
 
@@ -269,7 +269,7 @@ async def get_previous_task_instance(
     state: Annotated[TaskInstanceState | None, Query()] = None,
 ) -> Any:
     """Get the newest task instance of a task, optionally before a logical date and in a state."""
-    async with service.of(request).database.snapshot() as session:
+    async with service.of(request).database.autocommit() as session:
         row = await task_instances.previous(
             session, dag_id=dag_id, task_id=task_id, map_index=map_index, before=logical_date, state=state
         )
@@ -297,7 +297,7 @@ def _run_context(started: reporting.StartedTask, *, tells_start: bool) -> dict[s
     return context
 
 
-async def _group_states(session: ReadSession, group_id: str, shared: dict[str, Any]) -> Sequence[AnyRow] | Refuse:
+async def _group_states(session: Session, group_id: str, shared: dict[str, Any]) -> Sequence[AnyRow] | Refuse:
     """Return the task instances of a task group, found in the newest version of the Dag."""
     dag_id = shared["dag_id"]
     root = await dags.root_task_group(session, dag_id=dag_id)

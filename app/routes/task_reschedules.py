@@ -23,5 +23,5 @@ router = Operations(responses={401: {"description": "Unauthorized"}, 404: {"desc
 )
 async def get_start_date(request: Request, task_instance_id: UUID) -> Any:
     """Get when a task was first rescheduled, or None."""
-    async with service.of(request).database.snapshot() as session:
+    async with service.of(request).database.autocommit() as session:
         return await task_instances.first_reschedule(session, ti_id=task_instance_id)

@@ -31,7 +31,7 @@ Key = Annotated[str, Path(min_length=1)]
 @router.get("/{task_instance_id}/{key:path}", response_model=TaskStateStoreResponse)
 async def get_task_state_store(request: Request, task_instance_id: UUID, key: Key) -> Any:
     """Get value for a task state store key."""
-    async with service.of(request).database.snapshot() as session:
+    async with service.of(request).database.autocommit() as session:
         row = await state_store.of_task(session, ti_id=task_instance_id, key=key)
     if row is None:
         return _no_task(task_instance_id)

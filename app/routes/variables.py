@@ -27,7 +27,7 @@ async def own_team(request: Request, token: Annotated[TaskToken, Depends(executi
     app = service.of(request)
     if not app.settings.multi_team:
         return None
-    async with app.database.snapshot() as session:
+    async with app.database.autocommit() as session:
         return await teams.of_task_instance(session, ti_id=token.id)
 
 
@@ -43,7 +43,7 @@ async def get_variable_keys(
     offset: Annotated[int, Query(ge=0)] = 0,
 ) -> Any:
     """Get Airflow Variable keys, optionally filtered by prefix."""
-    async with service.of(request).database.snapshot() as session:
+    async with service.of(request).database.autocommit() as session:
         keys, total = await variables.keys(session, prefix=prefix, team_name=team_name, limit=limit, offset=offset)
     return {"keys": keys, "total_entries": total}
 

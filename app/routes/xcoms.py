@@ -45,7 +45,7 @@ async def accessible_key(
     """
     app = service.of(request)
     if app.settings.multi_team and app.revision.xcoms_belong_to_teams:
-        async with app.database.snapshot() as session:
+        async with app.database.autocommit() as session:
             asking = await teams.of_task_instance(session, ti_id=token.id)
             owning = await teams.of_dag(session, dag_id=dag_id)
         if asking != owning and not (owning is None and request.method in SAFE_METHODS):
@@ -96,7 +96,7 @@ PATH = "/{dag_id}/{run_id}/{task_id}/{key:path}"
 @router.get(PATH + "/item/{offset}", response_model=XComSequenceIndexResponse)
 async def get_mapped_xcom_by_index(request: Request, key: Key, offset: int) -> Any:
     """Get a single XCom value from a mapped task by sequence index."""
-    async with service.of(request).database.snapshot() as session:
+    async with service.of(request).database.autocommit() as session:
         row = await xcoms.at(session, key=key, offset=offset)
     return _not_found(key, f"offset={offset}") if row is None else raw_json(row.value)
 
@@ -104,7 +104,7 @@ async def get_mapped_xcom_by_index(request: Request, key: Key, offset: int) -> A
 @router.get(PATH + "/slice", response_model=XComSequenceSliceResponse)
 async def get_mapped_xcom_by_slice(request: Request, key: Key, params: Annotated[GetXComSliceFilterParams, Query()]) -> Any:
     """Get XCom values from a mapped task by sequence slice."""
-    async with service.of(request).database.snapshot() as session:
+    async with service.of(request).database.autocommit() as session:
         values = await xcoms.sliced(
             session,
             key=key,
@@ -132,7 +132,7 @@ async def head_xcom(
     if map_index is not None:
         message = "Cannot specify map_index in a HEAD request"
         return Refuse(400, {"reason": "invalid_request", "message": message})
-    async with service.of(request).database.snapshot() as session:
+    async with service.of(request).database.autocommit() as session:
         count = await xcoms.count(session, key=key)
     return Response(headers={"Content-Range": f"map_indexes {count}"}, media_type="application/json")
 
@@ -141,7 +141,7 @@ async def head_xcom(
 async def get_xcom(request: Request, key: Key, params: Annotated[GetXcomFilterParams, Query()]) -> Any:
     """Get a single XCom value."""
     prior = params.include_prior_dates
-    async with service.of(request).database.snapshot() as session:
+    async with service.of(request).database.autocommit() as session:
         if params.offset is None:
             which = f"map_index={params.map_index}"
             row = await xcoms.get(session, key=key, map_index=params.map_index, include_prior_dates=prior)
@@ -166,7 +166,7 @@ async def set_xcom(
         message = "pushed value is too large to map as a downstream's dependency"
         return Refuse(400, {"reason": "unmappable_return_value_length", "message": message})
     is_single = mapped_length is None  # one statement, which needs no transaction around it
-    async with app.database.autocommit() if is_single else app.database.direct_transaction() as session:
+    async with app.database.autocommit() if is_single else app.database.transaction() as session:
         found = await xcoms.put(
             session,
             key=key,

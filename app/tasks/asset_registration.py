@@ -17,7 +17,7 @@ import structlog
 from app.dags.partitions import PartitionedSchedule, UnknownMapper, downstream, kind
 from app.db import assets, audit, dags, partitions, teams
 from app.db.assets import AssetKey
-from app.db.session import Database, WriteSession
+from app.db.session import Database, Session
 from app.db.tables import AnyRow
 from app.releases import Revision
 from app.schemas.assets import AssetProfile
@@ -41,7 +41,7 @@ class _Emission:
 
 
 async def register(
-    session: WriteSession, *, row: AnyRow, effect: RegisterAssets, now: datetime, settings: Settings, revision: Revision
+    session: Session, *, row: AnyRow, effect: RegisterAssets, now: datetime, settings: Settings, revision: Revision
 ) -> Refuse | None:
     """Record the events of a success and queue the Dags that wait for them.
 
@@ -90,7 +90,7 @@ async def register(
     return None
 
 
-async def _direct(session: WriteSession, row: AnyRow, effect: RegisterAssets, revision: Revision) -> list[_Emission]:
+async def _direct(session: Session, row: AnyRow, effect: RegisterAssets, revision: Revision) -> list[_Emission]:
     """Return the events of the outlets that name assets, by key, name or uri."""
     outlets: tuple[AssetProfile, ...] = effect.outlets
     keys = {(o.name, o.uri) for o in outlets if o.type == "Asset" and o.name and o.uri}
@@ -130,7 +130,7 @@ def _payloads(effect: RegisterAssets, revision: Revision) -> dict[AssetKey, list
     return payloads
 
 
-async def _through_aliases(session: WriteSession, row: AnyRow, effect: RegisterAssets, now: datetime) -> list[_Emission]:
+async def _through_aliases(session: Session, row: AnyRow, effect: RegisterAssets, now: datetime) -> list[_Emission]:
     """Return the events that came through the task's aliases, one per asset and extra; unknown assets are created."""
     alias_names = {outlet.name for outlet in effect.outlets if outlet.type == "AssetAlias" and outlet.name}
     grouped: dict[tuple[AssetKey, str, str], set[str]] = {}
@@ -148,7 +148,7 @@ async def _through_aliases(session: WriteSession, row: AnyRow, effect: RegisterA
     return emissions
 
 
-async def _in_reach(session: WriteSession, row: AnyRow, emission: _Emission, dag_ids: list[str]) -> set[str]:
+async def _in_reach(session: Session, row: AnyRow, emission: _Emission, dag_ids: list[str]) -> set[str]:
     """Return the Dags that an event may reach: its producer lets it, and they take it."""
     team_of = await teams.of_dags(session, dag_ids=[row.dag_id, *dag_ids])
     producers = await teams.accepted_producers(session, asset_pk=emission.asset_pk)
@@ -173,7 +173,7 @@ async def _in_reach(session: WriteSession, row: AnyRow, emission: _Emission, dag
 
 
 async def _wait_for_partitions(
-    session: WriteSession,
+    session: Session,
     row: AnyRow,
     emission: _Emission,
     event_pk: int,
@@ -232,7 +232,7 @@ async def _wait_for_partitions(
 
 
 async def _record_missing_partition_key(
-    session: WriteSession, row: AnyRow, emission: _Emission, dag_ids: list[str], now: datetime
+    session: Session, row: AnyRow, emission: _Emission, dag_ids: list[str], now: datetime
 ) -> None:
     """Tell in the audit log, as Airflow does, that partitioned Dags hear an event without a partition key."""
     extra = (

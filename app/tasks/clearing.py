@@ -62,7 +62,7 @@ async def clear(service: Service, *, dag_id: str, run_id: str) -> Refuse | None:
 
     :raises RetryableDatabaseError: nothing was written.
     """
-    async with service.database.snapshot() as reading:
+    async with service.database.autocommit() as reading:
         dag = await dags.to_trigger(reading, dag_id=dag_id)
         if refusal := triggering.refuse_dag(dag, dag_id):
             return refusal

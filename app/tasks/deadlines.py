@@ -8,7 +8,7 @@ from typing import Any
 
 from app.dags.base_serialization import Unknown, converted
 from app.db import dag_runs, deadlines
-from app.db.session import ReadSession
+from app.db.session import Session
 from app.db.tables import AnyRow
 from app.errors import ExecutionApiError
 from app.tasks.service import Service
@@ -20,7 +20,7 @@ class UnknownDeadline(ExecutionApiError):
     """A deadline that cannot be computed here; the message says why."""
 
 
-async def planned(service: Service, session: ReadSession, *, run: Mapping[str, Any], now: datetime) -> list[dict[str, Any]]:
+async def planned(service: Service, session: Session, *, run: Mapping[str, Any], now: datetime) -> list[dict[str, Any]]:
     """Return the deadlines of a new run, as :func:`app.db.deadlines.create` takes them.
 
     :param run: columns of the run.
@@ -37,7 +37,7 @@ async def planned(service: Service, session: ReadSession, *, run: Mapping[str, A
 
 
 async def _start(
-    service: Service, session: ReadSession, alert: AnyRow, run: Mapping[str, Any], now: datetime
+    service: Service, session: Session, alert: AnyRow, run: Mapping[str, Any], now: datetime
 ) -> datetime | None:
     reference = alert.reference
     moment: datetime | None

@@ -18,7 +18,7 @@ from sqlalchemy import ColumnElement
 from app.dags import serialized_dag
 from app.db import audit, dag_runs, dags, hitl, state_store, task_instances, teams, triggers
 from app.db.retrying import coming_back
-from app.db.session import ReadSession, WriteSession
+from app.db.session import Session
 from app.db.tables import AnyRow
 from app.errors import InvalidValue, RetryableDatabaseError
 from app.schemas.task_instances import (
@@ -74,7 +74,7 @@ async def start_task(service: Service, *, ti_id: uuid.UUID, payload: TIEnterRunn
         context = await _context(session, service, row)
         if isinstance(decision, Same) or await _record(session, service, row, decision, payload.hostname, now):
             return context
-    async with database.direct_transaction() as transaction:  # somebody changed the row: now it is held
+    async with database.transaction() as transaction:  # somebody changed the row: now it is held
         row = await task_instances.lock_by_pk(transaction, ti_id=ti_id)
         if row is None:
             return NOT_FOUND
@@ -87,7 +87,7 @@ async def start_task(service: Service, *, ti_id: uuid.UUID, payload: TIEnterRunn
         return await _context(transaction, service, row)
 
 
-async def _context(session: ReadSession, service: Service, row: AnyRow) -> StartedTask:
+async def _context(session: Session, service: Service, row: AnyRow) -> StartedTask:
     """Return what a starting task is told."""
     reschedules, xcom_keys, has_events = await task_instances.run_context(session, row=row)
     events = await dag_runs.consumed_asset_events(session, run_pk=row.run_pk) if has_events else ()
@@ -98,7 +98,7 @@ async def _context(session: ReadSession, service: Service, row: AnyRow) -> Start
 
 
 async def _record(
-    session: WriteSession, service: Service, row: AnyRow, decision: Accept, hostname: str | None, now: datetime
+    session: Session, service: Service, row: AnyRow, decision: Accept, hostname: str | None, now: datetime
 ) -> bool:
     """Write a transition that is nothing but its columns and its audit row, if the row is still what it was decided on."""
     return await task_instances.record(
@@ -171,7 +171,7 @@ async def _record_state(service: Service, ti_id: uuid.UUID, payload: TIStateUpda
             if _is_plain(service, row, decision) and await _record(session, service, row, decision, row.hostname, now):
                 return decision, row
     renames = isinstance(payload, TIRetryStatePayload)
-    async with service.database.direct_transaction() as session:
+    async with service.database.transaction() as session:
         row = await task_instances.lock_by_pk(session, ti_id=ti_id, rename=renames)
         if row is None:
             repeated = renames and await task_instances.is_archived(session, ti_id=ti_id)
@@ -192,7 +192,7 @@ def _is_plain(service: Service, row: AnyRow, decision: Accept) -> bool:
     return not effects and not clears
 
 
-async def _apply(session: WriteSession, service: Service, row: AnyRow, decision: Accept, now: datetime) -> Refuse | None:
+async def _apply(session: Session, service: Service, row: AnyRow, decision: Accept, now: datetime) -> Refuse | None:
     """Write an accepted transition: its effects, the row itself, the audit row."""
     values, event = dict(decision.values), decision.event
     for effect in decision.effects:
@@ -242,7 +242,7 @@ async def _apply(session: WriteSession, service: Service, row: AnyRow, decision:
 
 
 async def _archive_try(
-    session: WriteSession, service: Service, row: AnyRow, values: dict[str, Any], now: datetime
+    session: Session, service: Service, row: AnyRow, values: dict[str, Any], now: datetime
 ) -> dict[str, Any]:
     """Move the try that ended into the history and return the columns that start the next one."""
     ended = {name: values[name] for name in ("end_date", "duration", "retry_delay_override", "retry_reason")}
@@ -264,7 +264,7 @@ async def _fail_unrecorded(service: Service, ti_id: uuid.UUID, payload: TIStateU
     :raises RetryableDatabaseError: nothing was written.
     """
     now = utcnow()
-    async with service.database.transaction() as session:
+    async with service.database.fallback() as session:
         row = await task_instances.lock_by_pk(session, ti_id=ti_id)
         if row is None:
             return NOT_FOUND
@@ -299,14 +299,14 @@ async def skip_downstream(service: Service, *, ti_id: uuid.UUID, tasks: Sequence
     :param tasks: (task id, map index).
     :raises RetryableDatabaseError: what was skipped so far stays skipped; the same request goes on from there.
     """
-    async with service.database.snapshot() as reading:
+    async with service.database.autocommit() as reading:
         own = await task_instances.identity(reading, ti_id=ti_id)
     if own is None:
         return NOT_FOUND
     if tasks:
         where = task_instances.skippable(dag_id=own.dag_id, run_id=own.run_id, tasks=tasks)
 
-        async def skip(session: WriteSession, rows: Sequence[AnyRow], now: datetime) -> None:
+        async def skip(session: Session, rows: Sequence[AnyRow], now: datetime) -> None:
             await task_instances.skip(session, ids=[row.id for row in rows], now=now, keep_times=False)
 
         await _change_all(service, where, skip)
@@ -320,18 +320,18 @@ class _Others:
     where: ColumnElement[bool]
 
     @classmethod
-    async def of(cls, session: ReadSession, row: AnyRow) -> _Others:
+    async def of(cls, session: Session, row: AnyRow) -> _Others:
         """Return the others of a task instance, teardowns found in its run's version of the Dag."""
         found = await dags.tasks_of_run(session, dag_id=row.dag_id, run_id=row.run_id)
         spared = {task_id for task_id, task in found.items() if serialized_dag.is_teardown(task)} | {row.task_id}
         return cls(task_instances.stoppable(dag_id=row.dag_id, run_id=row.run_id, except_tasks=spared))
 
-    async def stop_ready(self, session: WriteSession) -> None:
+    async def stop_ready(self, session: Session) -> None:
         """Stop those that nobody holds; it never waits, so the failed task's own row may be held."""
         while rows := await task_instances.lock_ready(session, where=self.where):
             await self.stop(session, rows, utcnow())
 
-    async def stop(self, session: WriteSession, rows: Sequence[AnyRow], now: datetime) -> None:
+    async def stop(self, session: Session, rows: Sequence[AnyRow], now: datetime) -> None:
         """Stop these, which are locked."""
         running = [other for other in rows if other.state == "running"]
         waiting = [other for other in rows if other.state != "running"]
@@ -345,7 +345,7 @@ class _Others:
 
 async def _stop_held(service: Service, row: AnyRow) -> None:
     """Stop the others that somebody held while the failure was recorded."""
-    async with service.database.snapshot() as reading:
+    async with service.database.autocommit() as reading:
         others = await _Others.of(reading, row)
     await _change_all(service, others.where, others.stop)
 
@@ -353,7 +353,7 @@ async def _stop_held(service: Service, row: AnyRow) -> None:
 async def _change_all(
     service: Service,
     where: ColumnElement[bool],
-    change: Callable[[WriteSession, Sequence[AnyRow], datetime], Awaitable[None]],
+    change: Callable[[Session, Sequence[AnyRow], datetime], Awaitable[None]],
 ) -> None:
     """Apply ``change`` to every matching task instance without ever waiting for a row while another is held.
 
@@ -368,7 +368,7 @@ async def _change_all(
             if not rows:
                 break
             await change(session, rows, utcnow())
-    async with service.database.snapshot() as reading:
+    async with service.database.autocommit() as reading:
         held = await task_instances.ids(reading, where=where)
     for ti_id in held:
         async with service.database.transaction() as session:

@@ -83,7 +83,7 @@ class Secrets:
             return str(found)
         if (found := self._from_environment(VARIABLE_PREFIX, key, team_name)) is not None:
             return found
-        async with self._database.snapshot() as session:
+        async with self._database.autocommit() as session:
             row = await variables.get(session, key=key, team_name=team_name)
         return None if row is None else self._decrypted(row.val, row.is_encrypted, f"variable {key!r}")
 
@@ -97,7 +97,7 @@ class Secrets:
                 return parse(text.strip(), conn_id=conn_id)
             except (ValueError, KeyError) as error:
                 log.warning("a connection in the environment cannot be read", conn_id=conn_id, error=type(error).__name__)
-        async with self._database.snapshot() as session:
+        async with self._database.autocommit() as session:
             row = await connections.get(session, conn_id=conn_id, team_name=team_name)
         if row is None:
             return None

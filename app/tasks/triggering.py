@@ -55,7 +55,7 @@ async def trigger(
     :raises RetryableDatabaseError: nothing was written.
     """
     now = utcnow()
-    async with service.database.snapshot() as reading:
+    async with service.database.autocommit() as reading:
         dag = await dags.to_trigger(reading, dag_id=dag_id)
         if refusal := refuse_dag(dag, dag_id) or _refuse_type(dag, dag_id, service.revision):
             return refusal
@@ -81,7 +81,7 @@ async def trigger(
     promised: list[dict[str, Any]] = []
     if version[1]["dag"].get("deadline"):
         try:
-            async with service.database.snapshot() as reading:
+            async with service.database.autocommit() as reading:
                 promised = await deadlines.planned(service, reading, run=values, now=now)
         except UnknownDeadline as error:
             return _value_error(str(error))

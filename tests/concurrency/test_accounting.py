@@ -62,7 +62,7 @@ TABLE = [
         "success with outlets", "outlets", "PATCH", "/task-instances/{ti}/state",
         {"state": "success", **END, "task_outlets": OUTLETS}, 1, 11, 13,
     ),
-    Row("fail fast", "fail_fast", "PATCH", "/task-instances/{ti}/state", {"state": "failed", **END}, 4, 15, 19),
+    Row("fail fast", "fail_fast", "PATCH", "/task-instances/{ti}/state", {"state": "failed", **END}, 4, 14, 18),
     Row("skip downstream", "downstream", "PATCH", "/task-instances/{ti}/skip-downstream", {"tasks": ["t0", "t1"]}, 2, 5, 9),
     Row("clear a run", "fail_fast", "POST", "/dag-runs/d/manual__1/clear", None, 2, 15, 17),
     Row("rtif", "running", "PUT", "/task-instances/{ti}/rtif", {"a": 1}, 0, 2, 2),

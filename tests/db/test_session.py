@@ -55,7 +55,7 @@ async def ti(admin: asyncpg.Connection) -> uuid.UUID:
 
 
 async def test_every_session_is_bounded(database: Database) -> None:
-    for opened in (database.transaction, database.snapshot, database.autocommit):
+    for opened in (database.transaction, database.autocommit, database.fallback):
         async with opened() as session:
             assert await session.scalar(text("SHOW lock_timeout")) == "300ms"
             assert await session.scalar(text("SHOW statement_timeout")) == "600ms"
@@ -98,7 +98,7 @@ async def test_lock_timeout(database: Database, admin: asyncpg.Connection, ti: u
 
 async def test_statement_timeout(database: Database) -> None:
     with pytest.raises(errors.StatementTimeout):
-        async with database.snapshot() as session:
+        async with database.autocommit() as session:
             await session.execute(text("SELECT pg_sleep(5)"))
 
 
@@ -108,13 +108,13 @@ async def test_a_terminated_backend(database: Database, admin: asyncpg.Connectio
             pid = await session.scalar(text("SELECT pg_backend_pid()"))
             await admin.execute("SELECT pg_terminate_backend($1, 5000)", pid)
             await session.execute(text("SELECT 1"))
-    async with database.snapshot() as session:  # the pool replaces it
+    async with database.autocommit() as session:  # the pool replaces it
         assert await session.scalar(text("SELECT 1")) == 1
 
 
 async def test_an_idle_connection_that_was_terminated(database: Database, admin: asyncpg.Connection) -> None:
     """The pool does not ask whether a connection lives; the request that finds it dead is asked again by its client."""
-    async with database.snapshot() as session:
+    async with database.autocommit() as session:
         pid = await session.scalar(text("SELECT pg_backend_pid()"))
     await admin.execute("SELECT pg_terminate_backend($1, 5000)", pid)
     for _ in range(3):
@@ -179,7 +179,7 @@ async def test_a_deadlock_in_which_we_are_the_victim(database: Database, admin: 
                         pass
                     await task_instances.lock_by_pk(session, ti_id=other)
                 finally:
-                    await session.invalidate()  # what PostgreSQL ended holds no lock any more
+                    await database.abandon(session)  # what PostgreSQL ended holds no lock any more
                     await theirs
 
 
@@ -189,30 +189,26 @@ async def _waits(session: object, admin: asyncpg.Connection) -> bool:
     return bool(await session.scalar(query, {"pid": pid}))  # type: ignore[attr-defined]
 
 
-async def test_a_direct_transaction_is_rolled_back_when_its_block_raises(
-    database: Database, admin: asyncpg.Connection
-) -> None:
-    await admin.execute("CREATE TABLE IF NOT EXISTS direct (n int)")
-    with pytest.raises(ZeroDivisionError):
-        async with database.direct_transaction() as session:
-            await session.execute(text("INSERT INTO direct VALUES (1)"))
-            raise ZeroDivisionError
-    async with database.direct_transaction() as session:
-        await session.execute(text("INSERT INTO direct VALUES (2)"))
-    async with database.direct_transaction() as session:
-        await session.execute(text("INSERT INTO direct VALUES (3)"))
-        await database.abandon(session)
-    assert [row["n"] for row in await admin.fetch("SELECT n FROM direct")] == [2]
-    await admin.execute("DROP TABLE direct")
+async def test_many_rows_are_sent_at_once_and_written_together(database: Database, admin: asyncpg.Connection) -> None:
+    await admin.execute("CREATE TABLE IF NOT EXISTS many (n int PRIMARY KEY)")
+    insert = text("INSERT INTO many VALUES (:n)")
+    async with database.autocommit() as session:
+        await session.execute(insert, [{"n": 1}, {"n": 2}])
+        await session.execute(insert, [])
+    with pytest.raises(errors.UniqueViolation):
+        async with database.autocommit() as session:
+            await session.execute(insert, [{"n": 3}, {"n": 1}])
+    assert [row["n"] for row in await admin.fetch("SELECT n FROM many ORDER BY n")] == [1, 2]
+    await admin.execute("DROP TABLE many")
 
 
-async def test_a_direct_session_that_is_cancelled_in_a_statement_gives_its_connection_up(
+async def test_a_session_that_is_cancelled_in_a_statement_gives_its_connection_up(
     database: Database, admin: asyncpg.Connection
 ) -> None:
     started = asyncio.Event()
 
     async def sleep() -> None:
-        async with database.snapshot() as session:
+        async with database.autocommit() as session:
             await session.scalar(text("SELECT 1"))
             started.set()
             await session.scalar(text("SELECT pg_sleep(60)"))
@@ -235,6 +231,6 @@ async def test_an_in_with_as_many_values_as_there_are(database: Database) -> Non
     source = (
         select(values).select_from(text("generate_series(1, 9) AS n")).where(values.in_(bindparam("some", expanding=True)))
     )
-    async with database.snapshot() as session:
+    async with database.autocommit() as session:
         assert await session.scalars(source, {"some": [2, 3]}) == [2, 3]
         assert await session.scalars(source, {"some": []}) == []

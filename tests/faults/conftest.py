@@ -82,12 +82,17 @@ async def ours(
             running.statements.append(sql)
             return await sent(self, sql, arguments)
 
+        async def send(self: DirectSession, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+            running.statements.append(sql)
+            await sent_many(self, sql, rows)
+
         async def control(self: DirectSession, command: str) -> None:
             running.controls.append(command)
             await controlled(self, command)
 
-        sent, controlled = DirectSession.fetch, DirectSession.control
+        sent, sent_many, controlled = DirectSession.fetch, DirectSession.send, DirectSession.control
         monkeypatch.setattr(DirectSession, "fetch", fetch)
+        monkeypatch.setattr(DirectSession, "send", send)
         monkeypatch.setattr(DirectSession, "control", control)
         for command in ("begin", "commit", "rollback"):
             event.listen(engine, command, lambda _, command=command: running.controls.append(command))
