@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import structlog
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.exceptions import ExceptionMiddleware
@@ -17,11 +17,22 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app import __version__, metrics
 from app import settings as settings_module
 from app.db.session import Database
+from app.routes import MOUNT_POINT
 from app.server.auth import Tokens
 from app.server.event_loop import Lag
-from app.server.middleware import CorrelationId, LoadShedding, Observed, RequestLimits, RetryableErrors, TokenRefresh
+from app.server.middleware import (
+    AccessLog,
+    CorrelationId,
+    Count,
+    LoadShedding,
+    Observed,
+    RequestLimits,
+    RetryableErrors,
+    TokenRefresh,
+)
 from app.settings import Settings
 from app.tasks.heartbeats import Heartbeats
 from app.tasks.secrets import Secrets
@@ -30,7 +41,7 @@ from app.versions.building import ApiVersions
 
 log = structlog.get_logger(__name__)
 
-MOUNT_POINT = "/execution"
+METRICS = "/metrics"
 BELOW = f"{MOUNT_POINT}/"
 
 
@@ -73,6 +84,15 @@ class ExecutionApi:
         self._versions = ApiVersions(service)
         self._versions.app(self._versions.newest)  # the first request shall not pay for it
 
+    def operation(self, scope: Scope) -> str | None:
+        """Return the name of the operation that a request's method and path name, None for none."""
+        path = scope["path"]
+        if path == METRICS and scope["method"] == "GET":
+            return METRICS
+        if self._versions is None or not path.startswith(BELOW):
+            return None
+        return self._versions.operation({**scope, "root_path": MOUNT_POINT})
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert self._versions is not None, "requests come after the lifespan has started"
         await self._versions(scope, receive, send)
@@ -89,7 +109,15 @@ def create_app(settings: Settings | None = None) -> Starlette:
     database = Database(settings.database)
     secrets = Secrets(settings, database)
     api = ExecutionApi()
-    lag = Lag()
+    lag, under_way = Lag(), Count()
+    server = settings.server
+    sampling = metrics.Sampling(
+        {
+            metrics.IN_FLIGHT: lambda: under_way.now,
+            metrics.LAG: lag.worst,
+            **database.gauges(),
+        }
+    )
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -108,26 +136,34 @@ def create_app(settings: Settings | None = None) -> Starlette:
         gc.freeze()  # what start-up made lives on: no full collection shall walk it again
         gc.enable()
         lag.start()
+        sampling.start()
+        metrics.BUILD.labels(__version__, revision.name).set(1)
         log.info("serving", metadata_revision=revision.name, newest_api_date=revision.newest_api_date)
         yield
+        sampling.stop()
         lag.stop()
         await database.close()
 
     return Application(
         api,
-        routes=[Route("/metrics", metrics), Mount(MOUNT_POINT, app=api)],
+        routes=[Route(METRICS, exposed), Mount(MOUNT_POINT, app=api)],
         middleware=[
             Middleware(CorrelationId),
+            Middleware(
+                Observed,
+                operation=api.operation,
+                under_way=under_way,
+                access_log=AccessLog(server.access_log_share, server.access_log_heartbeats) if server.access_log else None,
+            ),
             Middleware(LoadShedding, is_overloaded=database.is_overloaded, lag=lag),
-            Middleware(Observed, access_log=settings.server.access_log),
             Middleware(RetryableErrors),
             Middleware(TokenRefresh, tokens=tokens),
-            Middleware(RequestLimits, max_body_bytes=settings.server.max_body_bytes),
+            Middleware(RequestLimits, max_body_bytes=server.max_body_bytes),
         ],
         lifespan=lifespan,
     )
 
 
-async def metrics(_: Request) -> Response:
-    """Answer with this process's metrics in Prometheus' text format."""
-    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+async def exposed(_: Request) -> Response:
+    """Answer with the metrics of all worker processes in Prometheus' text format."""
+    return Response(await asyncio.to_thread(metrics.exposition), media_type=metrics.CONTENT_TYPE_LATEST)

@@ -17,7 +17,7 @@ import uvicorn
 from app import __version__, settings
 from app.commands import checks, development
 from app.errors import ConfigurationError, ExecutionApiError
-from app.server import telemetry
+from app.server import logs
 from app.server.auth import SCOPES, Tokens
 from app.settings import ServerSettings
 
@@ -71,8 +71,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    telemetry.configure_logging()
     loaded = settings.load()
+    logs.configure(loaded.log.level, loaded.log.form)
     server = _overridden(loaded.server, options)
     asyncio.run(checks.require_database(loaded.database))
     Tokens(loaded.tokens)
@@ -91,7 +91,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _dev(options: argparse.Namespace) -> int:
-    telemetry.configure_logging()
+    logs.configure()
     _require_free_port(ServerSettings(host="127.0.0.1", port=options.port))
     with development.environment(options.data, port=options.port) as environment:
         print(environment.welcome(), flush=True)

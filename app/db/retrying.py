@@ -18,7 +18,7 @@ from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from app import errors
+from app import errors, metrics
 
 _Result = TypeVar("_Result")
 
@@ -106,9 +106,10 @@ async def coming_back(attempt: Callable[[], Awaitable[_Result]], *, within: floa
     while True:
         try:
             return await attempt()
-        except errors.LockTimeout:
+        except errors.LockTimeout as error:
             if time.monotonic() > deadline:
                 raise
+            metrics.REPEATED.labels(error.reason).inc()
         await asyncio.sleep(random.uniform(*PAUSE))
 
 

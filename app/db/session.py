@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, Protocol
 
+from prometheus_client import Gauge
 from sqlalchemy import Engine, Executable, PoolProxiedConnection, text
 from sqlalchemy.util import greenlet_spawn
 
+from app import metrics
 from app.db.direct import DirectSession, compiler
 from app.db.engine import create_engine, timeouts
 from app.db.retrying import breaks_connection, translated
@@ -181,6 +184,14 @@ class Database:
     def is_overloaded(self) -> bool:
         """Say whether a request that comes now would wait too long for a connection."""
         return self._slots.is_overloaded()
+
+    def gauges(self) -> dict[Gauge, Callable[[], float]]:
+        """Return what tells how many connections are used, and how many wait for one."""
+        return {
+            metrics.CONNECTIONS: self._slots.used,
+            metrics.WAITING.labels("heartbeat"): partial(self._slots.waiting, urgent=True),
+            metrics.WAITING.labels("other"): partial(self._slots.waiting, urgent=False),
+        }
 
     async def close(self) -> None:
         """Close every connection."""

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from app import metrics
 from app.errors import PoolExhausted
 
 PATIENCE = 0.4  # seconds of expected wait; with the work itself an accepted request stays below one second
@@ -62,11 +63,20 @@ class Slots:
             return True
         return not urgent and bool(self._waiting) and time.perf_counter() - self._waiting[0][1] > OLDEST
 
+    def used(self) -> int:
+        """Return how many slots are held."""
+        return self._count - self._free
+
+    def waiting(self, *, urgent: bool) -> int:
+        """Return how many wait for one."""
+        return len(self._urgent if urgent else self._waiting)
+
     async def _wait(self, *, urgent: bool) -> None:
         if self.is_overloaded(urgent=urgent):
             raise PoolExhausted("more is asked than the database connections can serve in time")
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        (self._urgent if urgent else self._waiting).append((turn, time.perf_counter()))
+        came = time.perf_counter()
+        (self._urgent if urgent else self._waiting).append((turn, came))
         try:
             async with asyncio.timeout(self._timeout):
                 try:
@@ -77,6 +87,8 @@ class Slots:
                     raise
         except TimeoutError:
             raise PoolExhausted("no database connection became free in time") from None
+        finally:
+            metrics.WAIT.labels("heartbeat" if urgent else "other").observe(time.perf_counter() - came)
 
     def _hand_over(self) -> None:
         """Give a slot to who waits longest, or keep it free."""

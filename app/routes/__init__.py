@@ -22,6 +22,8 @@ from app.routes import (
 )
 from app.routes.operations import Operations
 
+MOUNT_POINT = "/execution"
+
 ROUTERS: tuple[tuple[str, str, Operations], ...] = (
     # prefix, tag, router; the busiest first, since they are matched in this order
     ("/task-instances", "Task Instances", task_instances.router),

@@ -14,11 +14,17 @@ class Lag:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._due = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._worst = 0.0
 
     @property
     def seconds(self) -> float:
         """How late the loop is now; also in the middle of a long turn, before the timer has run."""
         return 0.0 if self._loop is None else max(0.0, self._loop.time() - self._due)
+
+    def worst(self) -> float:
+        """Return the most seconds that it was late since this was last asked."""
+        worst, self._worst = max(self._worst, self.seconds), 0.0
+        return worst
 
     def start(self) -> None:
         """Begin to measure the running loop."""
@@ -32,5 +38,6 @@ class Lag:
 
     def _again(self) -> None:
         assert self._loop is not None
+        self._worst = max(self._worst, self._loop.time() - self._due) if self._timer else 0.0
         self._due = self._loop.time() + TICK
         self._timer = self._loop.call_at(self._due, self._again)

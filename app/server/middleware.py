@@ -6,6 +6,7 @@ import random
 import re
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
@@ -14,8 +15,9 @@ import structlog
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app import metrics
 from app.errors import PoolExhausted, RetryableDatabaseError, ServerBusy, invalid_value
-from app.server import telemetry
+from app.server import logs
 from app.server.auth import REFRESH_HEADER, WORKLOAD, Tokens
 from app.server.event_loop import Lag
 
@@ -53,30 +55,75 @@ async def send_json(send: Send, status: int, body: Any, headers: list[tuple[byte
 
 
 class CorrelationId:
-    """Echoes the ``correlation-id`` header and puts it on every log line of the request."""
+    """Puts the ``correlation-id`` header, or a generated id, on every log line of the request, and echoes the header."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not (found := header(scope, CORRELATION_HEADER)):
+        if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        correlation_id = found.decode("latin-1")
+        found = header(scope, CORRELATION_HEADER)
+        client = scope.get("client")
+        logs.begin_request(None if found is None else found.decode("latin-1"), client[0] if client else "")
+        if not found:
+            return await self.app(scope, receive, send)
 
         async def echo(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", ()), (CORRELATION_HEADER, found)]
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(correlation_id=correlation_id):
-            await self.app(scope, receive, echo)
+        await self.app(scope, receive, echo)
+
+
+@dataclass(slots=True)
+class Count:
+    """How many there are of something now."""
+
+    now: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AccessLog:
+    """Which requests have a line in the log.
+
+    :param share: of those that were answered without an error (below 400), from 0 to 1; errors always have one.
+    :param heartbeats: whether heartbeats that were recorded are among them.
+    """
+
+    share: float = 1.0
+    heartbeats: bool = True
+
+    def has(self, path: str, status: int) -> bool:
+        """Say whether an answer has a line."""
+        if status >= HTTPStatus.BAD_REQUEST:
+            return True
+        if not self.heartbeats and path.endswith("/heartbeat"):
+            return False
+        return self.share >= 1 or random.random() < self.share
 
 
 class Observed:
-    """Counts and times every request by its route's template, writes the access log, and answers 500 for a defect."""
+    """Counts and times every request by its operation, writes the access log, and answers 500 for a defect.
 
-    def __init__(self, app: ASGIApp, *, access_log: bool = True) -> None:
+    :param operation: tells which operation a request's method and path name, None for none; asked when nothing has put it on
+        the scope (``operation``), as when a request is refused at the door.
+    :param under_way: counted up and down.
+    :param access_log: None for no line at all.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        operation: Callable[[Scope], str | None],
+        under_way: Count,
+        access_log: AccessLog | None,
+    ) -> None:
         self.app = app
+        self.operation = operation
+        self.under_way = under_way
         self.access_log = access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -90,6 +137,7 @@ class Observed:
                 status = message["status"]
             await send(message)
 
+        self.under_way.now += 1
         try:
             await self.app(scope, receive, observe)
         except Exception:
@@ -98,12 +146,16 @@ class Observed:
                 raise  # the answer is under way: the server must cut the connection
             await send_json(observe, HTTPStatus.INTERNAL_SERVER_ERROR, {"detail": "Internal server error"})
         finally:
+            self.under_way.now -= 1
             self._record(scope, status, time.perf_counter() - started)
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", "unmatched")
-        telemetry.observe(scope["method"], route, status, seconds)
-        if self.access_log:
+        operation = scope.get("operation") or self.operation(scope)
+        if operation is None:  # labels are not a stranger's to make
+            metrics.observe(metrics.NO_OPERATION, metrics.OTHER, status, seconds)
+        else:
+            metrics.observe(operation, scope["method"], status, seconds)
+        if self.access_log is not None and self.access_log.has(scope["path"], status):
             access.info(
                 "request", method=scope["method"], path=scope["path"], status=status, milliseconds=round(seconds * 1000, 2)
             )
@@ -137,7 +189,7 @@ class LoadShedding:
         return PoolExhausted if self.is_overloaded() else None
 
     def _count(self, error: type[RetryableDatabaseError]) -> None:
-        telemetry.RETRYABLE.labels(error.reason).inc()
+        metrics.RETRYABLE.labels(error.reason).inc()
         self._refused += 1
         now = time.monotonic()
         if now - self._told >= 1:
@@ -155,7 +207,7 @@ class RetryableErrors:
         try:
             await self.app(scope, receive, send)
         except RetryableDatabaseError as error:
-            telemetry.RETRYABLE.labels(error.reason).inc()
+            metrics.RETRYABLE.labels(error.reason).inc()
             log.warning("retryable database error", reason=error.reason, path=scope["path"])
             await _send_unavailable(send, type(error))
 

@@ -22,6 +22,8 @@ from app.settings.secrets_backend import load_backend
 
 OWN_SECTION = "execution_api_service"
 
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+LOG_FORMATS = ("auto", "json", "text")
 RUN_ID_PATTERN = r"^[A-Za-z0-9_.~:+-]+$"  # Airflow's default of [scheduler] allowed_run_id_pattern
 
 
@@ -67,15 +69,34 @@ class TokenSettings:
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """Where and how to listen: ``[api] host, port, workers, ssl_cert, ssl_key``, or what ``serve`` was told."""
+    """Where and how to listen and tell: ``[api] host, port, workers, ssl_cert, ssl_key``, or what ``serve`` was told.
+
+    :param metrics_port: where ``/metrics`` is answered, and nowhere else; None for :attr:`port`.
+    :param drain_seconds: for which requests are served after a request to stop, while balancers turn to other instances.
+    :param access_log_share: of requests without an error that have a line in the log, from 0 to 1.
+    :param access_log_heartbeats: whether heartbeats are among them.
+    """
 
     host: str = "0.0.0.0"  # Airflow's default for its own server
     port: int = 9091
     workers: int = 1
     ssl_cert: Path | None = None
     ssl_key: Path | None = None
+    metrics_port: int | None = None
+    documents: bool = True
+    drain_seconds: float = 10.0
     access_log: bool = True
+    access_log_share: float = 1.0
+    access_log_heartbeats: bool = True
     max_body_bytes: int = 64 * 1024 * 1024  # 64 MiB: XComs of tens of MB exist; PostgreSQL's jsonb ends at 255 MiB
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """What is logged: ``[logging] logging_level`` and our own ``log_format`` (``auto``, ``json`` or ``text``)."""
+
+    level: str = "INFO"
+    form: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +109,7 @@ class Settings:
     database: DatabaseSettings
     tokens: TokenSettings
     server: ServerSettings = ServerSettings()
+    log: LogSettings = LogSettings()
     fernet_keys: tuple[str, ...] = field(default=(), repr=False)
     secrets_backend: str | None = None
     secrets_backend_kwargs: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -125,6 +147,10 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
         database=_database(conf),
         tokens=_tokens(conf),
         server=_server(conf),
+        log=LogSettings(
+            level=conf.choice("logging", "logging_level", "INFO", LOG_LEVELS),
+            form=conf.choice(OWN_SECTION, "log_format", "auto", LOG_FORMATS),
+        ),
         fernet_keys=conf.strings("core", "fernet_key"),
         secrets_backend=backend,
         secrets_backend_kwargs=kwargs,
@@ -217,7 +243,12 @@ def _server(conf: AirflowConfiguration) -> ServerSettings:
         workers=conf.integer("api", "workers", 1, minimum=1),
         ssl_cert=Path(certificate) if certificate else None,
         ssl_key=Path(key) if key else None,
+        metrics_port=conf.integer(OWN_SECTION, "metrics_port", 0) or None,
+        documents=conf.boolean(OWN_SECTION, "documents", True),
+        drain_seconds=conf.seconds(OWN_SECTION, "drain_seconds", 10.0),
         access_log=conf.boolean(OWN_SECTION, "access_log", True),
+        access_log_share=conf.share(OWN_SECTION, "access_log_share", 1.0),
+        access_log_heartbeats=conf.boolean(OWN_SECTION, "access_log_heartbeats", True),
         max_body_bytes=conf.integer(OWN_SECTION, "max_body_bytes", 64 * 1024 * 1024, minimum=1),
     )
 

@@ -77,6 +77,19 @@ class AirflowConfiguration:
     def seconds(self, section: str, key: str, default: float, *, minimum: float = 0.0) -> float:
         return float(self._number(section, key, default, minimum, float, "a number of seconds"))
 
+    def share(self, section: str, key: str, default: float) -> float:
+        found = float(self._number(section, key, default, 0.0, float, "a number from 0 to 1"))
+        if found > 1:
+            raise ConfigurationError(f"[{section}] {key} must be a number from 0 to 1, not {found:g}")
+        return found
+
+    def choice(self, section: str, key: str, default: str, choices: tuple[str, ...]) -> str:
+        text = self.get(section, key, default).strip()
+        for choice in choices:
+            if text.lower() == choice.lower():
+                return choice
+        raise ConfigurationError(f"[{section}] {key} must be one of {', '.join(choices)}, not {text!r}")
+
     def _number(
         self, section: str, key: str, default: float, minimum: float, parse: Callable[[str], float], what: str
     ) -> float:

@@ -11,6 +11,7 @@ import asyncio
 import uuid
 from dataclasses import dataclass
 
+from app import metrics
 from app.db import task_instances
 from app.db.session import Database
 from app.errors import RejectedByDatabase
@@ -74,6 +75,7 @@ class Heartbeats:
 
     async def _record_batch(self, batch: list[_Waiting]) -> None:
         recorded: set[task_instances.Process] = set()
+        metrics.BATCH.observe(len(batch))
         try:
             async with self._database.autocommit(urgent=True) as session:
                 recorded = await task_instances.heartbeats(session, processes=[each.process for each in batch], now=utcnow())

@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 from sqlalchemy import ColumnElement
 
+from app import metrics
 from app.dags import serialized_dag
 from app.db import audit, dag_runs, dags, hitl, state_store, task_instances, teams, triggers
 from app.db.retrying import coming_back
@@ -131,6 +132,7 @@ async def heartbeat(service: Service, *, ti_id: uuid.UUID, payload: TIHeartbeatI
                 return refusal
             now = utcnow()
             if interval and row.last_heartbeat_at is not None and now - row.last_heartbeat_at < interval:
+                metrics.NOT_WRITTEN.inc()
                 return None
             if await task_instances.heartbeat(session, ti_id=ti_id, hostname=payload.hostname, pid=payload.pid, now=now):
                 return None

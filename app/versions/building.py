@@ -92,6 +92,11 @@ class ApiVersions:
             self._apps[version] = build_app(self._service, version)
         return self._apps[version]
 
+    def operation(self, scope: Scope) -> str | None:
+        """Return the name of the operation that a request's method and path name, as of the newest date."""
+        found, _ = self.app(self.newest).find(scope)
+        return None if found is None else found.name
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         found = header(scope, VERSION_HEADER)
         asked = None if found is None else found.decode("latin-1")

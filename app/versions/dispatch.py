@@ -22,6 +22,7 @@ from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import RefusedRequest, RejectedByDatabase
+from app.routes import MOUNT_POINT
 from app.server.middleware import header
 
 JSON = b"application/json"
@@ -78,13 +79,13 @@ class Call:
 class Operation:
     """One route of one API date.
 
-    :param path: its template, as FastAPI has it; metrics are counted by it.
+    :param name: its path's template, from the root; metrics are counted by it.
     :param pattern: matches a request's path below the mount point.
     :param dependencies: what must accept the request before the handler is called.
     :param handler: None when the route is left to FastAPI; it still stands in the way of those after it.
     """
 
-    path: str
+    name: str
     pattern: re.Pattern[str]
     dependencies: Sequence[Call]
     handler: Call | None
@@ -110,7 +111,7 @@ class Dispatcher:
         dependencies: Sequence[params.Depends],
     ) -> None:
         """Take a route; they come in FastAPI's order."""
-        pattern, _, names = compile_path(path)
+        pattern, template, names = compile_path(path)
         required: list[Call] = []
         handler: Call | None = None
         try:
@@ -118,19 +119,22 @@ class Dispatcher:
             handler = _call(endpoint, names)
         except Unsupported:
             pass
+        operation = Operation(MOUNT_POINT + template, pattern, required, handler)
         for method in methods:
-            self._operations.setdefault((method, _first(path)), []).append(Operation(path, pattern, required, handler))
+            self._operations.setdefault((method, _first(path)), []).append(operation)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        operation, path_params = self._find(scope)
-        if operation is None or operation.handler is None:
+        operation, path_params = self.find(scope)
+        if operation is not None:
+            scope["operation"] = operation.name
+        if operation is None or operation.handler is None or scope["query_string"]:
             return await self.app(scope, receive, send)
         body = b""
         if operation.handler.body is not None:
             if not (header(scope, b"content-type") or JSON).startswith(JSON):
                 return await self.app(scope, receive, send)
             body, receive = await _read(receive)
-        scope.update(path_params=path_params, app=self.app, route=operation)
+        scope.update(path_params=path_params, app=self.app)
         request = Request(scope, receive)
         try:
             for dependency in operation.dependencies:
@@ -150,12 +154,12 @@ class Dispatcher:
         named = (key for key, operations in self._operations.items() if any(o.pattern.match(path) for o in operations))
         return sorted({method for method, _ in named})
 
-    def _find(self, scope: Scope) -> tuple[Operation | None, dict[str, str]]:
-        if not scope["query_string"]:
-            path = scope["path"].removeprefix(scope["root_path"])
-            for operation in self._operations.get((scope["method"], _first(path)), ()):
-                if found := operation.pattern.match(path):
-                    return operation, found.groupdict()
+    def find(self, scope: Scope) -> tuple[Operation | None, dict[str, str]]:
+        """Return the operation that a request's method and path name, with the path's parameters."""
+        path = scope["path"].removeprefix(scope["root_path"])
+        for operation in self._operations.get((scope["method"], _first(path)), ()):
+            if found := operation.pattern.match(path):
+                return operation, found.groupdict()
         return None, {}
 
 

@@ -1,0 +1,121 @@
+"""Everything that is counted, in one place: what a part of the service counts, it declares here and counts itself.
+
+Requests have the names of the Prometheus FastAPI instrumentator, so that its dashboards work; ours begin with
+``execution_api_``. Labels have few values, and none that a request can make: operations, reasons and urgencies are ours.
+Each worker process counts in a file of its own, and whoever is asked adds up those of all, of the dead too (decision 20).
+What is a state rather than a sum is sampled once a second (:class:`Sampling`): it costs no request anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.multiprocess import MultiProcessCollector
+
+__all__ = ["CONTENT_TYPE_LATEST"]
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for every one, and nobody asks for it
+
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # the environment variable by which the library knows that processes add up
+NO_OPERATION = "none"  # what no operation's path and method match: one series, whatever a stranger asks for
+OTHER = "other"  # its method
+SAMPLED_EVERY = 1.0  # seconds
+SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+
+REQUESTS = Counter("http_requests", "Requests answered, refused ones too", ["handler", "method", "status"])
+DURATION = Histogram(
+    "http_request_duration_seconds",
+    "Time from when a request's head was read to the end of its answer",
+    ["handler", "method"],
+    buckets=SECONDS,
+)
+RETRYABLE = Counter("execution_api_retryable_errors", "Requests answered 503, by reason", ["reason"])
+REPEATED = Counter(
+    "execution_api_transactions_repeated", "Transactions that let go of everything and came back, by reason", ["reason"]
+)
+BATCH = Histogram(
+    "execution_api_heartbeat_batch_size",
+    "Heartbeats that were recorded by one statement",
+    buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000),
+)
+NOT_WRITTEN = Counter("execution_api_heartbeats_not_written", "Heartbeats verified only, as heartbeat_write_interval has it")
+TOKEN_REFUSALS = Counter("execution_api_token_refusals", "Tokens that were refused, by reason", ["reason"])
+WAIT = Histogram(
+    "execution_api_database_wait_seconds",
+    "What those waited for a database connection that found none free",
+    ["urgency"],
+    buckets=SECONDS,
+)
+
+IN_FLIGHT = Gauge("execution_api_requests_in_flight", "Requests under way", multiprocess_mode="liveall")
+HELD = Gauge("execution_api_requests_held", "Requests that wait for the database to come back", multiprocess_mode="liveall")
+BODY_BYTES = Gauge("execution_api_body_bytes_held", "Bytes of bodies that are held in memory", multiprocess_mode="liveall")
+CONNECTIONS = Gauge("execution_api_database_connections_used", "Database connections in use", multiprocess_mode="liveall")
+WAITING = Gauge("execution_api_database_waiting", "Who waits for one", ["urgency"], multiprocess_mode="liveall")
+LAG = Gauge(
+    "execution_api_event_loop_lag_seconds",
+    "How late the event loop was at most within a second",
+    multiprocess_mode="liveall",
+)
+BUILD = Gauge("execution_api_build_info", "What serves", ["version", "metadata_revision"], multiprocess_mode="livemax")
+RESTARTS = Counter("execution_api_worker_restarts", "Worker processes that were replaced, by reason", ["reason"])
+
+
+@lru_cache(maxsize=10_000)
+def _children(handler: str, method: str, status: int) -> tuple[Counter, Histogram]:
+    """Return the counter and the histogram of one kind of answer; their library looks them up at a higher price."""
+    return REQUESTS.labels(handler, method, status), DURATION.labels(handler, method)
+
+
+def observe(handler: str, method: str, status: int, seconds: float) -> None:
+    """Count a request that was answered.
+
+    :param handler: the path's template, or :data:`NO_OPERATION`.
+    """
+    requests, duration = _children(handler, method, status)
+    requests.inc()
+    duration.observe(seconds)
+
+
+class Sampling:
+    """Sets gauges once a second, in the running event loop.
+
+    :param sources: what tells each gauge's value.
+    """
+
+    def __init__(self, sources: Mapping[Gauge, Callable[[], float]]) -> None:
+        self._sources = sources
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Begin, with a first sample."""
+        for gauge, value in self._sources.items():
+            gauge.set(value())
+        self._timer = asyncio.get_running_loop().call_later(SAMPLED_EVERY, self.start)
+
+    def stop(self) -> None:
+        """End it."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+def exposition() -> bytes:
+    """Return all metrics, of every worker process, in Prometheus' text format; it takes milliseconds, so not in the loop."""
+    if FOLDER not in os.environ:
+        return generate_latest(REGISTRY)
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return generate_latest(registry)

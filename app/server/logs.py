@@ -1,0 +1,128 @@
+"""Log lines: one an event on standard error, the same for every process and for what libraries log; and no value in them.
+
+Neither the variables of a traceback's frames nor the text of an error are written: a driver quotes the value that it does
+not take, a parser its input. The frames tell where it was, the error's class and SQLSTATE what it was.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterator, MutableMapping
+from contextvars import ContextVar
+from itertools import count
+from typing import Any
+
+import orjson
+import structlog
+
+from app.errors import ConfigurationError
+
+Event = MutableMapping[str, Any]
+
+_request: ContextVar[tuple[str, str] | None] = ContextVar("request", default=None)
+_pid = 0
+_ids: Iterator[str] = iter(())
+
+
+def _begin_process() -> None:
+    global _pid, _ids
+    _pid, beginning = os.getpid(), os.urandom(4).hex()
+    _ids = (f"{beginning}-{number:x}" for number in count(1))
+
+
+_begin_process()
+os.register_at_fork(after_in_child=_begin_process)
+
+
+def begin_request(correlation_id: str | None, client: str) -> None:
+    """Put a request's correlation id and client on every line that its task logs from now on.
+
+    :param correlation_id: generated if None: the process's own random beginning, and a number.
+    """
+    _request.set((next(_ids) if correlation_id is None else correlation_id, client))
+
+
+def configure(level: str = "INFO", form: str = "auto") -> None:
+    """Write one structured line per event to standard error.
+
+    :param level: the lowest level that is written.
+    :param form: ``json``, ``text``, or ``auto``: JSON unless a person watches a terminal.
+    """
+    as_text = form == "text" or (form == "auto" and sys.stderr.isatty())
+    structlog.configure(
+        processors=[
+            _about_the_process,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _without_values,
+            *([structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()), _encoded] if as_text else [_json_line]),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level)),
+        logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer),  # a line is one write: those of processes do not mix
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(handlers=[_Libraries()], level=max(logging.getLevelName(level), logging.WARNING), force=True)
+    logging.captureWarnings(True)
+
+
+def _about_the_process(_: Any, __: str, event: Event) -> Event:
+    event["pid"] = _pid
+    if (request := _request.get()) is not None:
+        event["correlation_id"], event["client"] = request
+    return event
+
+
+class _Libraries(logging.Handler):
+    """Writes what libraries log as our own lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = structlog.get_logger(record.name)
+            error = record.exc_info[1] if record.exc_info else None
+            line.log(record.levelno, record.getMessage().partition("\n")[0], logger=record.name, exc_info=error)
+        except Exception:  # as the standard library has it: logging never ends what it tells of
+            self.handleError(record)
+
+
+def _without_values(_: Any, __: str, event: Event) -> Event:
+    """Replace an error by where it was raised and its class."""
+    error = event.pop("exc_info", None)
+    if error is True:
+        error = sys.exc_info()[1]
+    if isinstance(error, BaseException):
+        event["exception"] = described(error)
+    return event
+
+
+def described(error: BaseException) -> str:
+    """Return a traceback, those of its causes before it, without any value."""
+    parts, seen = list[str](), set[int]()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        name = f"{type(current).__module__}.{type(current).__qualname__}"
+        said = f": {current}" if isinstance(current, ConfigurationError) else ""
+        sqlstate = getattr(current, "sqlstate", None)
+        code = f" (SQLSTATE {sqlstate})" if isinstance(sqlstate, str) else ""
+        parts.append("".join([*traceback.format_tb(current.__traceback__), f"{name}{code}{said}"]))
+        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+    return "\n\nwhich led to\n\n".join(reversed(parts))
+
+
+def _json_line(_: Any, __: str, event: Event) -> bytes:
+    try:
+        return orjson.dumps(event, default=_class_name)
+    except TypeError:  # an integer of more than 64 bits, or half a surrogate pair
+        return json.dumps(dict(event), default=_class_name).encode()
+
+
+def _class_name(value: Any) -> str:
+    return type(value).__name__
+
+
+def _encoded(_: Any, __: str, line: str) -> bytes:
+    return line.encode(errors="backslashreplace")

@@ -1,0 +1,85 @@
+"""Log lines: what is on each, and what never is."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+SECRET = "hunter2"
+EVENTS = """
+import logging, warnings
+import structlog
+from app.server import logs
+logs.configure(*{settings!r})
+log = structlog.get_logger()
+
+class PasswordError(ValueError):
+    sqlstate = "22P02"
+
+def fails():
+    password = "hunt" + "er2"
+    try:
+        int(password)
+    except ValueError as error:
+        raise PasswordError(password) from error
+
+log.debug("of interest to few")
+logs.begin_request(None, "192.0.2.7")
+log.info("a request")
+logs.begin_request("theirs", "192.0.2.7")
+try:
+    fails()
+except ValueError as error:
+    log.exception("ours")
+    logging.getLogger("uvicorn.error").error("a library's\\n%s", "hunt" + "er2", exc_info=error)
+logging.getLogger("httpx").info("chatter")
+warnings.warn("deprecated")
+"""
+
+
+def lines(level: str, form: str, *, rich: bool) -> str:
+    """Return what a process writes, with or without the library that would show the variables of every frame."""
+    source = EVENTS.format(settings=(level, form))
+    if rich:
+        source = f"import sys, types\nsys.modules['rich'] = types.ModuleType('rich')\n{source}"
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True, cwd=os.getcwd())
+    assert done.stdout == ""
+    return done.stderr
+
+
+def test_each_event_is_a_line_of_json_that_tells_who() -> None:
+    written: list[dict[str, Any]] = [json.loads(line) for line in lines("INFO", "auto", rich=False).splitlines()]
+    request, ours, library, warning = written
+    assert [line["event"] for line in (request, ours, library)] == ["a request", "ours", "a library's"]
+    assert len({line["pid"] for line in written}) == 1
+    assert request["client"] == ours["client"] == "192.0.2.7"
+    assert ours["correlation_id"] == "theirs"
+    assert len(request["correlation_id"]) > 8
+    assert "in fails" in ours["exception"]
+    assert "PasswordError (SQLSTATE 22P02)" in ours["exception"]
+    assert "builtins.ValueError" in ours["exception"], "the cause too"
+    assert (library["logger"], library["level"], library["exception"]) == ("uvicorn.error", "error", ours["exception"])
+    assert (warning["level"], warning["logger"]) == ("warning", "py.warnings")
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+@pytest.mark.parametrize("level", ["DEBUG", "INFO", "ERROR"])
+def test_no_value_is_in_any_of_them(form: str, level: str) -> None:
+    for rich in (False, True):
+        written = lines(level, form, rich=rich)
+        assert SECRET not in written
+        assert "in fails" in written
+        assert ("of interest to few" in written) == (level == "DEBUG")
+        assert ("a request" in written) == (level != "ERROR")
+        assert "chatter" not in written
+
+
+def test_text_is_for_people() -> None:
+    written = lines("INFO", "text", rich=False)
+    assert not written.startswith("{")
+    assert "a request" in written
