@@ -122,8 +122,8 @@ async def events(
         statement = statement.where(asset_event.c.timestamp >= after)
     if before is not None:
         statement = statement.where(asset_event.c.timestamp <= before)
-    order = asset_event.c.timestamp.asc() if ascending else asset_event.c.timestamp.desc()
-    return (await session.execute(statement.order_by(order, asset_event.c.id).limit(limit or None))).all()
+    in_order = [column.asc() if ascending else column.desc() for column in (asset_event.c.timestamp, asset_event.c.id)]
+    return (await session.execute(statement.order_by(*in_order).limit(limit or None))).all()
 
 
 async def find(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import DateTime, Double, bindparam, cast, func, literal, or_, select, update
+from sqlalchemy import DateTime, Double, bindparam, cast, func, literal, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by, insert
 
 from app.db import task_instances
@@ -22,6 +22,7 @@ from app.db.tables import (
     dag_run,
     dag_run_note,
     dagrun_asset_event,
+    date_of,
     deadline,
     deadline_alert,
     log_template,
@@ -106,19 +107,28 @@ async def count(
 
 
 _own_run = dag_run.alias("own_run")
+_when, _own_when = tuple_(date_of(dag_run), dag_run.c.id), tuple_(date_of(_own_run), _own_run.c.id)
+_is_earlier = or_(
+    dag_run.c.logical_date < _own_run.c.logical_date,  # intervals follow one another: runs without one are left out
+    _own_run.c.logical_date.is_(None) & (_when < _own_when),
+)
 _PREVIOUS_SUCCESSFUL = (
     select(dag_run.c.data_interval_start, dag_run.c.data_interval_end, dag_run.c.start_date, dag_run.c.end_date)
     .select_from(task_instance)
     .join(_own_run, (_own_run.c.dag_id == task_instance.c.dag_id) & (_own_run.c.run_id == task_instance.c.run_id))
-    .join(dag_run, (dag_run.c.dag_id == task_instance.c.dag_id) & (dag_run.c.logical_date < _own_run.c.logical_date))
+    .join(dag_run, (dag_run.c.dag_id == task_instance.c.dag_id) & _is_earlier)
     .where(task_instance.c.id == bindparam("pk"), dag_run.c.state == "success")
-    .order_by(dag_run.c.logical_date.desc())
+    .order_by(date_of(dag_run).desc(), dag_run.c.id.desc())
     .limit(1)
 )
 
 
 async def previous_successful(session: Session, *, ti_id: Any) -> AnyRow | None:
-    """Return the times of the last successful run before a task instance's own, or None."""
+    """Return the times of the last successful run before a task instance's own, or None.
+
+    Before a run with a logical date are those of an earlier one; before a run without, all that are earlier by
+    :func:`~app.db.tables.date_of`.
+    """
     return (await session.execute(_PREVIOUS_SUCCESSFUL, {"pk": ti_id})).one_or_none()
 
 
@@ -170,7 +180,7 @@ _DURATION = dag_run.c.end_date - dag_run.c.start_date
 _RUNTIMES = (
     select(_DURATION)
     .where(dag_run.c.dag_id == bindparam("dag_id"), _DURATION.is_not(None))
-    .order_by(dag_run.c.logical_date.desc())
+    .order_by(date_of(dag_run).desc(), dag_run.c.id.desc())
     .limit(bindparam("of"))
 )
 

@@ -37,7 +37,7 @@ async def put(session: Session, *, ti_id: Any, fields: str, revision: Revision) 
 _newest = (
     select(dag_run.c.run_id)
     .where(dag_run.c.dag_id == bindparam("dag_id"))
-    .order_by(dag_run.c.run_after.desc())
+    .order_by(dag_run.c.run_after.desc(), dag_run.c.id.desc())
     .limit(bindparam("keep", type_=Integer))
 )
 _CLEAN_UP = delete(_table).where(

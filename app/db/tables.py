@@ -16,6 +16,7 @@ from sqlalchemy import (
     ColumnElement,
     DateTime,
     Double,
+    FromClause,
     Integer,
     LargeBinary,
     MetaData,
@@ -25,6 +26,7 @@ from sqlalchemy import (
     Text,
     Uuid,
     cast,
+    func,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
@@ -404,6 +406,16 @@ dag_schedule_asset_uri_reference = Table(
     Column("uri", String, primary_key=True),
     Column("dag_id", String, primary_key=True),
 )
+
+
+def date_of(run: FromClause) -> ColumnElement[Any]:
+    """Return when a run is, among its Dag's runs: its logical date, or without one (it need have none) when it could start.
+
+    PostgreSQL sorts NULL first in descending order: by the logical date alone, a run without one is the newest for ever.
+
+    :param run: ``dag_run``, or an alias of it.
+    """
+    return func.coalesce(run.c.logical_date, run.c.run_after)
 
 
 def as_text(column: ColumnElement[Any]) -> ColumnElement[Any]:

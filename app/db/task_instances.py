@@ -33,6 +33,7 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
+    true,
     tuple_,
     update,
 )
@@ -45,6 +46,7 @@ from app.db.tables import (
     dag,
     dag_run,
     dagrun_asset_event,
+    date_of,
     hitl_detail,
     hitl_detail_history,
     log,
@@ -584,37 +586,63 @@ async def breadcrumbs(session: Session, *, dag_id: str, run_id: str) -> Sequence
     return (await session.execute(_BREADCRUMBS, {"dag_id": dag_id, "run_id": run_id})).all()
 
 
+_asking = dag_run.alias("asking")
+_ASKING_WHEN = (
+    select(date_of(_asking).label("date"), _asking.c.id)
+    .join(task_instance, (task_instance.c.dag_id == _asking.c.dag_id) & (task_instance.c.run_id == _asking.c.run_id))
+    .where(task_instance.c.id == bindparam("asker"))
+    .subquery("asking_when")
+)
+_PREVIOUS = (
+    select(
+        task_instance.c.task_id,
+        task_instance.c.dag_id,
+        task_instance.c.run_id,
+        dag_run.c.logical_date,
+        task_instance.c.start_date,
+        task_instance.c.end_date,
+        task_instance.c.state,
+        task_instance.c.try_number,
+        task_instance.c.map_index,
+        task_instance.c.duration,
+    )
+    .join(dag_run, (dag_run.c.dag_id == task_instance.c.dag_id) & (dag_run.c.run_id == task_instance.c.run_id))
+    .where(
+        task_instance.c.dag_id == bindparam("dag_id"),
+        task_instance.c.task_id == bindparam("task_id"),
+        task_instance.c.map_index == bindparam("map_index"),
+    )
+    .order_by(date_of(dag_run).desc(), dag_run.c.id.desc())
+    .limit(1)
+)
+_PREVIOUS_BY_DATE = _PREVIOUS.where(dag_run.c.logical_date < bindparam("before"))
+_PREVIOUS_TO_ASKING = _PREVIOUS.outerjoin(_ASKING_WHEN, true()).where(
+    _ASKING_WHEN.c.id.is_(None) | (tuple_(date_of(dag_run), dag_run.c.id) < tuple_(_ASKING_WHEN.c.date, _ASKING_WHEN.c.id))
+)
+
+
 async def previous(
-    session: Session, *, dag_id: str, task_id: str, map_index: int, before: datetime | None, state: str | None
+    session: Session,
+    *,
+    dag_id: str,
+    task_id: str,
+    map_index: int,
+    before: datetime | None,
+    asker: uuid.UUID,
+    state: str | None,
 ) -> AnyRow | None:
-    """Return the newest task instance of a task by logical date.
+    """Return the newest task instance of a task before a date, or before the run of the task instance that asks.
 
     :param before: only runs of an earlier logical date.
+    :param asker: the task instance that asks: without ``before`` only runs that are earlier than its own, by
+        :func:`~app.db.tables.date_of`, which is that of every run.
     :param state: only in this state.
     """
-    statement = (
-        select(
-            task_instance.c.task_id,
-            task_instance.c.dag_id,
-            task_instance.c.run_id,
-            dag_run.c.logical_date,
-            task_instance.c.start_date,
-            task_instance.c.end_date,
-            task_instance.c.state,
-            task_instance.c.try_number,
-            task_instance.c.map_index,
-            task_instance.c.duration,
-        )
-        .join(dag_run, (dag_run.c.dag_id == task_instance.c.dag_id) & (dag_run.c.run_id == task_instance.c.run_id))
-        .where(task_instance.c.dag_id == dag_id, task_instance.c.task_id == task_id, task_instance.c.map_index == map_index)
-        .order_by(dag_run.c.logical_date.desc())
-        .limit(1)
-    )
-    if before is not None:
-        statement = statement.where(dag_run.c.logical_date < before)
+    statement = _PREVIOUS_TO_ASKING if before is None else _PREVIOUS_BY_DATE
     if state is not None:
-        statement = statement.where(task_instance.c.state == state)
-    return (await session.execute(statement)).one_or_none()
+        statement = statement.where(task_instance.c.state == bindparam("state"))
+    keys = {"dag_id": dag_id, "task_id": task_id, "map_index": map_index}
+    return (await session.execute(statement, {**keys, "before": before, "asker": asker, "state": state})).one_or_none()
 
 
 def uuid7() -> uuid.UUID:

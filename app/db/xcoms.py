@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ from sqlalchemy import Insert, Select, Text, bindparam, delete, func, literal, s
 from sqlalchemy.dialects.postgresql import insert
 
 from app.db.session import Session
-from app.db.tables import AnyRow, as_text, dag_run, from_text, task_map, xcom
+from app.db.tables import AnyRow, as_text, dag_run, date_of, from_text, task_instance, task_map, xcom
 from app.releases import Revision
 
 UNBOUNDED = 2**31 - 1  # more than there can be: a map index is a 4-byte integer
@@ -32,51 +33,64 @@ _of_task = (
 )
 
 
+_named, _asking = dag_run.alias("named"), dag_run.alias("asking")
+_NAMED_DATE = (
+    select(date_of(_named))
+    .where(_named.c.dag_id == bindparam("dag_id"), _named.c.run_id == bindparam("run_id"))
+    .scalar_subquery()
+)
+_ASKING_DATE = (
+    select(date_of(_asking))
+    .join(task_instance, (task_instance.c.dag_id == _asking.c.dag_id) & (task_instance.c.run_id == _asking.c.run_id))
+    .where(task_instance.c.id == bindparam("asker"))
+    .scalar_subquery()
+)
+
+
 def _matching(*, include_prior_dates: bool = False) -> Select[Any]:
-    """Select values under an :class:`XComKey`: of its run alone, or of every run up to its date."""
+    """Select values under an :class:`XComKey`: of its run alone, or of every run up to that run's date.
+
+    A task that pulls from another Dag names that Dag and its own run, as the Task SDK does: when the Dag has no such run, it
+    is the date of the asking task's run that counts.
+    """
     statement = select(as_text(xcom.c.value)).join(dag_run, dag_run.c.id == xcom.c.dag_run_id).where(*_of_task)
     if not include_prior_dates:
         return statement.where(xcom.c.run_id == bindparam("run_id"))
-    own = dag_run.alias("own")
-    own_date = (
-        select(func.coalesce(own.c.logical_date, own.c.run_after))
-        .where(own.c.run_id == bindparam("run_id"), own.c.dag_id == bindparam("dag_id"))
-        .scalar_subquery()
-    )
-    return statement.where(func.coalesce(dag_run.c.logical_date, dag_run.c.run_after) <= own_date)
+    return statement.where(date_of(dag_run) <= func.coalesce(_NAMED_DATE, _ASKING_DATE))
 
 
-def _newest(*, include_prior_dates: bool) -> Select[Any]:
-    return (
-        _matching(include_prior_dates=include_prior_dates)
-        .where(xcom.c.map_index == bindparam("at_index"))
-        .order_by(dag_run.c.logical_date.desc(), xcom.c.timestamp.desc())
-        .limit(1)
-    )
+_NEWEST_FIRST = (date_of(dag_run).desc(), xcom.c.timestamp.desc(), dag_run.c.id.desc())
+_OLDEST_FIRST = (date_of(dag_run).asc(), xcom.c.timestamp.asc(), dag_run.c.id.asc())
+_IN_ORDER = (xcom.c.map_index.asc(), *_OLDEST_FIRST)
+_BACKWARDS = (xcom.c.map_index.desc(), *_NEWEST_FIRST)
+_at_index = xcom.c.map_index == bindparam("at_index")
+_OF_RUN = _matching().where(_at_index)
+_NEWEST = _matching(include_prior_dates=True).where(_at_index).order_by(*_NEWEST_FIRST).limit(1)
 
 
-_NEWEST_OF_RUN, _NEWEST_OF_ALL = _newest(include_prior_dates=False), _newest(include_prior_dates=True)
+async def get(session: Session, *, key: XComKey, map_index: int, asker: uuid.UUID | None = None) -> AnyRow | None:
+    """Return the newest value under ``key`` for one map index, as JSON text in the row's ``value``, or None.
 
-
-async def get(session: Session, *, key: XComKey, map_index: int, include_prior_dates: bool = False) -> AnyRow | None:
-    """Return the newest value under ``key`` for one map index, as JSON text in the row's ``value``, or None."""
-    parameters = {**key._asdict(), "at_index": map_index}
-    return (await session.execute(_NEWEST_OF_ALL if include_prior_dates else _NEWEST_OF_RUN, parameters)).one_or_none()
+    :param asker: the task instance that asks for prior dates too; None: for that run's values alone.
+    """
+    parameters = {**key._asdict(), "at_index": map_index, "asker": asker}
+    return (await session.execute(_OF_RUN if asker is None else _NEWEST, parameters)).one_or_none()
 
 
 async def at(
-    session: Session, *, key: XComKey, offset: int, include_prior_dates: bool = False, not_null: bool = False
+    session: Session, *, key: XComKey, offset: int, asker: uuid.UUID | None = None, not_null: bool = False
 ) -> AnyRow | None:
-    """Return one value in map-index order; a negative offset counts from the end, as in Python.
+    """Return one value in map-index order, older runs first; a negative offset counts from the end, as in Python.
 
+    :param asker: the task instance that asks for prior dates too; None: for that run's values alone.
     :param not_null: whether values that are SQL NULL are passed over.
     """
-    statement = _matching(include_prior_dates=include_prior_dates)
+    statement = _matching(include_prior_dates=asker is not None)
     if not_null:
         statement = statement.where(xcom.c.value.is_not(None))
-    in_order = xcom.c.map_index.asc() if offset >= 0 else xcom.c.map_index.desc()
-    statement = statement.order_by(in_order).offset(offset if offset >= 0 else -1 - offset).limit(1)
-    row: AnyRow | None = (await session.execute(statement, key._asdict())).one_or_none()
+    in_order = _IN_ORDER if offset >= 0 else _BACKWARDS
+    statement = statement.order_by(*in_order).offset(offset if offset >= 0 else -1 - offset).limit(1)
+    row: AnyRow | None = (await session.execute(statement, {**key._asdict(), "asker": asker})).one_or_none()
     return row
 
 
@@ -87,26 +101,27 @@ async def sliced(
     start: int | None,
     stop: int | None,
     step: int | None,
-    include_prior_dates: bool,
+    asker: uuid.UUID | None = None,
 ) -> list[str | None]:
-    """Return the values that the slice ``[start:stop:step]`` takes in map-index order, as JSON texts.
+    """Return the values that the slice ``[start:stop:step]`` takes in map-index order, older runs first, as JSON texts.
 
     The bounds are resolved with Python's own rules. Only when one of them counts from the end must the length be asked
     for first.
 
     :param step: 0 means 1, as Airflow has it.
+    :param asker: the task instance that asks for prior dates too; None: for that run's values alone.
     """
-    matching = _matching(include_prior_dates=include_prior_dates)
+    matching, parameters = _matching(include_prior_dates=asker is not None), {**key._asdict(), "asker": asker}
     step = step or 1
     length = UNBOUNDED
     if step < 0 or (start or 0) < 0 or (stop or 0) < 0:
-        length = await session.scalar(select(func.count()).select_from(matching.subquery()), key._asdict()) or 0
+        length = await session.scalar(select(func.count()).select_from(matching.subquery()), parameters) or 0
     indices = range(*slice(start, stop, step).indices(length))
     if not indices:
         return []
     first, last = sorted((indices[0], indices[-1]))
-    statement = matching.order_by(xcom.c.map_index.asc()).offset(first).limit(last - first + 1)
-    return list(await session.scalars(statement, key._asdict()))[::step]
+    statement = matching.order_by(*_IN_ORDER).offset(first).limit(last - first + 1)
+    return list(await session.scalars(statement, parameters))[::step]
 
 
 _COUNT = select(func.count()).select_from(_matching().subquery())

@@ -259,19 +259,20 @@ async def get_task_instance_breadcrumbs(request: Request, dag_id: str, run_id: s
     return {"breadcrumbs": [row_body(row) for row in rows]}
 
 
-@router.get("/previous/{dag_id}/{task_id}", response_model=PreviousTIResponse | None, dependencies=[anyone])
+@router.get("/previous/{dag_id}/{task_id}", response_model=PreviousTIResponse | None)
 async def get_previous_task_instance(
     request: Request,
     dag_id: str,
     task_id: str,
+    token: Annotated[TaskToken, Depends(execution_token)],
     logical_date: Annotated[UtcDateTime | None, Query()] = None,
     map_index: Annotated[Integer, Query()] = -1,
     state: Annotated[TaskInstanceState | None, Query()] = None,
 ) -> Any:
-    """Get the newest task instance of a task, optionally before a logical date and in a state."""
+    """Get the newest task instance of a task before a logical date, or else before the asking run, and in a state."""
     async with service.of(request).database.autocommit() as session:
         row = await task_instances.previous(
-            session, dag_id=dag_id, task_id=task_id, map_index=map_index, before=logical_date, state=state
+            session, dag_id=dag_id, task_id=task_id, map_index=map_index, before=logical_date, asker=token.id, state=state
         )
     return None if row is None else row_body(row)
 

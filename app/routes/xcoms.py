@@ -90,6 +90,7 @@ BODY_DOC = {
     }
 }
 Key = Annotated[XComKey, Depends(accessible_key)]
+Token = Annotated[TaskToken, Depends(execution_token)]
 PATH = "/{dag_id}/{run_id}/{task_id}/{key:path}"
 
 
@@ -102,7 +103,9 @@ async def get_mapped_xcom_by_index(request: Request, key: Key, offset: int) -> A
 
 
 @router.get(PATH + "/slice", response_model=XComSequenceSliceResponse)
-async def get_mapped_xcom_by_slice(request: Request, key: Key, params: Annotated[GetXComSliceFilterParams, Query()]) -> Any:
+async def get_mapped_xcom_by_slice(
+    request: Request, key: Key, params: Annotated[GetXComSliceFilterParams, Query()], token: Token
+) -> Any:
     """Get XCom values from a mapped task by sequence slice."""
     async with service.of(request).database.autocommit() as session:
         values = await xcoms.sliced(
@@ -111,7 +114,7 @@ async def get_mapped_xcom_by_slice(request: Request, key: Key, params: Annotated
             start=params.start,
             stop=params.stop,
             step=params.step,
-            include_prior_dates=params.include_prior_dates,
+            asker=token.id if params.include_prior_dates else None,
         )
     return [raw_json(value) for value in values]
 
@@ -138,16 +141,16 @@ async def head_xcom(
 
 
 @router.get(PATH, response_model=XComResponse)
-async def get_xcom(request: Request, key: Key, params: Annotated[GetXcomFilterParams, Query()]) -> Any:
+async def get_xcom(request: Request, key: Key, params: Annotated[GetXcomFilterParams, Query()], token: Token) -> Any:
     """Get a single XCom value."""
-    prior = params.include_prior_dates
+    asker = token.id if params.include_prior_dates else None
     async with service.of(request).database.autocommit() as session:
         if params.offset is None:
             which = f"map_index={params.map_index}"
-            row = await xcoms.get(session, key=key, map_index=params.map_index, include_prior_dates=prior)
+            row = await xcoms.get(session, key=key, map_index=params.map_index, asker=asker)
         else:
             which = f"offset={params.offset}"
-            row = await xcoms.at(session, key=key, offset=params.offset, include_prior_dates=prior, not_null=True)
+            row = await xcoms.at(session, key=key, offset=params.offset, asker=asker, not_null=True)
     return _not_found(key, which) if row is None else {"key": key.key, "value": raw_json(row.value)}
 
 

@@ -129,6 +129,21 @@ async def with_xcoms(world: World) -> Any:
             await world.xcom("d", "mapped", "return_value", index * 10 + number, run_id, map_index=index)
     await world.xcom("d", "job", "null", None)
     await world.xcom("d", "job", "early_only", 1, "early")
+    await world.dag("other")
+    await world.run("other", "its own")
+    await world.running("other", "job", "its own")
+    await world.xcom("other", "job", "return_value", "from another Dag", "its own")
+    return ti
+
+
+@setup
+async def with_undated(world: World) -> Any:
+    """An old run without a logical date, with a task instance and an XCom, beside those of :func:`with_xcoms`."""
+    ti = await with_xcoms(world)
+    before = EPOCH - timedelta(days=1)
+    await world.run("d", "undated", logical_date=None, data_interval_start=None, data_interval_end=None, run_after=before)
+    await world.running("d", "job", "undated", state="success")
+    await world.xcom("d", "job", "return_value", "old", "undated")
     return ti
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.contract.cases.case import BETTER_REFUSAL, ERROR_SHAPE, JSON_HEADER, Case, X, get
+from tests.contract.cases.case import BETTER_REFUSAL, ERROR_SHAPE, JSON_HEADER, NEW, OWN_DATE, RUN_DATES, Case, X, get
 
 CASES: list[Case] = [
     get("xcom", f"{X}/job/return_value", "with_xcoms"),
@@ -15,6 +15,14 @@ CASES: list[Case] = [
     get("xcom beyond the offsets", f"{X}/mapped/return_value?offset=99", "with_xcoms"),
     get("xcom of prior dates", f"{X}/job/early_only?include_prior_dates=true", "with_xcoms"),
     get("xcom of prior dates, newest first", f"{X}/job/return_value?include_prior_dates=true", "with_xcoms"),
+    *(
+        get(f"xcom of another Dag's prior dates{query} on {options['revisions'][0]}", f"/xcoms/other/manual__1/job/return_value{query}", "with_xcoms", **options)
+        for query in ("?include_prior_dates=true", "/slice?include_prior_dates=true", "?include_prior_dates=true&offset=0")
+        for options in ({"revisions": ("3.2",)}, {**NEW, "differs": OWN_DATE, "ours": 200})
+    ),
+    get("xcom of another Dag's run", "/xcoms/other/manual__1/job/return_value", "with_xcoms"),
+    get("xcom item of another Dag's run", "/xcoms/other/manual__1/job/return_value/item/0", "with_xcoms"),
+    get("xcom of prior dates, one unknown", f"{X}/job/return_value?include_prior_dates=true", "with_undated", differs=RUN_DATES, ours=200),
     get("xcom without prior dates", f"{X}/job/early_only", "with_xcoms"),
     get("xcom of an unknown run", "/xcoms/d/nope/job/return_value", "with_xcoms"),
     get("xcom with a bad map index", f"{X}/job/return_value?map_index=x", "with_xcoms"),
