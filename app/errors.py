@@ -15,6 +15,7 @@
         ├── LockTimeout
         ├── StatementTimeout
         ├── ConnectionLost
+        │   └── ReadOnlyServer
         ├── TooManyConnections
         ├── PoolExhausted
         └── ServerBusy                of this process: it has not come to the request in time
@@ -102,8 +103,9 @@ class UniqueViolation(RejectedByDatabase):
 class RetryableDatabaseError(ExecutionApiError):
     """The database could not do it now; nothing was written, and the same request may succeed later.
 
-    The driver's own error is the ``__cause__``. ``delay`` is the shortest wait that makes a second try worthwhile, in
-    seconds; the middleware adds jitter, so that victims of one collision do not meet again.
+    Itself, it stands for every condition of the database that has no class of its own: a full disk, a lack of memory, a
+    schema that is being migrated. The driver's own error is the ``__cause__``. ``delay`` is the shortest wait that makes a
+    second try worthwhile, in seconds; the middleware adds jitter, so that victims of one collision do not meet again.
     """
 
     reason: ClassVar[str] = "database_unavailable"
@@ -140,6 +142,12 @@ class ConnectionLost(RetryableDatabaseError):
 
     reason = "connection_lost"
     delay = 2  # a restart or failover takes seconds
+
+
+class ReadOnlyServer(ConnectionLost):
+    """The server at the other end of the connection does not write: a standby, or a primary that became one."""
+
+    reason = "read_only"
 
 
 class TooManyConnections(RetryableDatabaseError):

@@ -15,6 +15,8 @@ import asyncpg
 from sqlalchemy import Dialect, Executable
 from sqlalchemy.sql.compiler import SQLCompiler
 
+from app.errors import InvalidValue
+
 Compiler = Callable[[Executable, tuple[str, ...]], "Compiled"]
 STATEMENTS = 500  # compiled statements that are kept; the code base has far fewer
 
@@ -81,16 +83,22 @@ class Compiled:
         ]
 
     def with_arguments(self, parameters: Mapping[str, Any]) -> tuple[str, Sequence[Any]]:
-        """Return the SQL and its positional arguments for these parameters."""
-        if self._compiled.post_compile_params:  # IN: as many arguments as there are values
-            expanded = self._compiled.construct_expanded_state(dict(parameters))
-            given = [(expanded.parameters[name], expanded.processors.get(name)) for name in expanded.positiontup or ()]
-            return expanded.statement, [value if processor is None else processor(value) for value, processor in given]
-        arguments = []
-        for name, default, processor in self._bound:
-            value = parameters.get(name, default)
-            arguments.append(value if processor is None else processor(value))
-        return self._compiled.string, arguments
+        """Return the SQL and its positional arguments for these parameters.
+
+        :raises InvalidValue: when a value has no form in its column's type, as an infinity has none in JSON.
+        """
+        try:
+            if self._compiled.post_compile_params:  # IN: as many arguments as there are values
+                expanded = self._compiled.construct_expanded_state(dict(parameters))
+                given = [(expanded.parameters[name], expanded.processors.get(name)) for name in expanded.positiontup or ()]
+                return expanded.statement, [value if processor is None else processor(value) for value, processor in given]
+            arguments = []
+            for name, default, processor in self._bound:
+                value = parameters.get(name, default)
+                arguments.append(value if processor is None else processor(value))
+            return self._compiled.string, arguments
+        except ValueError as error:
+            raise InvalidValue(f"a value cannot be stored: {error}") from error
 
 
 class DirectSession:

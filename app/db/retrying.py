@@ -24,28 +24,65 @@ _Result = TypeVar("_Result")
 
 PAUSE = (0.01, 0.05)  # seconds: as long as a scheduler's or another success' rows stay locked; spread, to meet once
 
-RETRYABLE_BY_SQLSTATE: dict[str, type[errors.RetryableDatabaseError]] = {
-    "40P01": errors.DeadlockDetected,
+# A code's own entry decides, else that of its class (the first two characters), else that of no code: whatever is not the
+# request's own fault is the database's condition, in which nothing was written and another try is right. A healthy task must
+# not be failed for it. None is a defect of ours.
+BY_SQLSTATE: dict[str, type[errors.RetryableDatabaseError | errors.RejectedByDatabase] | None] = {
+    "": errors.RetryableDatabaseError,
+    "08": errors.ConnectionLost,
+    "22": errors.InvalidValue,
+    "23": errors.InvalidValue,
+    "23503": errors.MissingReference,  # foreign_key_violation
+    "23505": errors.UniqueViolation,
+    "25006": errors.ReadOnlyServer,  # read_only_sql_transaction: a standby, or a primary that became one
     "40001": errors.SerializationFailure,
-    "55P03": errors.LockTimeout,
-    "57014": errors.StatementTimeout,
-    "57P01": errors.ConnectionLost,  # admin_shutdown: pg_terminate_backend, server stop
-    "57P02": errors.ConnectionLost,  # crash_shutdown
-    "57P03": errors.ConnectionLost,  # cannot_connect_now: starting up or shutting down
+    "40P01": errors.DeadlockDetected,
+    "42": None,
+    "42501": errors.RetryableDatabaseError,  # insufficient_privilege: a grant is missing
+    "42P05": errors.RetryableDatabaseError,  # duplicate_prepared_statement: a pooler stands between that we were not told of
+    # What a statement that is right on its own revision hears in a database that is being migrated to another one:
+    "42P01": errors.RetryableDatabaseError,  # undefined_table
+    "42703": errors.RetryableDatabaseError,  # undefined_column
+    "42704": errors.RetryableDatabaseError,  # undefined_object
+    "42804": errors.RetryableDatabaseError,  # datatype_mismatch
+    "42883": errors.RetryableDatabaseError,  # undefined_function, of which operators are some
     "53300": errors.TooManyConnections,
+    "55P03": errors.LockTimeout,
+    "57": errors.ConnectionLost,  # operator intervention: ended, crashed, starting up, dropped, idle for too long
+    "57014": errors.StatementTimeout,
 }
-RETRYABLE_BY_ERRNO: dict[int, type[errors.RetryableDatabaseError]] = {
-    1213: errors.DeadlockDetected,
-    1205: errors.LockTimeout,
-    1969: errors.StatementTimeout,  # MariaDB's max_statement_time
-    3024: errors.StatementTimeout,  # MySQL's max_execution_time
+BY_ERRNO: dict[int | None, type[errors.RetryableDatabaseError | errors.RejectedByDatabase] | None] = {
+    None: errors.RetryableDatabaseError,  # those that have no entry
+    0: errors.ConnectionLost,  # the driver's own, of a connection that it closed
     1040: errors.TooManyConnections,
+    1048: errors.InvalidValue,  # column cannot be null
     1053: errors.ConnectionLost,  # server shutdown in progress
+    1062: errors.UniqueViolation,
+    1064: None,  # syntax
+    1149: None,  # syntax
+    1205: errors.LockTimeout,
+    1213: errors.DeadlockDetected,
+    1216: errors.MissingReference,
+    1217: errors.MissingReference,
+    1264: errors.InvalidValue,  # out of range
+    1290: errors.ReadOnlyServer,
+    1292: errors.InvalidValue,  # truncated value
+    1366: errors.InvalidValue,  # incorrect value, such as a character that the column's set lacks
+    1406: errors.InvalidValue,  # too long
+    1451: errors.MissingReference,
+    1452: errors.MissingReference,
+    1836: errors.ReadOnlyServer,
     1927: errors.ConnectionLost,  # MariaDB: connection was killed
+    1969: errors.StatementTimeout,  # MariaDB's max_statement_time
     2003: errors.ConnectionLost,  # cannot connect
     2006: errors.ConnectionLost,  # server has gone away
     2013: errors.ConnectionLost,  # lost connection during query
+    3024: errors.StatementTimeout,  # MySQL's max_execution_time
+    3140: errors.InvalidValue,  # not JSON
+    3819: errors.InvalidValue,  # MySQL: check constraint
+    4025: errors.InvalidValue,  # MariaDB: check constraint
 }
+MYSQL_DRIVERS = {"pymysql", "asyncmy", "aiomysql"}  # top-level modules of their errors
 DRIVER_ERRORS = (
     DBAPIError,
     AsyncAdapt_asyncpg_dbapi.Error,  # SQLAlchemy's between the two, from its pool
@@ -55,42 +92,41 @@ DRIVER_ERRORS = (
     asyncpg.InternalClientError,
     OSError,
 )
-MYSQL_DRIVERS = {"pymysql", "asyncmy", "aiomysql"}  # top-level modules of their errors
-CONNECTION_CLASS = "08"  # SQLSTATE class 08: connection exceptions
-DATA_CLASS = "22"  # SQLSTATE class 22: data exceptions
-REJECTED_BY_SQLSTATE: dict[str, type[errors.RejectedByDatabase]] = {
-    "23502": errors.InvalidValue,  # not_null_violation
-    "23503": errors.MissingReference,  # foreign_key_violation
-    "23505": errors.UniqueViolation,
-    "23514": errors.InvalidValue,  # check_violation
-}
+# What Python raises for a value while it reckons with it or encodes it: a lone surrogate, a date after the year 9999, JSON
+# that is nested too deep. No other cause is known to our code.
+VALUE_ERRORS = (UnicodeError, OverflowError, RecursionError)
+ENDS_SESSION = {"FATAL", "PANIC"}  # severities after which the server closes the connection, whatever the code says
 
 
 def classify(error: BaseException) -> errors.ExecutionApiError | None:
-    """Return our error for a driver's, or None when it is a defect (programming errors and the like).
+    """Return our error for a driver's, or None when it is a defect (a statement that is wrong in itself, and the like).
 
-    :param error: what SQLAlchemy, the driver or the network raised; its ``__cause__`` chain is looked at too.
+    :param error: what SQLAlchemy, the driver, the network or a value raised; its ``__cause__`` chain is looked at too.
     """
     if isinstance(error, PoolTimeout):
         return errors.PoolExhausted("no database connection became free in time")
-    for cause in _causes(error):
-        if (found := _by_code(cause)) is not None:
-            return found
-    return None
+    kinds = (_kind(cause) for cause in _causes(error))
+    kind = next((kind for kind in kinds if kind is not None), None)
+    return None if kind is None else kind(_summary(error))
 
 
 def breaks_connection(error: BaseException) -> bool:
-    """Say whether a connection is of no use any more after this error, whatever the driver still holds it for."""
-    driver_is_lost = isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError | OSError)
-    return driver_is_lost or isinstance(classify(error), errors.ConnectionLost)
+    """Say whether a connection is of no use any more after this error, whatever the driver still holds it for.
+
+    It was lost, the server ends it, or it leads to a server that does not write. What happened to one of a pool's
+    connections has most likely happened to the others.
+    """
+    if isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError | OSError):
+        return True
+    return any(_ends_session(cause) for cause in _causes(error)) or isinstance(classify(error), errors.ConnectionLost)
 
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Raise our own errors for the driver's, with the driver's as ``__cause__``."""
+    """Raise our own errors for the driver's and for those of values, with the first error as ``__cause__``."""
     try:
         yield
-    except DRIVER_ERRORS as error:
+    except (*DRIVER_ERRORS, *VALUE_ERRORS) as error:
         if (ours := classify(error)) is None:
             raise
         raise ours from error
@@ -113,32 +149,33 @@ async def coming_back(attempt: Callable[[], Awaitable[_Result]], *, within: floa
         await asyncio.sleep(random.uniform(*PAUSE))
 
 
-def _by_code(error: BaseException) -> errors.ExecutionApiError | None:
-    if type(error).__module__.partition(".")[0] in MYSQL_DRIVERS:
-        # By errno alone: their SQLSTATE, where a driver tells it, is 40001 for a deadlock and HY000 for most others.
-        errno = next((argument for argument in error.args if isinstance(argument, int)), None)
-        kind = None if errno is None else RETRYABLE_BY_ERRNO.get(errno)
-        return None if kind is None else kind(f"MySQL error {errno}")
-    sqlstate = getattr(error, "sqlstate", None)
-    if isinstance(sqlstate, str):
-        if kind := RETRYABLE_BY_SQLSTATE.get(sqlstate):
-            return kind(_summary(error))
-        if sqlstate.startswith(CONNECTION_CLASS):
-            return errors.ConnectionLost(_summary(error))
-        if rejected := REJECTED_BY_SQLSTATE.get(sqlstate):
-            return rejected(_summary(error))
-        if sqlstate.startswith(DATA_CLASS):
-            return errors.InvalidValue(_summary(error))
-        return None
-    if isinstance(error, asyncpg.DataError):  # raised by the driver itself while it encodes an argument
-        return errors.InvalidValue("a value does not fit its column")
-    if isinstance(error, asyncpg.InterfaceError) and "connection" in str(error):  # "connection is closed" and its like
-        return errors.ConnectionLost("the connection to the database was lost")
-    if isinstance(error, asyncpg.InternalClientError):  # the server's last word came in, and its end has not yet
-        return errors.ConnectionLost("the connection to the database was lost")
-    if isinstance(error, OSError):  # refused, reset, timed out, host not found
-        return errors.ConnectionLost("the database cannot be reached")
+def _kind(error: BaseException) -> type[errors.RetryableDatabaseError | errors.RejectedByDatabase] | None:
+    """Return what one error of a chain becomes, or None when it does not tell."""
+    if _is_of_mysql(error):
+        return BY_ERRNO.get(_errno(error), BY_ERRNO[None])
+    if isinstance(sqlstate := getattr(error, "sqlstate", None), str):
+        found = BY_SQLSTATE.get(sqlstate, BY_SQLSTATE.get(sqlstate[:2], BY_SQLSTATE[""]))
+        return errors.ConnectionLost if found is BY_SQLSTATE[""] and _ends_session(error) else found
+    if isinstance(error, VALUE_ERRORS):
+        return errors.InvalidValue
+    if isinstance(error, asyncpg.InterfaceError):  # "connection is closed" and its like; the others are misuse of the driver
+        return errors.ConnectionLost if "connection" in str(error) else None
+    if isinstance(error, asyncpg.InternalClientError | OSError):  # its last word came and its end has not yet; unreachable
+        return errors.ConnectionLost
     return None
+
+
+def _is_of_mysql(error: BaseException) -> bool:
+    return type(error).__module__.partition(".")[0] in MYSQL_DRIVERS
+
+
+def _errno(error: BaseException) -> int | None:
+    """Return a MySQL driver's number: their SQLSTATE, where one tells it, is HY000 for most of them."""
+    return next((argument for argument in error.args if isinstance(argument, int)), None)
+
+
+def _ends_session(error: BaseException) -> bool:
+    return getattr(error, "severity_en", None) in ENDS_SESSION
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -150,8 +187,17 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _summary(error: BaseException) -> str:
-    """Return the server's primary message, without the statement and its parameters, which may hold secrets."""
+    """Say what happened; of the server's words its primary message, for the statement and its parameters may hold secrets."""
     for cause in _causes(error):
-        if isinstance(cause, asyncpg.PostgresError):
-            return str(cause.args[0]) if cause.args else type(cause).__name__
-    return type(error).__name__
+        if isinstance(cause, asyncpg.PostgresError) and cause.args:
+            return str(cause.args[0])
+        if _is_of_mysql(cause):
+            return f"MySQL error {_errno(cause)}"
+        if isinstance(cause, VALUE_ERRORS):
+            return f"a value cannot be stored: {_WHY.get(type(cause), 'it holds text that is no Unicode')}"
+        if isinstance(cause, OSError):
+            return "the database cannot be reached"
+    return "the connection to the database was lost"
+
+
+_WHY = {OverflowError: "a number or date is out of range", RecursionError: "it is nested too deep"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated
 
@@ -22,7 +22,16 @@ def within(low: int, high: int) -> AfterValidator:
 
 
 Integer = Annotated[int, within(-(2**31), 2**31 - 1)]  # what PostgreSQL's integer columns take
-UtcDateTime = Annotated[AwareDatetime, AfterValidator(lambda moment: moment.astimezone(UTC))]
+
+
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("must be from the year 1 to the year 9999 in UTC") from None
+
+
+UtcDateTime = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
 class BaseModel(pydantic.BaseModel):

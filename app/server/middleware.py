@@ -208,7 +208,12 @@ class RetryableErrors:
             await self.app(scope, receive, send)
         except RetryableDatabaseError as error:
             metrics.RETRYABLE.labels(error.reason).inc()
-            log.warning("retryable database error", reason=error.reason, path=scope["path"])
+            log.warning(
+                "retryable database error",
+                reason=error.reason,
+                path=scope["path"],
+                sqlstate=getattr(error.__cause__, "sqlstate", None),
+            )
             await _send_unavailable(send, type(error))
 
 

@@ -21,7 +21,7 @@ from app.db import audit, dag_runs, dags, hitl, state_store, task_instances, tea
 from app.db.retrying import coming_back
 from app.db.session import Session
 from app.db.tables import AnyRow
-from app.errors import InvalidValue, RetryableDatabaseError
+from app.errors import MissingReference, RejectedByDatabase, RetryableDatabaseError, UniqueViolation
 from app.schemas.task_instances import (
     TIEnterRunningPayload,
     TIHeartbeatInfo,
@@ -144,13 +144,13 @@ async def report_state(service: Service, *, ti_id: uuid.UUID, payload: TIStateUp
 
     :returns: what was done; a 2xx may be answered only for :class:`Accept` and :class:`Same`.
     :raises RetryableDatabaseError: nothing was written; a deadlock is never a reason to write ``failed``.
-    :raises InvalidValue: a value does not fit; nothing was written.
+    :raises RejectedByDatabase: it does not take a value; nothing was written, and the task runs on.
     """
     try:
         decision, row = await coming_back(
-            lambda: _record_state(service, ti_id, payload), within=service.settings.database.lock_timeout
+            lambda: _record_state_once_more(service, ti_id, payload), within=service.settings.database.lock_timeout
         )
-    except (RetryableDatabaseError, InvalidValue):
+    except (RetryableDatabaseError, RejectedByDatabase):
         raise
     except Exception:
         log.exception("the reported state could not be recorded", ti_id=str(ti_id), state=str(payload.state))
@@ -158,6 +158,16 @@ async def report_state(service: Service, *, ti_id: uuid.UUID, payload: TIStateUp
     if row is not None and row.fail_fast and payload.state == "failed" and not isinstance(decision, Refuse):
         await _stop_held(service, row)  # on a repeated report too: the first may have ended in between
     return decision
+
+
+async def _record_state_once_more(
+    service: Service, ti_id: uuid.UUID, payload: TIStateUpdate
+) -> tuple[Decision, AnyRow | None]:
+    """Record a state; again if somebody made or deleted, in the same moment, a row that goes with it."""
+    try:
+        return await _record_state(service, ti_id, payload)
+    except (MissingReference, UniqueViolation):  # whoever was first has committed: now it is found there, or gone
+        return await _record_state(service, ti_id, payload)
 
 
 async def _record_state(service: Service, ti_id: uuid.UUID, payload: TIStateUpdate) -> tuple[Decision, AnyRow | None]:

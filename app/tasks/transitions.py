@@ -359,6 +359,8 @@ def _refuse_outlet_events(payload: TISuccessStatePayload) -> Refuse | None:
             return _invalid_event(f"{where}.dest_asset_key must be an object with a name and a uri")
         if not isinstance(event.get("extra"), dict):
             return _invalid_event(f"{where}.extra must be an object")
+        if not isinstance(event.get("source_alias_name"), str | None):
+            return _invalid_event(f"{where}.source_alias_name must be a string")
         partition_key = event.get("partition_key")
         if partition_key is not None and not (isinstance(partition_key, str) and partition_key.strip()):
             return Refuse(

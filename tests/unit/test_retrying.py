@@ -6,7 +6,8 @@ from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app import errors
-from app.db.retrying import RETRYABLE_BY_SQLSTATE, classify, translated
+from app.db.retrying import breaks_connection, classify, translated
+from tests.sqlstates import fault, reason, sqlstates
 
 
 def server_error(sqlstate: str, message: str = "said the server") -> asyncpg.PostgresError:
@@ -15,33 +16,35 @@ def server_error(sqlstate: str, message: str = "said the server") -> asyncpg.Pos
     return error
 
 
-CODES = [
-    *RETRYABLE_BY_SQLSTATE.items(),
-    ("08006", errors.ConnectionLost),
-    ("08001", errors.ConnectionLost),
-    ("22001", errors.InvalidValue),
-    ("22P05", errors.InvalidValue),
-    ("23502", errors.InvalidValue),
-    ("23503", errors.MissingReference),
-    ("23505", errors.UniqueViolation),
-    ("23514", errors.InvalidValue),
-]
+KINDS = {
+    "request": {code: errors.InvalidValue for code in sqlstates() if fault(code) == "request"}
+    | {"23503": errors.MissingReference, "23505": errors.UniqueViolation},
+    "ours": dict.fromkeys((code for code in sqlstates() if fault(code) == "ours"), type(None)),
+}
 
 
-@pytest.mark.parametrize(("sqlstate", "kind"), CODES)
 @pytest.mark.parametrize("wrapper", [DBAPIError, OperationalError, ProgrammingError, None])
-def test_the_code_decides_and_never_the_class(sqlstate: str, kind: type, wrapper: type[DBAPIError] | None) -> None:
-    cause = server_error(sqlstate)
-    error: BaseException = cause if wrapper is None else wrapper("SELECT 1", {"secret": "x"}, cause)
-    assert type(classify(error)) is kind
-    assert "secret" not in str(classify(error))
+def test_the_code_decides_and_never_the_class(wrapper: type[DBAPIError] | None) -> None:
+    for sqlstate in sqlstates():
+        cause = server_error(sqlstate)
+        error: BaseException = cause if wrapper is None else wrapper("SELECT 1", {"secret": "x"}, cause)
+        found = classify(error)
+        if fault(sqlstate) == "database":
+            assert isinstance(found, errors.RetryableDatabaseError) and found.reason == reason(sqlstate), sqlstate
+        else:
+            assert type(found) is KINDS[fault(sqlstate)][sqlstate], sqlstate
+        assert "secret" not in str(found)
 
 
-@pytest.mark.parametrize("sqlstate", ["42601", "42P01", "42703", "XX000", "0A000", "25P02", "28P01"])
-def test_defects_stay_defects(sqlstate: str) -> None:
-    assert classify(DBAPIError("SELECT", {}, server_error(sqlstate))) is None
+def test_a_code_that_postgresql_does_not_have_yet_is_its_own_affair() -> None:
+    assert type(classify(server_error("ZZ999"))) is errors.RetryableDatabaseError
+    assert type(classify(server_error("22ZZZ"))) is errors.InvalidValue
+    assert type(classify(server_error("57ZZZ"))) is errors.ConnectionLost
+
+
+def test_defects_stay_defects() -> None:
     with pytest.raises(DBAPIError), translated():
-        raise DBAPIError("SELECT", {}, server_error(sqlstate))
+        raise DBAPIError("SELECT", {}, server_error("42601"))
 
 
 class _MySQLError(Exception):
@@ -55,12 +58,47 @@ class _MySQLError(Exception):
         (1205, errors.LockTimeout),
         (2006, errors.ConnectionLost),
         (2013, errors.ConnectionLost),
+        (1290, errors.ReadOnlyServer),
+        (1406, errors.InvalidValue),
+        (1062, errors.UniqueViolation),
+        (1021, errors.RetryableDatabaseError),
     ],
 )
 def test_mysql_codes(errno: int, kind: type) -> None:
     assert type(classify(OperationalError("SELECT", {}, _MySQLError(errno, "said the server")))) is kind
+    assert str(classify(_MySQLError(errno, "said the server"))) == f"MySQL error {errno}"
     assert classify(OperationalError("SELECT", {}, _MySQLError(1064, "syntax"))) is None
     assert classify(OperationalError("SELECT", {}, RuntimeError(errno))) is None
+
+
+VALUES = [
+    UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed"),
+    UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),
+    OverflowError("date value out of range"),
+    RecursionError("maximum recursion depth exceeded"),
+    asyncpg.DataError("invalid input for query argument $1"),
+]
+
+
+@pytest.mark.parametrize("error", VALUES, ids=lambda error: type(error).__name__)
+def test_an_error_that_a_value_causes_refuses_the_value(error: Exception) -> None:
+    with pytest.raises(errors.InvalidValue) as raised, translated():
+        raise error
+    assert raised.value.__cause__ is error
+    assert raised.value.status == 422
+
+
+def test_which_errors_leave_a_connection_of_no_use() -> None:
+    """Its siblings most likely share its fate: a pool may ask the same question for them."""
+    broken = {sqlstate for sqlstate in sqlstates() if breaks_connection(DBAPIError("", {}, server_error(sqlstate)))}
+    assert broken == {s for s in sqlstates() if s.startswith(("08", "57"))} - {"57014"} | {"25006"}
+    ended = server_error("25P03")
+    ended.severity_en = "FATAL"  # idle_in_transaction_session_timeout: whatever the code, nobody answers any more
+    assert breaks_connection(ended)
+    assert type(classify(ended)) is errors.ConnectionLost
+    assert breaks_connection(ConnectionResetError())
+    assert breaks_connection(asyncpg.InterfaceError("another operation is in progress"))
+    assert not breaks_connection(RuntimeError())
 
 
 def test_the_pool_and_the_network() -> None:
