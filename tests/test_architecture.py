@@ -56,10 +56,11 @@ def test_transactions_begin_and_end_in_one_place(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(APP)))
 def test_rows_are_locked_in_one_place(path: Path) -> None:
-    """A task instance by primary key, in two strengths; several without waiting; a run, and then all that belong to it."""
+    """A task instance by primary key, in two strengths; several without waiting; a run, and all of it; a partition."""
     expected = {
         APP / "db" / "task_instances.py": {"<module>", "lock_ready", "lock_run"},
         APP / "db" / "dag_runs.py": {"<module>"},
+        APP / "db" / "partitions.py": {"<module>"},
     }.get(path, set())
     assert _functions_that_call(path, "with_for_update") == expected
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import func, literal, or_, select, tuple_
+from sqlalchemy import ARRAY, Integer, Text, bindparam, func, literal, or_, select, true, tuple_
 from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 
 from app.db.session import Session
@@ -217,11 +217,37 @@ async def consumers(session: Session, *, asset_pk: int, name: str, uri: str, ali
     return (await session.execute(statement.order_by(dag.c.dag_id))).all()
 
 
-async def queue(session: Session, *, pairs: Iterable[tuple[int, str]], now: datetime) -> None:
-    """Queue Dags for a run, once each; in key order, so that two reports that queue the same Dags cannot deadlock.
+_moment = select(func.clock_timestamp().label("now")).cte("moment")
+_pairs = (
+    func.unnest(bindparam("asset_pks", type_=ARRAY(Integer)), bindparam("dag_ids", type_=ARRAY(Text)))
+    .table_valued("asset_id", "dag_id")
+    .render_derived(name="pairs")
+)
+_queued = insert(asset_dag_run_queue).from_select(
+    ["asset_id", "target_dag_id", "created_at"],
+    select(_pairs.c.asset_id, _pairs.c.dag_id, _moment.c.now)
+    .select_from(_pairs.join(_moment, true()))
+    .order_by(_pairs.c.asset_id, _pairs.c.dag_id),
+)
+_QUEUE = _queued.on_conflict_do_update(
+    index_elements=["asset_id", "target_dag_id"],
+    set_={"created_at": func.greatest(asset_dag_run_queue.c.created_at, _queued.excluded.created_at)},
+).returning(select(_moment.c.now).scalar_subquery())
 
-    :param pairs: (asset id, Dag id).
+
+async def queue(session: Session, *, pairs: Collection[tuple[int, str]]) -> datetime:
+    """Queue Dags for a run, once each, and return the time that their events must have.
+
+    The scheduler takes the rows of a Dag that nobody holds, makes a run of the events up to the newest of their times, and
+    deletes them. So a Dag that is queued already is queued anew, as of now; its rows are held from here on, so that no run
+    can be made between this time and the commit; and the time is the database's, one clock for all servers.
+
+    They are taken in key order, so that two reports that queue the same Dags meet at the first.
+
+    :param pairs: (asset id, Dag id), at least one.
+    :raises LockTimeout: when somebody holds one of the rows.
     """
-    rows = [{"asset_id": asset_pk, "target_dag_id": dag_id, "created_at": now} for asset_pk, dag_id in sorted(set(pairs))]
-    if rows:
-        await session.execute(insert(asset_dag_run_queue).values(rows).on_conflict_do_nothing())
+    in_order = sorted(set(pairs))
+    keys = {"asset_pks": [asset_pk for asset_pk, _ in in_order], "dag_ids": [dag_id for _, dag_id in in_order]}
+    moments = list(await session.scalars(_QUEUE, keys))
+    return cast("datetime", moments[0])

@@ -15,11 +15,13 @@ from app.releases import Revision
 WAITING = 0x45584150  # the class of our advisory locks: a number of our own
 
 _waiting = asset_partition_dag_run.c
+# Held until the commit, so that no run is made of a partition between this and that: an event that joins would be in none.
 _NEWEST = (
     select(_waiting.id, _waiting.created_dag_run_id)
     .where(_waiting.target_dag_id == bindparam("dag_id"), _waiting.partition_key == bindparam("key"))
     .order_by(_waiting.id.desc())
     .limit(1)
+    .with_for_update(of=asset_partition_dag_run, key_share=True)
 )
 _NEWEST_WITH_DATE = _NEWEST.add_columns(_waiting.partition_date)
 _MAKE = insert(asset_partition_dag_run).returning(_waiting.id)
@@ -49,6 +51,7 @@ async def wait_for(
     """Return the id of a Dag's partition that has no run yet; a new one is made when there is none.
 
     :param date: of the event's own partition, for mappers that keep it. Events that disagree leave none.
+    :raises LockTimeout: when the scheduler makes its run right now; after that, the next event is for another.
     """
     known = revision.known("asset_partition_dag_run", {"partition_date": date, "rollup_fingerprint": fingerprint})
     newest = _NEWEST_WITH_DATE if "partition_date" in known else _NEWEST

@@ -7,7 +7,7 @@ shared tables are sorted: Airflow's own server iterates sets there, and two succ
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -38,6 +38,8 @@ class _Emission:
     partition_key: str | None
     partition_date: datetime | None
     alias_names: frozenset[str] = field(default_factory=frozenset)
+    alias_pks: Sequence[int] = ()
+    waiting: Sequence[AnyRow] = ()  # Dags that it reaches
 
 
 async def register(
@@ -53,29 +55,27 @@ async def register(
     await Database.stop_waiting(session)
     emissions = await _direct(session, row, effect, revision)
     emissions += await _through_aliases(session, row, effect, now)
-    queued: list[tuple[int, str]] = []
     for emission in emissions:
-        alias_pks = (
-            await assets.attach_aliases(session, asset_pk=emission.asset_pk, names=emission.alias_names)
-            if emission.alias_names
-            else []
-        )
+        await _find_waiting(session, row, emission, settings, revision)
+    queued = {
+        (emission.asset_pk, dag.dag_id)
+        for emission in emissions
+        if emission.partition_key is None
+        for dag in emission.waiting
+        if not dag.timetable_partitioned
+    }
+    moment = await assets.queue(session, pairs=queued) if queued else now
+    for emission in emissions:
         event_pk = await assets.record_event(
             session,
             asset_pk=emission.asset_pk,
             extra=emission.extra,
             partition_key=emission.partition_key,
             source=row,
-            alias_pks=alias_pks,
-            now=now,
+            alias_pks=emission.alias_pks,
+            now=moment,
         )
-        waiting = await assets.consumers(
-            session, asset_pk=emission.asset_pk, name=emission.name, uri=emission.uri, alias_pks=alias_pks
-        )
-        if settings.multi_team and revision.assets_know_teams:
-            allowed = await _in_reach(session, row, emission, [dag.dag_id for dag in waiting])
-            waiting = [dag for dag in waiting if dag.dag_id in allowed]
-        partitioned = [dag.dag_id for dag in waiting if dag.timetable_partitioned]
+        partitioned = [dag.dag_id for dag in emission.waiting if dag.timetable_partitioned]
         if partitioned and not emission.partition_key:
             await _record_missing_partition_key(session, row, emission, partitioned, now)
         elif partitioned:
@@ -84,10 +84,19 @@ async def register(
                     await _wait_for_partitions(session, row, emission, event_pk, dag_id, now, settings, revision)
             except UnknownMapper as error:
                 return Refuse(422, {"reason": "unknown_partition_mapper", "message": f"Nothing was recorded: {error}"})
-        if emission.partition_key is None:
-            queued += [(emission.asset_pk, dag.dag_id) for dag in waiting if not dag.timetable_partitioned]
-    await assets.queue(session, pairs=queued, now=now)
     return None
+
+
+async def _find_waiting(session: Session, row: AnyRow, emission: _Emission, settings: Settings, revision: Revision) -> None:
+    """Attach an emission's asset to its aliases, and find the Dags that wait for it."""
+    if emission.alias_names:
+        emission.alias_pks = await assets.attach_aliases(session, asset_pk=emission.asset_pk, names=emission.alias_names)
+    emission.waiting = await assets.consumers(
+        session, asset_pk=emission.asset_pk, name=emission.name, uri=emission.uri, alias_pks=emission.alias_pks
+    )
+    if settings.multi_team and revision.assets_know_teams:
+        allowed = await _in_reach(session, row, emission, [dag.dag_id for dag in emission.waiting])
+        emission.waiting = [dag for dag in emission.waiting if dag.dag_id in allowed]
 
 
 async def _direct(session: Session, row: AnyRow, effect: RegisterAssets, revision: Revision) -> list[_Emission]:

@@ -46,9 +46,13 @@ END = {"end_date": "2026-01-01T00:05:00Z"}
 OUTLET = {"name": "first", "uri": "s3://bucket/first", "type": "Asset"}
 TABLES = (
     "task_instance", "task_instance_history", "dag_run", "trigger", "task_reschedule", "asset_event", "asset_dag_run_queue",
-    "log", "rendered_task_instance_fields", "xcom", "hitl_detail",
+    "log", "rendered_task_instance_fields", "xcom", "hitl_detail", "dagrun_asset_event", "asset_partition_dag_run",
+    "partitioned_asset_key_log",
 )  # fmt: skip
-CHANGED = re.compile(r"task_instance_history|task_instance|dag_run\b|trigger\b|asset_dag_run_queue")
+CHANGED = re.compile(
+    r"task_instance_history|task_instance|\bdag_run\b|trigger\b|asset_dag_run_queue|asset_partition_dag_run"
+    r"|partitioned_asset_key_log"
+)
 LOCK_WAIT = (
     "SELECT count(*) > 0 FROM pg_stat_activity"
     " WHERE datname = current_database() AND wait_event_type = 'Lock' AND (application_name = 'execution-api') = $1"
@@ -311,3 +315,33 @@ async def test_every_order(explorer: Explorer, operation: Operation, writer: Wri
             assert (status, found) in serial, schedule
         else:
             assert found.keys() <= legal, (schedule, found.keys() - legal)
+
+
+SUCCESS = next(operation for operation in OPERATIONS if operation.name == "success with outlets")
+CONSUMERS = [
+    pytest.param("outlets", "asset-triggered runs", id="the first event"),
+    pytest.param("queued already", "asset-triggered runs", id="one more event"),
+    pytest.param("partitions, identity", "runs of partitions", id="the first event of a partition"),
+    pytest.param("waiting already", "runs of partitions", id="one more event of a partition"),
+]
+LOST = """
+    SELECT e.id, count(r.id) FROM asset_event e
+    LEFT JOIN dagrun_asset_event d ON d.event_id = e.id LEFT JOIN dag_run r ON r.id = d.dag_run_id AND r.dag_id = 'c1'
+    GROUP BY e.id HAVING count(r.id) <> 1
+"""
+
+
+@pytest.mark.parametrize(("setup", "name"), CONSUMERS)
+async def test_every_event_is_in_one_run(explorer: Explorer, setup: str, name: str) -> None:
+    """However a success and the scheduler come in between each other: what this loop leaves, the next one takes."""
+    writer = next(writer for writer in WRITERS if writer.name == name)
+    explorer.shared = set(CHANGED.findall(" ".join(writer.statements)))
+    ti = await explorer.prepare(setup)
+    ours_first = await explorer.run(SUCCESS, ti, writer, "O" * 100)
+    theirs_first = await explorer.run(SUCCESS, ti, writer, "W" * 100)
+    for schedule in schedules(ours_first[2], theirs_first[3]):
+        status, _, _, _ = await explorer.run(SUCCESS, ti, writer, schedule)
+        assert status == 204, schedule
+        await explorer._write(writer)
+        assert await explorer.watching.fetchval("SELECT count(*) FROM asset_event") > 0
+        assert await explorer.watching.fetch(LOST) == [], schedule

@@ -19,6 +19,15 @@ _UNFINISHED = (
 LOCK_RUN = f"SELECT id FROM dag_run WHERE {_RUN} FOR NO KEY UPDATE SKIP LOCKED"
 
 
+def _made(run_after: str) -> str:
+    """Return the insert of an asset-triggered run of ``c1``, up to the SELECT's FROM."""
+    return (
+        "INSERT INTO dag_run (dag_id, run_id, run_type, state, run_after, clear_number, log_template_id)"
+        " SELECT 'c1', 'asset_triggered__' || (SELECT count(*) FROM dag_run), 'asset_triggered', 'queued',"
+        f" {run_after}, 0, NULL"
+    )
+
+
 @dataclass(frozen=True)
 class Writer:
     """One transaction of Airflow's.
@@ -178,8 +187,29 @@ WRITERS = (
         "asset-triggered runs",
         "jobs/scheduler_job_runner.py: _create_dag_runs_asset_triggered",
         (
-            "SELECT asset_id FROM asset_dag_run_queue ORDER BY created_at DESC FOR UPDATE SKIP LOCKED",
-            "DELETE FROM asset_dag_run_queue",
+            "SELECT asset_id AS id FROM asset_dag_run_queue WHERE target_dag_id = 'c1' ORDER BY created_at DESC"
+            " FOR UPDATE SKIP LOCKED /* keep */",
+            f"WITH made AS ({_made('max(created_at)')} FROM asset_dag_run_queue WHERE target_dag_id = 'c1' AND asset_id = ANY($1)"
+            " HAVING count(*) > 0 RETURNING id, run_after)"
+            " INSERT INTO dagrun_asset_event (dag_run_id, event_id) SELECT made.id, e.id FROM made, asset_event e"
+            " WHERE e.asset_id IN (SELECT asset_id FROM dag_schedule_asset_reference WHERE dag_id = 'c1')"
+            " AND e.timestamp <= made.run_after AND e.timestamp > coalesce((SELECT max(run_after) FROM dag_run"
+            " WHERE dag_id = 'c1' AND run_type = 'asset_triggered' AND run_after < made.run_after), '-infinity')",
+            "DELETE FROM asset_dag_run_queue WHERE target_dag_id = 'c1' AND asset_id = ANY($1)",
+        ),
+        skips=True,
+    ),
+    Writer(
+        "runs of partitions",
+        "jobs/scheduler_job_runner.py: _create_dagruns_for_partitioned_asset_dags, of 3.3; 3.2 locks nothing first",
+        (
+            "SELECT id FROM asset_partition_dag_run WHERE created_dag_run_id IS NULL ORDER BY created_at, id"
+            " FOR UPDATE SKIP LOCKED /* keep */",
+            f"WITH made AS ({_made('now()')} FROM asset_partition_dag_run WHERE id = ANY($1) HAVING count(*) > 0 RETURNING id)"
+            " INSERT INTO dagrun_asset_event (dag_run_id, event_id) SELECT made.id, asset_event_id"
+            " FROM made, partitioned_asset_key_log WHERE asset_partition_dag_run_id = ANY($1)",
+            "UPDATE asset_partition_dag_run SET created_dag_run_id = (SELECT max(id) FROM dag_run WHERE dag_id = 'c1')"
+            " WHERE id = ANY($1)",
         ),
         skips=True,
     ),

@@ -281,6 +281,18 @@ async def outlets(world: World) -> Any:
     return await world.one_running("d")
 
 
+async def _queued_already(world: World) -> Any:
+    """An event of ``first`` for which ``c1`` is queued, and has no run yet."""
+    ti = await outlets(world)
+    asset = await world.connection.fetchval("SELECT id FROM asset WHERE name = 'first'")
+    await world.insert("asset_event", asset_id=asset, extra={}, source_map_index=-1, timestamp=EPOCH)
+    await world.insert("asset_dag_run_queue", asset_id=asset, target_dag_id="c1", created_at=EPOCH)
+    return ti
+
+
+SETUPS["queued already"] = _queued_already
+
+
 @setup
 async def partitioned_run(world: World) -> Any:
     ti = await outlets(world)
