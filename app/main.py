@@ -21,13 +21,13 @@ from app import __version__, metrics
 from app import settings as settings_module
 from app.db.session import Database
 from app.routes import MOUNT_POINT
+from app.server.admission import Admission, Door
 from app.server.auth import Tokens
 from app.server.event_loop import Lag
 from app.server.middleware import (
     AccessLog,
     CorrelationId,
     Count,
-    LoadShedding,
     Observed,
     RequestLimits,
     RetryableErrors,
@@ -110,12 +110,14 @@ def create_app(settings: Settings | None = None) -> Starlette:
     secrets = Secrets(settings, database)
     api = ExecutionApi()
     lag, under_way = Lag(), Count()
+    door = Door(database.slots)
     server = settings.server
     sampling = metrics.Sampling(
         {
             metrics.IN_FLIGHT: lambda: under_way.now,
             metrics.LAG: lag.worst,
             **database.gauges(),
+            **door.gauges(),
         }
     )
 
@@ -155,7 +157,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
                 under_way=under_way,
                 access_log=AccessLog(server.access_log_share, server.access_log_heartbeats) if server.access_log else None,
             ),
-            Middleware(LoadShedding, is_overloaded=database.is_overloaded, lag=lag),
+            Middleware(Admission, door=door),
             Middleware(RetryableErrors),
             Middleware(TokenRefresh, tokens=tokens),
             Middleware(RequestLimits, max_body_bytes=server.max_body_bytes),

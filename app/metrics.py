@@ -1,7 +1,7 @@
 """Everything that is counted, in one place: what a part of the service counts, it declares here and counts itself.
 
 Requests have the names of the Prometheus FastAPI instrumentator, so that its dashboards work; ours begin with
-``execution_api_``. Labels have few values, and none that a request can make: operations, reasons and urgencies are ours.
+``execution_api_``. Labels have few values, none that a request can make: operations, reasons, kinds and urgencies are ours.
 Each worker process counts in a file of its own, and whoever is asked adds up those of all, of the dead too (decision 20).
 What is a state rather than a sum is sampled once a second (:class:`Sampling`): it costs no request anything.
 """
@@ -42,6 +42,9 @@ DURATION = Histogram(
     ["handler", "method"],
     buckets=SECONDS,
 )
+NOT_LET_IN = Counter(
+    "execution_api_requests_not_let_in", "Requests answered 503 because others went first for too long", ["kind"]
+)
 RETRYABLE = Counter("execution_api_retryable_errors", "Requests answered 503, by reason", ["reason"])
 REPEATED = Counter(
     "execution_api_transactions_repeated", "Transactions that let go of everything and came back, by reason", ["reason"]
@@ -60,6 +63,9 @@ WAIT = Histogram(
     buckets=SECONDS,
 )
 
+AT_THE_DOOR = Gauge(
+    "execution_api_requests_at_the_door", "Requests that wait to be let in", ["kind"], multiprocess_mode="liveall"
+)
 IN_FLIGHT = Gauge("execution_api_requests_in_flight", "Requests under way", multiprocess_mode="liveall")
 HELD = Gauge("execution_api_requests_held", "Requests that wait for the database to come back", multiprocess_mode="liveall")
 BODY_BYTES = Gauge("execution_api_body_bytes_held", "Bytes of bodies that are held in memory", multiprocess_mode="liveall")

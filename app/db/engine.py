@@ -27,7 +27,6 @@ def create_engine(settings: DatabaseSettings) -> Engine:
         isolation_level="READ COMMITTED",
         pool_size=settings.pool_size,
         max_overflow=0,
-        pool_timeout=settings.pool_timeout,
         pool_recycle=settings.pool_recycle,
         pool_use_lifo=True,
         connect_args=_connect_arguments(settings),

@@ -187,7 +187,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _summary(error: BaseException) -> str:
-    """Say what happened; of the server's words its primary message, for the statement and its parameters may hold secrets."""
+    """Say what happened; of the server's words the primary message: the statement and its parameters may hold secrets."""
     for cause in _causes(error):
         if isinstance(cause, asyncpg.PostgresError) and cause.args:
             return str(cause.args[0])

@@ -76,7 +76,7 @@ class Database:
         self.engine: Engine = create_engine(settings)
         self._compiled = compiler(self.engine.dialect)
         self._idle: list[_Taken] = []
-        self._slots = Slots(settings.pool_size, timeout=settings.pool_timeout)
+        self.slots = Slots(settings.pool_size)
         self._sessions: async_sessionmaker[AsyncSession] | None = None
 
     @asynccontextmanager
@@ -123,7 +123,7 @@ class Database:
         if self._sessions is None:
             self._sessions = await asyncio.to_thread(_session_maker, self.engine)
         with translated():
-            async with self._slots.held():
+            async with self.slots.held():
                 self._put_back()
                 async with self._sessions.begin() as session:
                     yield session
@@ -132,7 +132,7 @@ class Database:
     async def _direct(self, *, urgent: bool = False) -> AsyncIterator[DirectSession]:
         """Open a session on a connection of the pool, outside any transaction."""
         with translated():
-            async with self._slots.held(urgent=urgent), self._connected() as session:
+            async with self.slots.held(urgent=urgent), self._connected() as session:
                 yield session
 
     @asynccontextmanager
@@ -181,16 +181,12 @@ class Database:
         """Roll back what a transaction wrote so far; its block ends without writing anything."""
         await session.control("ROLLBACK")
 
-    def is_overloaded(self) -> bool:
-        """Say whether a request that comes now would wait too long for a connection."""
-        return self._slots.is_overloaded()
-
     def gauges(self) -> dict[Gauge, Callable[[], float]]:
         """Return what tells how many connections are used, and how many wait for one."""
         return {
-            metrics.CONNECTIONS: self._slots.used,
-            metrics.WAITING.labels("heartbeat"): partial(self._slots.waiting, urgent=True),
-            metrics.WAITING.labels("other"): partial(self._slots.waiting, urgent=False),
+            metrics.CONNECTIONS: self.slots.used,
+            metrics.WAITING.labels("heartbeat"): partial(self.slots.waiting, urgent=True),
+            metrics.WAITING.labels("other"): partial(self.slots.waiting, urgent=False),
         }
 
     async def close(self) -> None:

@@ -1,4 +1,4 @@
-"""How late the event loop is: what it comes to now has waited for about as long."""
+"""How late the event loop is: what it comes to now has waited for up to as long, before anything of ours knew of it."""
 
 from __future__ import annotations
 

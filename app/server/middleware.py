@@ -16,10 +16,9 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import metrics
-from app.errors import PoolExhausted, RetryableDatabaseError, ServerBusy, invalid_value
+from app.errors import RetryableDatabaseError, invalid_value
 from app.server import logs
 from app.server.auth import REFRESH_HEADER, WORKLOAD, Tokens
-from app.server.event_loop import Lag
 
 log = structlog.get_logger(__name__)
 access = structlog.get_logger("access")
@@ -27,8 +26,6 @@ access = structlog.get_logger("access")
 CORRELATION_HEADER = b"correlation-id"
 # Bodies of these carry XComs, variables, rendered fields, trigger kwargs: users' data, of any size that the database takes.
 LARGE_BODIES = re.compile(r"^/execution/(xcoms|variables|store|hitlDetails|dag-runs)/|/(state|rtif)$")
-SPARED = re.compile(r"/heartbeat$|^/execution/health|^/metrics$")  # from being shed at the door
-LATE = 0.3  # seconds; who waited as long for this process to come to it would not be answered within one
 DROPPED_BODY = 256 * 1024 * 1024  # bytes of a refused body that are read before its connection is closed all the same
 SMALL_BODY = 1024 * 1024  # bytes; the largest of the others lists the tasks to skip: a thousand of them are 250 kB
 JITTER = 2  # seconds; victims of one collision come back spread over three different seconds
@@ -161,42 +158,6 @@ class Observed:
             )
 
 
-class LoadShedding:
-    """Refuses what waits too long before it costs anything: its token, its body, its place in line, a line in the log.
-
-    It answers 503 itself, and tells once a second how many. Heartbeats go on to the queue, which refuses them last; so does
-    what asks for our health.
-
-    :param is_overloaded: whether a request that comes now would wait too long for a connection.
-    :param lag: how long it has waited for its turn already.
-    """
-
-    def __init__(self, app: ASGIApp, *, is_overloaded: Callable[[], bool], lag: Lag) -> None:
-        self.app = app
-        self.is_overloaded = is_overloaded
-        self.lag = lag
-        self._refused, self._told = 0, 0.0
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (error := self._too_much()) and not SPARED.search(scope["path"]):
-            self._count(error)
-            return await _send_unavailable(send, error)
-        await self.app(scope, receive, send)
-
-    def _too_much(self) -> type[RetryableDatabaseError] | None:
-        if self.lag.seconds > LATE:
-            return ServerBusy
-        return PoolExhausted if self.is_overloaded() else None
-
-    def _count(self, error: type[RetryableDatabaseError]) -> None:
-        metrics.RETRYABLE.labels(error.reason).inc()
-        self._refused += 1
-        now = time.monotonic()
-        if now - self._told >= 1:
-            log.warning("requests are refused, more is asked than can be served in time", last=error.reason, n=self._refused)
-            self._refused, self._told = 0, now
-
-
 class RetryableErrors:
     """Answers 503 with ``Retry-After`` when the database could not do it now; no handler knows about it."""
 
@@ -214,10 +175,11 @@ class RetryableErrors:
                 path=scope["path"],
                 sqlstate=getattr(error.__cause__, "sqlstate", None),
             )
-            await _send_unavailable(send, type(error))
+            await send_unavailable(send, type(error))
 
 
-async def _send_unavailable(send: Send, error: type[RetryableDatabaseError]) -> None:
+async def send_unavailable(send: Send, error: type[RetryableDatabaseError]) -> None:
+    """Answer 503, with when to come back."""
     detail = {"reason": error.reason, "message": (error.__doc__ or "").split("\n")[0]}
     retry_after = str(error.delay + random.randint(0, JITTER)).encode()
     await send_json(send, HTTPStatus.SERVICE_UNAVAILABLE, {"detail": detail}, [(b"retry-after", retry_after)])

@@ -13,12 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import structlog
 from sqlalchemy.engine import URL
 
 from app.errors import ConfigurationError
 from app.settings.airflow import AirflowConfiguration
 from app.settings.database_url import async_url
 from app.settings.secrets_backend import load_backend
+
+log = structlog.get_logger(__name__)
 
 OWN_SECTION = "execution_api_service"
 
@@ -33,7 +36,6 @@ class DatabaseSettings:
 
     :param url: the SQLAlchemy URL, driver ``asyncpg``.
     :param pool_size: connections kept open per worker process; the pool never overflows.
-    :param pool_timeout: seconds a request waits for a connection before it is answered 503.
     :param pool_recycle: seconds after which a connection is replaced; -1 for never.
     :param lock_timeout: seconds a statement may wait for a lock; below the client's 5 s with room for an answer.
     :param statement_timeout: seconds a statement may run, its lock waits included.
@@ -44,7 +46,6 @@ class DatabaseSettings:
 
     url: URL
     pool_size: int = 10
-    pool_timeout: float = 2.0
     pool_recycle: int = 1800
     lock_timeout: float = 1.5
     statement_timeout: float = 3.0
@@ -195,10 +196,14 @@ def _database(conf: AirflowConfiguration) -> DatabaseSettings:
             " such as postgresql://user:password@host/airflow (AIRFLOW__DATABASE__SQL_ALCHEMY_CONN)"
         )
     own = OWN_SECTION
+    if conf.get(own, "pool_timeout"):
+        log.warning(
+            "a setting has no effect any more: a request waits as long as its client does",
+            setting=f"[{own}] pool_timeout",
+        )
     return DatabaseSettings(
         url=async_url(text, setting=f"[database] {name}"),
         pool_size=conf.integer(own, "pool_size", 10, minimum=1),
-        pool_timeout=conf.seconds(own, "pool_timeout", 2.0),
         pool_recycle=conf.integer("database", "sql_alchemy_pool_recycle", 1800, minimum=-1),
         lock_timeout=conf.seconds(own, "lock_timeout", 1.5, minimum=0.001),
         statement_timeout=conf.seconds(own, "statement_timeout", 3.0, minimum=0.001),

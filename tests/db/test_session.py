@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 from sqlalchemy import Integer, bindparam, column, select, text
 
-from app import errors
+from app import errors, patience
 from app.db import task_instances
 from app.db.session import Database
 from app.settings import DatabaseSettings
@@ -36,7 +36,6 @@ async def database(request: pytest.FixtureRequest, url: str) -> AsyncIterator[Da
     settings = DatabaseSettings(
         url=async_url(url, setting="url"),
         pool_size=2,
-        pool_timeout=0.2,
         lock_timeout=0.3,
         statement_timeout=0.6,
         pgbouncer=request.param,
@@ -126,7 +125,8 @@ async def test_an_idle_connection_that_was_terminated(database: Database, admin:
     await database.ping()
 
 
-async def test_an_exhausted_pool(database: Database) -> None:
+async def test_an_exhausted_pool(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "CONNECTION", 0.1)
     async with database.transaction() as first, database.transaction() as second:
         await first.execute(text("SELECT 1"))
         await second.execute(text("SELECT 1"))

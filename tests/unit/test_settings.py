@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from app import settings
 from app.errors import ConfigurationError
@@ -37,6 +38,14 @@ def test_airflow_settings_from_the_environment(tmp_path: Path) -> None:
     assert (tokens.issuers, tokens.leeway, tokens.algorithms, tokens.valid_for) == (("us", "them"), 3.0, ("HS256",), 60)
     assert loaded.fernet_keys == ("one", "two")
     assert (loaded.max_map_length, loaded.multi_team, loaded.rendered_fields_runs, loaded.server.workers) == (7, True, 5, 3)
+
+
+def test_a_setting_that_has_no_effect_any_more_is_told_of(tmp_path: Path) -> None:
+    with capture_logs() as logs:
+        load(tmp_path, **COMPLETE)
+        assert logs == []
+        load(tmp_path, **COMPLETE, AIRFLOW__EXECUTION_API_SERVICE__POOL_TIMEOUT="2")
+    assert [line["setting"] for line in logs] == ["[execution_api_service] pool_timeout"]
 
 
 def test_airflow_cfg_is_read_and_the_environment_wins(tmp_path: Path) -> None:

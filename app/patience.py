@@ -1,0 +1,15 @@
+"""How long the client of a request still waits; what cannot be answered in that time is refused.
+
+Nothing is refused before. A 503 costs the client a pause and one of its five attempts, an answer after four seconds nothing.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+
+CLIENT = 5.0  # seconds that the Task SDK waits for an answer
+CONNECTION = CLIENT - 1.0  # in which a database connection must be had: the last second is for the work and the ways
+DOOR = CONNECTION - 0.5  # in which a request must be let in: the half is for the line behind the door
+
+# When the request that runs came to this process, by the event loop's clock, if it has waited since.
+arrival: ContextVar[float | None] = ContextVar("arrival", default=None)

@@ -1,0 +1,239 @@
+"""Who waits at the door, who is let in next, and who is refused."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from app import patience
+from app.server import admission
+from app.server.admission import HOPELESS, Door, Kind, Lines, Waiting, kind_of
+
+REPORT, RUNNING, TRIGGER, START = Kind
+
+
+class Room:
+    """Behind the door, as the test says."""
+
+    def __init__(self, room: int = 0) -> None:
+        self.room = room
+        self.when_there_is_room: Callable[[], None] = lambda: None
+
+    def make(self, room: int) -> None:
+        self.room = room
+        self.when_there_is_room()
+
+
+class Queue:
+    """Lines in a time of the test's own."""
+
+    def __init__(self) -> None:
+        self.lines = Lines()
+
+    def add(self, kind: Kind, client: str, *, since: float) -> Waiting:
+        waiting = Waiting(kind=kind, client=client.encode(), since=since, turn=asyncio.Future())
+        self.lines.add(waiting)
+        return waiting
+
+    def order(self, *, now: float) -> str:
+        """Empty the lines, and return the clients as they are let in."""
+        return " ".join(found.client.decode() for found in iter(lambda: self.lines.pop(now), None))
+
+
+@pytest.mark.parametrize(
+    ("request_line", "kind"),
+    [
+        ("PUT /execution/task-instances/1/heartbeat", None),
+        ("GET /execution/health", None),
+        ("GET /execution/health/ping", None),
+        ("GET /metrics", None),
+        ("PATCH /execution/task-instances/1/state", REPORT),
+        ("PATCH /execution/task-instances/1/run", START),
+        ("PATCH /execution/task-instances/1/skip-downstream", RUNNING),
+        ("PUT /execution/task-instances/1/rtif", RUNNING),
+        ("POST /execution/dag-runs/d/r", TRIGGER),
+        ("POST /execution/dag-runs/d/r/clear", TRIGGER),
+        ("GET /execution/dag-runs/d/r/state", RUNNING),
+        ("POST /execution/xcoms/d/r/t/run", RUNNING),
+        ("GET /execution/variables/task-instances/1/heartbeat", RUNNING),
+        ("GET /execution/variables/x/health", RUNNING),
+    ],
+)
+def test_what_a_request_is_for(request_line: str, kind: Kind | None) -> None:
+    assert kind_of(*request_line.split()) is kind
+
+
+class TestOrder:
+    """The order in which requests are let in."""
+
+    async def test_by_arrival_with_a_head_start_for_what_matters_more_while_all_can_be_answered(self) -> None:
+        queue = Queue()
+        for n, kind in enumerate((START, RUNNING, REPORT)):
+            queue.add(kind, f"early {kind.label},", since=n / 100)
+        for n, kind in enumerate((START, RUNNING, REPORT)):
+            queue.add(kind, f"late {kind.label},", since=HOPELESS - 0.1 - n / 100)
+        assert queue.order(now=HOPELESS) == (
+            "early report, early running, early start, late report, late running, late start,"
+        )
+
+    async def test_by_kind_alone_when_not_all_can_be_answered(self) -> None:
+        queue = Queue()
+        queue.add(START, "start", since=0)
+        for n in range(3):
+            queue.add(RUNNING, f"running{n}", since=2 + n / 10)
+            queue.add(REPORT, f"report{n}", since=2.5 + n / 10)
+        queue.add(TRIGGER, "trigger", since=HOPELESS)
+        expected = "report0 report1 report2 running0 running1 running2 trigger start"
+        assert queue.order(now=HOPELESS + 0.01) == expected
+
+    async def test_the_last_first_where_the_first_is_hopeless(self) -> None:
+        queue = Queue()
+        for n in range(4):
+            queue.add(START, f"{n}", since=n / 10)
+        queue.add(RUNNING, "running", since=0.3)
+        assert queue.order(now=HOPELESS + 0.05) == "running 3 2 1 0"
+
+    async def test_a_client_that_asks_for_much_at_once_has_one_place(self) -> None:
+        queue = Queue()
+        for n in range(100):
+            queue.add(RUNNING, "greedy", since=n / 1000)
+        queue.add(RUNNING, "modest", since=0.2)
+        queue.add(START, "start", since=0.3)
+        assert queue.order(now=1).split()[:4] == ["greedy", "modest", "greedy", "start"]
+
+    async def test_its_second_place_is_behind_those_that_wait_for_their_first(self) -> None:
+        queue = Queue()
+        for n in range(3):
+            queue.add(START, "greedy", since=n / 10)
+        queue.add(START, "a", since=0.4)
+        queue.add(START, "b", since=0.5)
+        assert queue.order(now=1) == "greedy a b greedy greedy"
+
+    async def test_who_left_is_not_let_in(self) -> None:
+        queue = Queue()
+        gone = queue.add(RUNNING, "gone", since=0)
+        queue.add(RUNNING, "here", since=0)
+        queue.lines.discard(gone)
+        queue.lines.discard(gone)
+        assert (len(queue.lines), queue.lines.count(RUNNING), queue.order(now=0)) == (1, 1, "here")
+        assert (len(queue.lines), queue.lines.oldest()) == (0, None)
+
+
+class Clients:
+    """Requests at a door, and what they heard.
+
+    :param taken: the room that each takes one of when it is let in; none by default, as a request whose token is wrong.
+    """
+
+    def __init__(self, door: Door, taken: Room | None = None) -> None:
+        self.door = door
+        self.taken = taken or Room()
+        self.let_in: list[str] = []
+        self.refused: list[str] = []
+
+    async def _come(self, name: str, kind: Kind) -> None:
+        if await self.door.let_in(kind, name.encode()):
+            self.let_in.append(name)
+            self.taken.room -= 1
+        else:
+            self.refused.append(name)
+
+    async def come(self, *names: str, kind: Kind = RUNNING) -> list[asyncio.Task[None]]:
+        tasks = [asyncio.create_task(self._come(name, kind)) for name in names]
+        await turns(2)
+        return tasks
+
+
+async def turns(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+class TestTheDoor:
+    """Letting in as there is room."""
+
+    async def test_open_while_there_is_room_and_nobody_waits(self) -> None:
+        room = Room(1)
+        door = Door(room)
+        assert door.is_open
+        room.room = 0
+        assert not door.is_open
+        (task,) = await Clients(door).come("a")
+        room.room = 1
+        assert not door.is_open, "nobody overtakes"
+        room.make(1)
+        await task
+        assert door.is_open
+
+    async def test_no_more_than_there_is_room_for(self) -> None:
+        room = Room()
+        clients = Clients(Door(room), room)
+        tasks = await clients.come(*"abcde")
+        assert clients.let_in == []
+        room.make(2)
+        await turns(10)
+        assert clients.let_in == ["a", "b"]
+        room.make(9)
+        await asyncio.gather(*tasks)
+        assert clients.let_in == list("abcde")
+
+    async def test_who_is_let_in_and_takes_no_room_makes_it_for_the_next(self) -> None:
+        room = Room()
+        clients = Clients(Door(room))
+        tasks = await clients.come(*"abcde")
+        room.make(2)
+        await turns(2)
+        assert clients.let_in == ["a", "b"], "no more in a turn"
+        await asyncio.gather(*tasks)
+        assert clients.let_in == list("abcde")
+
+    async def test_who_is_not_let_in_in_time_is_refused_and_nobody_before(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(patience, "DOOR", 0.05)
+        clients = Clients(Door(Room()))
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        first = await clients.come("a", "b", kind=START)
+        await asyncio.sleep(0.02)
+        second = await clients.come("c", kind=REPORT)
+        await asyncio.gather(*first)
+        assert clients.refused == ["a", "b"]
+        assert loop.time() - began >= 0.05
+        await asyncio.gather(*second)
+        assert (clients.refused, clients.let_in) == (["a", "b", "c"], [])
+
+    async def test_who_came_when_is_known_behind_the_door(self) -> None:
+        room = Room()
+        door = Door(room)
+        loop = asyncio.get_running_loop()
+        came = loop.time()
+        loop.call_later(0.02, room.make, 1)
+        assert await door.let_in(RUNNING, b"a")
+        arrived = patience.arrival.get()
+        assert arrived is not None
+        assert came <= arrived <= loop.time() - 0.02
+
+    async def test_who_goes_away_leaves_its_place(self) -> None:
+        room = Room()
+        clients = Clients(Door(room))
+        gone, here = await clients.come("gone", "here")
+        gone.cancel()
+        room.make(1)
+        await here
+        assert clients.let_in == ["here"]
+
+    async def test_too_many_for_our_memory(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The one that waited longest of what matters least makes place."""
+        monkeypatch.setattr(admission, "MOST", 3)
+        room = Room()
+        clients = Clients(Door(room))
+        tasks = await clients.come("start 1", "start 2", kind=START)
+        tasks += await clients.come("running 1", "running 2", "running 3")
+        await turns(2)
+        assert clients.refused == ["start 1", "start 2"]
+        tasks += await clients.come("start 3", kind=START)
+        assert clients.refused == ["start 1", "start 2", "start 3"]
+        room.make(3)
+        await asyncio.gather(*tasks)
+        assert clients.let_in == ["running 1", "running 2", "running 3"]
