@@ -23,13 +23,13 @@ from app.db.session import Database
 from app.routes import MOUNT_POINT
 from app.server.admission import Admission, Door
 from app.server.auth import Tokens
+from app.server.bodies import Bodies
 from app.server.event_loop import Lag
 from app.server.middleware import (
     AccessLog,
     CorrelationId,
     Count,
     Observed,
-    RequestLimits,
     RetryableErrors,
     TokenRefresh,
 )
@@ -74,14 +74,15 @@ class Application(Starlette):
 class ExecutionApi:
     """The application under ``/execution``: bound to the metadata revision that is found when the process starts."""
 
-    def __init__(self) -> None:
+    def __init__(self, bodies: Bodies) -> None:
         self.service: Service | None = None
+        self._bodies = bodies
         self._versions: ApiVersions | None = None
 
     def open(self, service: Service) -> None:
         """Bind the routes to what they use, before the first request."""
         self.service = service
-        self._versions = ApiVersions(service)
+        self._versions = ApiVersions(service, self._bodies)
         self._versions.app(self._versions.newest)  # the first request shall not pay for it
 
     def operation(self, scope: Scope) -> str | None:
@@ -108,7 +109,8 @@ def create_app(settings: Settings | None = None) -> Starlette:
     tokens = Tokens(settings.tokens)
     database = Database(settings.database)
     secrets = Secrets(settings, database)
-    api = ExecutionApi()
+    bodies = Bodies(together=settings.server.max_held_body_bytes)
+    api = ExecutionApi(bodies)
     lag, under_way = Lag(), Count()
     door = Door(database.slots)
     server = settings.server
@@ -116,6 +118,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
         {
             metrics.IN_FLIGHT: lambda: under_way.now,
             metrics.LAG: lag.worst,
+            metrics.BODY_BYTES: lambda: bodies.held,
             **database.gauges(),
             **door.gauges(),
         }
@@ -160,7 +163,6 @@ def create_app(settings: Settings | None = None) -> Starlette:
             Middleware(Admission, door=door),
             Middleware(RetryableErrors),
             Middleware(TokenRefresh, tokens=tokens),
-            Middleware(RequestLimits, max_body_bytes=server.max_body_bytes),
         ],
         lifespan=lifespan,
     )

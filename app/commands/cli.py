@@ -152,5 +152,6 @@ def _uvicorn_options() -> dict[str, Any]:
         "timeout_keep_alive": KEEP_ALIVE,
         "timeout_graceful_shutdown": GRACEFUL_SHUTDOWN,
         "loop": "uvloop",
-        "http": "httptools",
+        "http": "app.server.protocol:Protocol",
+        "ws": "none",
     }

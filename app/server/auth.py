@@ -220,11 +220,14 @@ class Tokens:
 
 
 async def authenticate(request: Request) -> TaskToken:
-    """Verify the request's token once and keep it on the scope, where the refresh middleware finds it.
+    """Verify the request's token once and keep it on the scope, where whoever asks again and the refresh find it.
 
     :raises RefusedRequest: 401 without a bearer token, 403 with one that does not verify.
     """
     scope = request.scope
+    known: TaskToken | None = scope.get("token")
+    if known is not None:
+        return known
     scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not credentials:
         raise RefusedRequest(401, "Missing auth token")

@@ -16,7 +16,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import metrics
-from app.errors import RetryableDatabaseError, invalid_value
+from app.errors import RetryableDatabaseError
 from app.server import logs
 from app.server.auth import REFRESH_HEADER, WORKLOAD, Tokens
 
@@ -24,10 +24,6 @@ log = structlog.get_logger(__name__)
 access = structlog.get_logger("access")
 
 CORRELATION_HEADER = b"correlation-id"
-# Bodies of these carry XComs, variables, rendered fields, trigger kwargs: users' data, of any size that the database takes.
-LARGE_BODIES = re.compile(r"^/execution/(xcoms|variables|store|hitlDetails|dag-runs)/|/(state|rtif)$")
-DROPPED_BODY = 256 * 1024 * 1024  # bytes of a refused body that are read before its connection is closed all the same
-SMALL_BODY = 1024 * 1024  # bytes; the largest of the others lists the tasks to skip: a thousand of them are 250 kB
 JITTER = 2  # seconds; victims of one collision come back spread over three different seconds
 
 
@@ -205,60 +201,3 @@ class TokenRefresh:
             await send(message)
 
         await self.app(scope, receive, refresh)
-
-
-class RequestLimits:
-    """Refuses what no handler should see: NUL in the path or query, and bodies larger than the limit.
-
-    :param max_body_bytes: for operations whose bodies carry users' data; all others have :data:`SMALL_BODY`.
-    """
-
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int) -> None:
-        self.app = app
-        self.max_body_bytes = max_body_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        path, query = scope["path"], scope["query_string"]
-        if "\0" in path or b"%00" in query or b"\0" in query:
-            detail = invalid_value("must not contain NUL (%00)", "path" if "\0" in path else "query")
-            return await send_json(send, HTTPStatus.UNPROCESSABLE_ENTITY, {"detail": detail})
-        carries_data = scope["method"] in ("POST", "PUT", "PATCH") and LARGE_BODIES.search(path)
-        limit = self.max_body_bytes if carries_data else min(SMALL_BODY, self.max_body_bytes)
-        length = header(scope, b"content-length") or b"0"
-        if length.isdigit() and int(length) > limit:
-            return await _refuse_large(receive, send, limit)
-        received, refused = 0, False
-
-        async def bounded() -> Message:
-            nonlocal received, refused
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > limit:  # a chunked body tells its length only by its end
-                refused = True
-                raise ValueError("the body is larger than the limit")
-            return message
-
-        async def guarded(message: Message) -> None:
-            if not refused:
-                await send(message)
-
-        try:
-            await self.app(scope, bounded, guarded)
-        except ValueError:
-            if not refused:
-                raise
-        if refused:
-            await _refuse_large(receive, send, limit)
-
-
-async def _refuse_large(receive: Receive, send: Send, limit: int) -> None:
-    """Answer 413 once the body has been read and dropped: a client that still sends would not hear an early answer."""
-    dropped, more = 0, True
-    while more and dropped < DROPPED_BODY:
-        message = await receive()
-        dropped += len(message.get("body", b""))
-        more = message["type"] == "http.request" and message.get("more_body", False)
-    detail = {"reason": "body_too_large", "message": f"The body must not exceed {limit} bytes"}
-    await send_json(send, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, {"detail": detail}, [(b"connection", b"close")])

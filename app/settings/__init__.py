@@ -76,6 +76,8 @@ class ServerSettings:
     :param drain_seconds: for which requests are served after a request to stop, while balancers turn to other instances.
     :param access_log_share: of requests without an error that have a line in the log, from 0 to 1.
     :param access_log_heartbeats: whether heartbeats are among them.
+    :param max_body_bytes: of one body that carries users' data.
+    :param max_held_body_bytes: of all bodies that a worker process holds at once; the next is answered 503.
     """
 
     host: str = "0.0.0.0"  # Airflow's default for its own server
@@ -90,6 +92,7 @@ class ServerSettings:
     access_log_share: float = 1.0
     access_log_heartbeats: bool = True
     max_body_bytes: int = 64 * 1024 * 1024  # 64 MiB: XComs of tens of MB exist; PostgreSQL's jsonb ends at 255 MiB
+    max_held_body_bytes: int = 128 * 1024 * 1024  # two of the largest; a body takes about four times its size meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +245,8 @@ def _server(conf: AirflowConfiguration) -> ServerSettings:
     for path, name in ((certificate, "ssl_cert"), (key, "ssl_key")):
         if path:
             _read_file(path, f"[api] {name}", "a PEM file")
+    largest = conf.integer(OWN_SECTION, "max_body_bytes", 64 * 1024 * 1024, minimum=1)
+    together = max(2 * largest, 128 * 1024 * 1024)
     return ServerSettings(
         host=conf.get("api", "host", "0.0.0.0"),
         port=conf.integer(OWN_SECTION, "port", conf.integer("api", "port", 9091, minimum=1), minimum=1),
@@ -254,7 +259,8 @@ def _server(conf: AirflowConfiguration) -> ServerSettings:
         access_log=conf.boolean(OWN_SECTION, "access_log", True),
         access_log_share=conf.share(OWN_SECTION, "access_log_share", 1.0),
         access_log_heartbeats=conf.boolean(OWN_SECTION, "access_log_heartbeats", True),
-        max_body_bytes=conf.integer(OWN_SECTION, "max_body_bytes", 64 * 1024 * 1024, minimum=1),
+        max_body_bytes=largest,
+        max_held_body_bytes=conf.integer(OWN_SECTION, "max_held_body_bytes", together, minimum=largest),
     )
 
 

@@ -24,6 +24,7 @@ from app.routes import ROUTERS
 from app.routes.operations import Operation, Operations
 from app.routes.rendering import json_response, render
 from app.server.auth import REQUIREMENTS
+from app.server.bodies import Bodies
 from app.server.middleware import header, send_json
 from app.tasks.service import Service
 from app.versions import VERSIONS, Version, documents
@@ -76,12 +77,14 @@ class ApiVersions:
     API existed is not found. The header is repeated in the answer as it was sent.
 
     :param service: what handlers use; its metadata revision decides the newest date.
+    :param bodies: what this process holds of bodies.
     """
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, bodies: Bodies) -> None:
         self._service = service
         self._served = tuple(v for v in VERSIONS if v.date <= service.revision.newest_api_date)
         self._apps: dict[str, Dispatcher] = {}
+        self._bodies = bodies
         self._app_for = lru_cache(maxsize=256)(self._resolve)
         self.newest = self._served[0].date
         self._newest_header = self.newest.encode()
@@ -89,7 +92,7 @@ class ApiVersions:
     def app(self, version: str) -> Dispatcher:
         """Return the application of a served date, built on first use."""
         if version not in self._apps:
-            self._apps[version] = build_app(self._service, version)
+            self._apps[version] = build_app(self._service, version, self._bodies)
         return self._apps[version]
 
     def operation(self, scope: Scope) -> str | None:
@@ -130,8 +133,11 @@ class ApiVersions:
         return 404, "Not Found"
 
 
-def build_app(service: Service, version: str) -> Dispatcher:
-    """Return the application of one API date, FastAPI's own behind the short way."""
+def build_app(service: Service, version: str, bodies: Bodies) -> Dispatcher:
+    """Return the application of one API date.
+
+    :param bodies: what this process holds of bodies, whatever their date.
+    """
     undone = tuple(change for newer in _newer_than(version) for change in newer.changes)
     undone += tuple(change for newer in _newer_than(service.revision.newest_api_date) for change in newer.server_changes)
     models = OlderModels(undone)
@@ -157,10 +163,16 @@ def build_app(service: Service, version: str) -> Dispatcher:
     app.state.models = models
     for refusal in REFUSALS:
         app.add_exception_handler(refusal, _refused)
-    dispatcher = Dispatcher(app, _refused)
+    dispatcher = Dispatcher(app, _refused, bodies=bodies, largest=service.settings.server.max_body_bytes)
     for prefix, _, operations in routers:
         for operation in operations:
-            dispatcher.add(prefix + operation.path, operation.methods, operation.endpoint, operation.options["dependencies"])
+            dispatcher.add(
+                prefix + operation.path,
+                operation.methods,
+                operation.endpoint,
+                operation.options["dependencies"],
+                stores_body="requestBody" in (operation.options.get("openapi_extra") or ()),
+            )
 
     async def not_allowed(request: Request, _: Exception) -> Response:
         """Name every method of the path, as HTTP wants it (RFC 9110, 15.5.6); Starlette names those of one route."""
@@ -261,6 +273,8 @@ def _invalid(error: RequestValidationError) -> Response:
 
 
 def _presentable(value: Any) -> bytes | None:
+    if isinstance(value, bytes | str) and len(value) > ECHOED_INPUT:
+        return None
     try:
         text = orjson.dumps(value.decode() if isinstance(value, bytes) else value)
     except (TypeError, ValueError, UnicodeDecodeError):

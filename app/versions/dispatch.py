@@ -1,37 +1,81 @@
-"""The short way from a request to its handler, for requests in which nothing is wrong.
+"""The way of a request to its handler: token, body, values, call.
 
-FastAPI's own way costs several times what most handlers do. Here a request's route, token, path and body are resolved once,
-from the same signatures, models and dependencies that FastAPI has. Whatever is not plainly right (no route, a token that is
-refused, a value that does not validate, a query) goes FastAPI's way, body and all, and is answered there: so no refusal is
-worded twice.
+It is resolved once from the same signatures, models and dependencies that FastAPI has, and costs a fraction of FastAPI's own
+way. The token comes first: what it does not open is refused before a byte of the body is read. FastAPI is asked only for
+what is wrong with a request that may come in, so that every such refusal is worded as FastAPI words it, and for what is no
+operation: its documents, unknown paths, other methods.
 """
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
 import re
+import types
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, get_args, get_origin
+from http import HTTPStatus
+from typing import Annotated, Any, Union, get_args, get_origin
 
+import pydantic
 from fastapi import Request, Response, params
 from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter, ValidationError
+from starlette.datastructures import QueryParams
 from starlette.routing import compile_path
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.errors import RefusedRequest, RejectedByDatabase
+from app.errors import RefusedRequest, RejectedByDatabase, invalid_value
 from app.routes import MOUNT_POINT
+from app.server.auth import REQUIREMENTS
+from app.server.bodies import DECODED_VALUES, QUICK, SMALL_BODY, STORED_VALUES, Bodies, Body
 from app.server.middleware import header
 
 JSON = b"application/json"
 REFUSALS = (RefusedRequest, RejectedByDatabase, RequestValidationError)
-OMITTED = inspect.Parameter.empty
+# Bodies of these carry XComs, variables, rendered fields, trigger kwargs: users' data, of any size that the database takes.
+LARGE_BODIES = re.compile(r"^/(xcoms|variables|store|hitlDetails|dag-runs)/|/(state|rtif)$")
+MANY_PROBLEMS = 100  # told one by one; each takes 2 us and a line of the answer
+REQUIRED = inspect.Parameter.empty
+Guard = Callable[[Request], Awaitable[Any]]
 
 
-class Unsupported(Exception):
-    """A signature needs more than this way offers."""
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A query parameter.
+
+    :param model: what validates it.
+    :param is_list: whether it takes all of the name's values, not the last one.
+    :param default: what it is when it is not given; :data:`REQUIRED` when it must be.
+    """
+
+    model: TypeAdapter[Any]
+    is_list: bool
+    default: Any
+
+    def read(self, name: str, given: QueryParams) -> Any:
+        """Return its value in a request.
+
+        :raises ValueError: when it is missing or does not validate.
+        """
+        value: Any = (given.getlist(name) or None) if self.is_list else given.get(name)
+        if value is not None:
+            return self.model.validate_python(value)
+        if self.default is REQUIRED:
+            raise ValueError(f"{name} is missing")
+        return self.default
+
+
+@dataclass(frozen=True, slots=True)
+class QueryModel:
+    """A model of query parameters, none of which is a list or has another name outside."""
+
+    model: type[pydantic.BaseModel]
+
+    def read(self, _: str, given: QueryParams) -> Any:
+        """Return the model of what is given; see :meth:`Query.read`."""
+        return self.model.model_validate(dict(given))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +83,21 @@ class Call:
     """A function with where each of its arguments comes from.
 
     :param path: path parameters, each with what validates it, or None for text as it is.
-    :param calls: dependencies, whose results are arguments.
-    :param values: queries, which are not given on this way and have their defaults.
+    :param tokens: the arguments that are the verified token; its guard has let it pass before.
+    :param calls: other dependencies, whose results are arguments.
+    :param queries: query parameters.
+    :param unasked: what these are without a query; None when one of them must be given.
+    :param guards: what it, and its dependencies, require of the token.
     :param body: the argument that the JSON body becomes, with what validates it.
     """
 
     function: Callable[..., Awaitable[Any]]
     path: Mapping[str, TypeAdapter[Any] | None]
+    tokens: Sequence[str]
     calls: Mapping[str, Call]
-    values: Mapping[str, Any]
+    queries: Mapping[str, Query | QueryModel]
+    unasked: Mapping[str, Any] | None
+    guards: Sequence[Guard]
     body: tuple[str, TypeAdapter[Any]] | None
     takes_request: bool
     takes_response: bool
@@ -58,15 +108,27 @@ class Call:
         :raises RefusedRequest: when a dependency refuses it.
         :raises ValueError: when something does not validate; ``ValidationError`` is one.
         """
-        found = dict(self.values)
-        given = request.scope["path_params"]
+        found: dict[str, Any] = {}
+        scope = request.scope
+        given = scope["path_params"]
         for name, model in self.path.items():
             found[name] = given[name] if model is None else model.validate_python(given[name])
+        for name in self.tokens:
+            found[name] = scope["token"]
         for name, call in self.calls.items():
             found[name] = await call.function(**await call.arguments(request, body))
+        if self.unasked is not None and not scope["query_string"]:
+            found.update(self.unasked)
+        elif self.queries:
+            query = request.query_params
+            for name, parameter in self.queries.items():
+                found[name] = parameter.read(name, query)
         if self.body is not None:
             name, model = self.body
-            found[name] = model.validate_python(json.loads(body))
+            if len(body) > QUICK:
+                found[name] = await asyncio.to_thread(_decoded, model, body)
+            else:
+                found[name] = _decoded(model, body)
         if self.takes_request:
             found["request"] = request
         if self.takes_response:
@@ -81,26 +143,41 @@ class Operation:
 
     :param name: its path's template, from the root; metrics are counted by it.
     :param pattern: matches a request's path below the mount point.
-    :param dependencies: what must accept the request before the handler is called.
-    :param handler: None when the route is left to FastAPI; it still stands in the way of those after it.
+    :param guards: what must accept the request's token before anything else is looked at.
+    :param handler: what answers it.
+    :param largest: bytes that its body may have; 0 when it takes none.
+    :param values: JSON values that its body may have.
     """
 
     name: str
     pattern: re.Pattern[str]
-    dependencies: Sequence[Call]
-    handler: Call | None
+    guards: Sequence[Guard]
+    handler: Call
+    largest: int
+    values: int
 
 
 class Dispatcher:
     """Calls the handlers of one API date.
 
-    :param app: FastAPI's application of that date, for requests that are not plainly right.
-    :param refusal: answers the errors by which a handler itself refuses a request.
+    :param app: FastAPI's application of that date, for what is wrong with a request, and what is no operation.
+    :param refusal: answers the errors by which a request is refused.
+    :param bodies: what this process holds of bodies.
+    :param largest: bytes that a body with users' data may have; others have :data:`SMALL_BODY` at most.
     """
 
-    def __init__(self, app: ASGIApp, refusal: Callable[[Request, Exception], Awaitable[Response]]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        refusal: Callable[[Request, Exception], Awaitable[Response]],
+        *,
+        bodies: Bodies,
+        largest: int,
+    ) -> None:
         self.app = app
         self._refusal = refusal
+        self._bodies = bodies
+        self._largest = largest
         self._operations: dict[tuple[str, str], list[Operation]] = {}
 
     def add(
@@ -109,44 +186,63 @@ class Dispatcher:
         methods: Sequence[str],
         endpoint: Callable[..., Awaitable[Response]],
         dependencies: Sequence[params.Depends],
+        *,
+        stores_body: bool = False,
     ) -> None:
-        """Take a route; they come in FastAPI's order."""
+        """Take a route; they come in FastAPI's order.
+
+        :param stores_body: whether the handler reads the body itself and passes it on undecoded.
+        """
         pattern, template, names = compile_path(path)
-        required: list[Call] = []
-        handler: Call | None = None
-        try:
-            required = [_call(d.dependency, names) for d in dependencies if d.dependency is not None]
-            handler = _call(endpoint, names)
-        except Unsupported:
-            pass
-        operation = Operation(MOUNT_POINT + template, pattern, required, handler)
+        handler = _call(endpoint, names)
+        required = [each.dependency for each in dependencies if each.dependency is not None]
+        assert REQUIREMENTS.keys() >= set(required), "what is required of every request is a token"
+        guards = tuple(dict.fromkeys((*required, *handler.guards)))
+        largest = 0
+        if handler.body is not None or stores_body:
+            largest = self._largest if LARGE_BODIES.search(path) else min(SMALL_BODY, self._largest)
+        values = STORED_VALUES if stores_body else DECODED_VALUES
+        operation = Operation(MOUNT_POINT + template, pattern, guards, handler, largest, values)
         for method in methods:
             self._operations.setdefault((method, _first(path)), []).append(operation)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         operation, path_params = self.find(scope)
-        if operation is not None:
-            scope["operation"] = operation.name
-        if operation is None or operation.handler is None or scope["query_string"]:
+        if operation is None:
             return await self.app(scope, receive, send)
-        body = b""
-        if operation.handler.body is not None:
-            if not (header(scope, b"content-type") or JSON).startswith(JSON):
-                return await self.app(scope, receive, send)
-            body, receive = await _read(receive)
-        scope.update(path_params=path_params, app=self.app)
-        request = Request(scope, receive)
+        scope.update(path_params=path_params, app=self.app, operation=operation.name)
+        body = Body(self._bodies, receive, largest=operation.largest, values=operation.values)
+        request = Request(scope, body.again)
         try:
-            for dependency in operation.dependencies:
-                await dependency.function(**await dependency.arguments(request, body))
-            arguments = await operation.handler.arguments(request, body)
-        except (RefusedRequest, ValueError, RecursionError):
-            return await self.app(scope, receive, send)
-        try:
-            response = await operation.handler.function(**arguments)
+            for guard in operation.guards:
+                await guard(request)
+            _refuse_nul(scope)
+            content = await body.read(scope) if operation.largest else b""
+            if operation.largest and not body.is_whole:
+                return None  # nobody is left to be answered
+            if operation.handler.body is None or (header(scope, b"content-type") or JSON).partition(b";")[0] == JSON:
+                response = await self._called(operation.handler, request, content)
+            else:
+                response = None
         except REFUSALS as error:
             response = await self._refusal(request, error)
-        await response(scope, receive, send)
+        finally:
+            body.let_go()
+        await (self.app if response is None else response)(scope, body.again, send)
+
+    async def _called(self, handler: Call, request: Request, content: bytes) -> Response | None:
+        """Return what the handler answers, or None when something does not validate and FastAPI shall say what."""
+        try:
+            arguments = await handler.arguments(request, content)
+        except ValidationError as error:
+            if error.error_count() <= MANY_PROBLEMS:
+                return None
+            problem = invalid_value(f"{error.error_count()} values are not what this operation takes", "body")
+            raise RefusedRequest(HTTPStatus.UNPROCESSABLE_ENTITY, problem) from error
+        except (ValueError, RecursionError):
+            return None
+        response: Response = await handler.function(**arguments)
+        return response
 
     def methods(self, scope: Scope) -> list[str]:
         """Return the methods of the operations that a request's path may name."""
@@ -168,62 +264,92 @@ def _first(path: str) -> str:
     return path[1:].partition("/")[0]
 
 
-async def _read(receive: Receive) -> tuple[bytes, Receive]:
-    """Return a request's body, and a ``receive`` that tells it again before it goes on."""
-    parts, more = [], True
-    while more:
-        message = await receive()
-        more = message["type"] == "http.request" and message.get("more_body", False)
-        parts.append(message.get("body", b""))
-    body = parts[0] if len(parts) == 1 else b"".join(parts)
-    told: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-    if message["type"] == "http.disconnect":
-        told = [message]
+def _decoded(model: TypeAdapter[Any], body: bytes) -> Any:
+    return model.validate_python(json.loads(body))
 
-    async def replay() -> Message:
-        return told.pop() if told else await receive()
 
-    return body, replay
+def _refuse_nul(scope: Scope) -> None:
+    """Refuse what no text of PostgreSQL's can hold.
+
+    :raises RefusedRequest: 422.
+    """
+    query = scope["query_string"]
+    if "\0" in scope["path"] or b"%00" in query or b"\0" in query:
+        detail = invalid_value("must not contain NUL (%00)", "path" if "\0" in scope["path"] else "query")
+        raise RefusedRequest(HTTPStatus.UNPROCESSABLE_ENTITY, detail)
 
 
 def _call(function: Callable[..., Awaitable[Any]], in_path: Mapping[str, Any]) -> Call:
     """Take a handler or a dependency apart, as FastAPI does.
 
     :param in_path: the names of the path's parameters.
-    :raises Unsupported: when it needs more than this way offers.
     """
     path: dict[str, TypeAdapter[Any] | None] = {}
+    tokens: list[str] = []
     calls: dict[str, Call] = {}
-    values: dict[str, Any] = {}
-    bodies: list[tuple[str, TypeAdapter[Any]]] = []
+    guards: list[Guard] = []
+    queries: dict[str, Query | QueryModel] = {}
+    body: tuple[str, TypeAdapter[Any]] | None = None
     parameters = inspect.signature(function, eval_str=True).parameters
     for name, parameter in parameters.items():
         annotation, default = parameter.annotation, parameter.default
         marks = get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
         depends = next((mark for mark in marks if isinstance(mark, params.Depends)), None)
+        in_query = any(isinstance(mark, params.Query) for mark in marks)
         if annotation in (Request, Response):
             continue
         if depends is not None and depends.dependency is not None:
-            calls[name] = _call(depends.dependency, in_path)
+            if depends.dependency in REQUIREMENTS:
+                tokens.append(name)
+                guards.append(depends.dependency)
+            else:
+                calls[name] = _call(depends.dependency, in_path)
+                guards += calls[name].guards
         elif name in in_path:
             path[name] = None if annotation is str else TypeAdapter(annotation)
-        elif any(isinstance(mark, params.Query) for mark in marks):
-            values[name] = _without_query(annotation) if default is OMITTED else default
-        elif any(isinstance(mark, params.Param) for mark in marks) or bodies:
-            raise Unsupported
+        elif not in_query and (_is_model(annotation) or any(isinstance(mark, params.Body) for mark in marks)):
+            assert body is None, "a body is one argument"
+            body = (name, TypeAdapter(annotation))
         else:
-            bodies.append((name, TypeAdapter(annotation)))
+            queries[name] = _query(annotation, default)
     return Call(
-        function, path, calls, values, bodies[0] if bodies else None, "request" in parameters, "response" in parameters
+        function,
+        path,
+        tokens,
+        calls,
+        queries,
+        _unasked(queries),
+        guards,
+        body,
+        takes_request="request" in parameters,
+        takes_response="response" in parameters,
     )
 
 
-def _without_query(annotation: Any) -> Any:
-    """Return what a model of query parameters is when none is given.
-
-    :raises Unsupported: when one must be given, or it is no model.
-    """
+def _unasked(queries: Mapping[str, Query | QueryModel]) -> Mapping[str, Any] | None:
     try:
-        return TypeAdapter(annotation).validate_python({})
-    except ValidationError:
-        raise Unsupported from None
+        return {name: parameter.read(name, QueryParams()) for name, parameter in queries.items()}
+    except ValueError:
+        return None
+
+
+def _query(annotation: Any, default: Any) -> Query | QueryModel:
+    plain = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+    if _is_model(plain):
+        fields: Mapping[str, Any] = plain.model_fields
+        assert not any(field.alias or _is_list(field.annotation) for field in fields.values()), (
+            "FastAPI reads these otherwise"
+        )
+        return QueryModel(plain)
+    return Query(TypeAdapter(annotation), _is_list(plain), default)
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel)
+
+
+def _is_list(annotation: Any) -> bool:
+    origin = get_origin(annotation)
+    if origin in (Union, types.UnionType):
+        return any(_is_list(choice) for choice in get_args(annotation))
+    return origin is list or annotation is list

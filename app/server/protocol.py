@@ -1,0 +1,152 @@
+"""HTTP/1.1 as uvicorn and httptools speak it, within bounds: a head's bytes, the time of a request and of an answer.
+
+They have none of their own: a head could be of any size, a connection that never ended its head or body was kept for ever,
+and so was an answer that nobody read. What is refused here has not reached the application, or is taken from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+import structlog
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+log = structlog.get_logger(__name__)
+
+HEAD_BYTES = 64 * 1024  # a request's line and headers; those of the Task SDK are 1 KiB, most of it the token
+HEAD_SECONDS = 10.0  # twice what a client of the Task SDK waits for its answer
+REQUEST_SECONDS = 20.0  # for a head and a small body, and one more for each
+BODY_BYTES_PER_SECOND = 256 * 1024  # of body: 64 MiB may take four and a half minutes
+DROPPED_BYTES = 256 * 1024 * 1024  # of a body that came after its answer: read, so that the answer is heard, up to here
+ANSWER_SECONDS = 30.0  # in which a client that is sent an answer reads at least something of it
+
+_feed = HttpToolsProtocol.data_received
+_head_is_complete = HttpToolsProtocol.on_headers_complete
+_message_is_complete = HttpToolsProtocol.on_message_complete
+
+
+class Protocol(HttpToolsProtocol):
+    """One connection; uvicorn makes it, and its callbacks are httptools'.
+
+    A request is known by its scope, which uvicorn makes anew with its first byte. Most come in one or two pieces: they cost
+    two look-ups here, and one timer every :data:`HEAD_SECONDS` at most, which looks when it fires whether it has a reason.
+    uvicorn's own keep-alive bounds the time between two requests, and here the time before the first one too.
+    """
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._whole: Any = None  # the scope of the last request that came to its end
+        self._watched: Any = self  # the scope of the last request that did not come in one piece
+        self._began = 0.0  # when its first piece came, by the loop's clock
+        self._piece = 0  # bytes of the last piece
+        self._pieces = 0  # bytes of all that came after the first
+        self._head_is_too_large = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._answering: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._keep_alive()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for timer in (self._timer, self._answering, self.timeout_keep_alive_task):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._piece = len(data)
+        _feed(self, data)
+        if self._whole is not self.scope or self.scope is None:
+            self._watch()
+        elif self.cycle.response_complete:
+            self._keep_alive()  # a line's end alone, which is no request
+
+    def on_headers_complete(self) -> None:
+        if self._piece + self._pieces > HEAD_BYTES < len(self.url) + sum(len(n) + len(v) + 4 for n, v in self.headers):
+            self._head_is_too_large = True
+            raise ValueError  # the parser stops, and asks for the answer below
+        _head_is_complete(self)
+
+    def on_message_complete(self) -> None:
+        self._whole = self.scope
+        _message_is_complete(self)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what the parser refused."""
+        if self._head_is_too_large:
+            self._refuse_head()
+        else:
+            self._refuse(HTTPStatus.BAD_REQUEST, "invalid_request", msg)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_answer()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._answering is not None:
+            self._answering.cancel()
+
+    @property
+    def _awaits_head(self) -> bool:
+        return self.cycle is None or self.cycle.scope is not self.scope
+
+    def _keep_alive(self) -> None:
+        if self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def _watch(self) -> None:
+        """Bound what came of a request so far, and see to it that its time is bounded."""
+        if self._watched is not self.scope:
+            self._watched, self._began, self._pieces = self.scope, self.loop.time(), 0
+        else:
+            self._pieces += self._piece
+        if self._pieces > HEAD_BYTES:
+            if self._awaits_head:
+                return self._refuse_head()
+            if self._pieces > DROPPED_BYTES and self.cycle.response_complete:
+                return self.transport.close()
+        if self._timer is None:
+            self._timer = self.loop.call_later(HEAD_SECONDS, self._look)
+
+    def _look(self) -> None:
+        """Refuse the request that comes in if it should have come by now."""
+        self._timer = None
+        if self._watched is not self.scope or self._whole is self.scope is not None:
+            return
+        allowed = HEAD_SECONDS if self._awaits_head else REQUEST_SECONDS + self._pieces / BODY_BYTES_PER_SECOND
+        left = self._began + allowed - self.loop.time()
+        if left > 0:
+            self._timer = self.loop.call_later(left, self._look)
+        else:
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT, "request_timeout", f"The request did not come within {allowed:.0f} s")
+
+    def _watch_answer(self, unread: int | None = None) -> None:
+        """Cut a client off that has read nothing since ``unread`` bytes were left."""
+        left = self.transport.get_write_buffer_size()
+        if unread is not None and left >= unread:
+            log.warning("answer not read, connection closed", seconds=ANSWER_SECONDS)
+            return self.transport.abort()
+        self._answering = self.loop.call_later(ANSWER_SECONDS, self._watch_answer, left)
+
+    def _refuse_head(self) -> None:
+        message = f"The request's line and headers must not exceed {HEAD_BYTES} bytes"
+        self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large", message)
+
+    def _refuse(self, status: HTTPStatus, reason: str, message: str) -> None:
+        """Answer and close; where an answer is under way or was given, only close."""
+        cycle = self.cycle
+        is_under_way = cycle is not None and not cycle.response_complete
+        if not (cycle.response_started if is_under_way else not self._awaits_head):
+            log.warning("request refused", status=int(status), reason=reason)
+            content = orjson.dumps({"detail": {"reason": reason, "message": message}})
+            head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(content)
+            self.transport.write(STATUS_LINE[status] + head + content)
+        if is_under_way:
+            cycle.disconnected = True  # the application hears that its client is gone
+            cycle.message_event.set()
+        self.transport.close()
