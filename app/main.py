@@ -143,6 +143,8 @@ def create_app(settings: Settings | None = None) -> Starlette:
         lag.start()
         sampling.start()
         metrics.BUILD.labels(__version__, revision.name).set(1)
+        if tokens.weakness:
+            log.warning("the key of the task tokens is weak", reason=tokens.weakness)
         log.info("serving", metadata_revision=revision.name, newest_api_date=revision.newest_api_date)
         yield
         sampling.stop()

@@ -92,7 +92,8 @@ async def run(environment: Mapping[str, str]) -> list[Check]:
 
 def _keys(settings: Settings) -> Check:
     try:
-        Tokens(settings.tokens).mint({"sub": str(uuid.uuid4())})
+        tokens = Tokens(settings.tokens)
+        tokens.mint({"sub": str(uuid.uuid4())})
     except Exception as error:  # whatever a key or algorithm makes PyJWT raise
         return Check("keys", False, f"no token can be signed with [api_auth] jwt_*: {error}")
     source = (
@@ -102,7 +103,8 @@ def _keys(settings: Settings) -> Check:
         if settings.tokens.private_key
         else "jwt_secret"
     )
-    return Check("keys", True, f"tokens are verified with {source}, and renewed for {settings.tokens.valid_for} s")
+    said = f"tokens are verified with {source}, and renewed for {settings.tokens.valid_for} s"
+    return Check("keys", True, f"{said}; WARNING: {tokens.weakness}" if tokens.weakness else said)
 
 
 def _fernet(settings: Settings) -> Check:

@@ -12,6 +12,7 @@ import json
 import sys
 import time
 import uuid
+import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,21 +30,25 @@ from fastapi import Request
 from jwt.algorithms import OKPAlgorithm, RSAAlgorithm
 from jwt.utils import base64url_encode
 
+from app import metrics
 from app.errors import ConfigurationError, RefusedRequest
 from app.settings import TokenSettings
 
 log = structlog.get_logger(__name__)
+warnings.filterwarnings("ignore", category=jwt.InsecureKeyLengthWarning)  # said once, by :attr:`Tokens.weakness`
 
 EXECUTION, WORKLOAD = "execution", "workload"
 SCOPES = (EXECUTION, WORKLOAD)
 REFRESH_HEADER = "Refreshed-API-Token"
-REFRESH_SHARE = 0.2  # renew inside the last fifth of a token's life ...
+REFRESH_SHARE = 5  # renew inside the last fifth of a token's life ...
 REFRESH_SECONDS = 30  # ... or inside its last 30 s: at least six heartbeats of 5 s to pass the new one on
 VERIFIED_TOKENS = 2_000  # about 1 KiB each; a worker process serves fewer tasks at a time
 EVERY_TOKENS = frozenset({"sub", "scope", "aud", "iss", "iat", "nbf", "exp", "jti"})
 NO_OTHERS: Mapping[str, Any] = {}
-JWKS_LIFETIME = 3600.0  # seconds until a fetched key set is fetched again
-JWKS_PAUSE = 10.0  # seconds between two fetches for an unknown key id, so that garbage cannot make us hammer the URL
+JWKS_LIFETIME = 60.0  # seconds until the key set is read again: so long may a key be used that was taken back
+JWKS_PAUSE = 10.0  # seconds between two readings, so that garbage cannot make us hammer the URL
+SHORTEST_SECRETS = {"HS256": 32, "HS384": 48, "HS512": 64}  # bytes: a hash's own length (RFC 7518, 3.2)
+SHORTEST_RSA = 2048  # bits (RFC 7518, 3.3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,7 @@ class TaskToken:
     :param issued: when it was signed, in seconds since the epoch.
     :param expires: when it ends, the same.
     :param others: its claims beyond those that every token has, which its successor keeps.
+    :param key: what verified it, if that is one of a key set: it may be taken back.
     """
 
     id: uuid.UUID
@@ -62,6 +68,7 @@ class TaskToken:
     issued: int
     expires: int
     others: Mapping[str, Any]
+    key: jwt.PyJWK | None = None
 
     @property
     def claims(self) -> dict[str, Any]:
@@ -71,32 +78,57 @@ class TaskToken:
     def needs_refresh(self, now: float) -> bool:
         """Say whether this token is near its end at ``now``, in seconds since the epoch."""
         lifetime = self.expires - self.issued
-        return self.expires - int(now) <= max(int(lifetime * REFRESH_SHARE), REFRESH_SECONDS)
+        return self.expires - int(now) <= max(lifetime // REFRESH_SHARE, REFRESH_SECONDS)
 
 
 class KeySet:
-    """The trusted public keys of ``[api_auth] trusted_jwks_url``: a URL or a file, read again for an unknown key id."""
+    """The trusted public keys of ``[api_auth] trusted_jwks_url``: a URL or a file.
+
+    It is read again after :data:`JWKS_LIFETIME`, beside the requests that go on with the keys that are known; for a key id
+    that is not known, and before a token near its end is renewed, which wait for it. What cannot be read changes nothing.
+    """
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._keys: dict[str, jwt.PyJWK] = {}
+        self._entries: dict[str, Any] = {}  # what the keys were made from: one that is the same stays the same object
         self._fetched = self._attempted = float("-inf")
         self._fetching = asyncio.Lock()
+        self._beside: asyncio.Task[None] | None = None
 
     async def get(self, key_id: str) -> jwt.PyJWK:
         """Return the key ``key_id``.
 
         :raises jwt.InvalidTokenError: when it is in no key set that we could read.
         """
-        now = time.monotonic()
-        stale = now - self._fetched > JWKS_LIFETIME
-        if (stale or key_id not in self._keys) and (not self._keys or now - self._attempted > JWKS_PAUSE):
-            async with self._fetching:
-                if self._attempted <= now:
-                    await self._fetch()
+        if key_id not in self._keys:
+            await self._read_again()
         if key_id not in self._keys:
             raise jwt.InvalidTokenError("no trusted key has this token's kid")
         return self._keys[key_id]
+
+    async def still_trusts(self, key: jwt.PyJWK, *, for_renewal: bool) -> bool:
+        """Say whether a key that verified a token before would do so now.
+
+        :param for_renewal: whether to look at once, since what follows outlives the key.
+        """
+        if for_renewal:
+            await self._read_again()
+        elif time.monotonic() - self._fetched > JWKS_LIFETIME and (self._beside is None or self._beside.done()):
+            self._beside = asyncio.create_task(self._read_again())
+        return self.has(key)
+
+    def has(self, key: jwt.PyJWK) -> bool:
+        """Say whether a key is among those that were read last."""
+        return self._keys.get(key.key_id or "") is key
+
+    async def _read_again(self) -> None:
+        """Read the keys, unless that was tried a moment ago."""
+        now = time.monotonic()
+        if now - self._attempted > JWKS_PAUSE:
+            async with self._fetching:
+                if self._attempted <= now:
+                    await self._fetch()
 
     async def _fetch(self) -> None:
         import httpx  # most deployments have no key set, and need not hold an HTTP client for it
@@ -108,12 +140,23 @@ class KeySet:
                     document = (await client.get(self._url)).raise_for_status().json()
             else:
                 document = json.loads(await asyncio.to_thread(Path(self._url).read_text))
-            keys = jwt.PyJWKSet.from_dict(document).keys
-        except (OSError, ValueError, httpx.HTTPError, jwt.PyJWTError) as error:
-            log.warning("trusted_jwks_url could not be read", url=self._url, error=repr(error))
+            entries = {entry["kid"]: entry for entry in document["keys"] if isinstance(entry.get("kid"), str)}
+        except Exception as error:  # whatever a file, a network or what they hold makes a library raise
+            log.warning("trusted_jwks_url could not be read", error=type(error).__name__)
             return
-        self._keys = {key.key_id: key for key in keys if key.key_id}
+        keys = {kid: self._key(kid, entry) for kid, entry in entries.items()}
+        self._keys, self._entries = {kid: key for kid, key in keys.items() if key is not None}, entries
         self._fetched = self._attempted
+
+    def _key(self, key_id: str, entry: Any) -> jwt.PyJWK | None:
+        """Return the key of an entry, or None for one that we cannot use; the others are not lost with it."""
+        if self._entries.get(key_id) == entry:
+            return self._keys.get(key_id)
+        try:
+            return jwt.PyJWK(entry)
+        except Exception as error:  # PyJWT's, cryptography's, or any that a malformed entry causes in them
+            log.warning("a key of trusted_jwks_url cannot be used", error=type(error).__name__)
+            return None
 
 
 class Tokens:
@@ -131,25 +174,64 @@ class Tokens:
         self._required = ["aud", "exp", "iat", *(["iss"] if settings.issuers else [])]
 
     async def verify(self, encoded: str) -> TaskToken:
-        """Return the verified token; a token verified before is not verified again until it expires.
+        """Return the verified token; a token verified before is not verified again, until it expires or its key is gone.
 
         :param encoded: the JWT as it came.
         :raises RefusedRequest: 403, when it does not verify or does not name a task instance.
         """
         if (token := self._verified.get(encoded)) is not None:
-            if time.time() < token.expires + self.settings.leeway:
+            if await self._is_still_good(token):
                 return token
-            del self._verified[encoded]
+            self._verified.pop(encoded, None)
         try:
-            claims = await self._decode(encoded)
-        except jwt.PyJWTError as error:
-            log.warning("token refused", error=str(error))
+            token = await self._decoded(encoded)
+        except RefusedRequest:
+            metrics.TOKEN_REFUSALS.labels("claims").inc()
+            raise
+        except Exception as error:  # PyJWT's own, or any that a stranger's token causes in it or in cryptography
+            reason = type(error).__name__ if isinstance(error, jwt.PyJWTError) else "malformed"
+            metrics.TOKEN_REFUSALS.labels(reason).inc()
+            log.warning("token refused", reason=reason)
             raise RefusedRequest(403, "Invalid auth token") from error
-        token = _task_token(claims)
         self._verified[encoded] = token
         if len(self._verified) > VERIFIED_TOKENS:
             self._verified.popitem(last=False)
         return token
+
+    async def _is_still_good(self, token: TaskToken) -> bool:
+        now = time.time()
+        if now >= token.expires + self.settings.leeway:
+            return False
+        if token.key is None or self._key_set is None:
+            return True
+        return await self._key_set.still_trusts(token.key, for_renewal=token.needs_refresh(now))
+
+    def renewed(self, token: TaskToken, now: float) -> str | None:
+        """Return the successor of a token that is near its end, else None.
+
+        Ours is signed with our own key, so a token whose key was taken back has none.
+
+        :param token: as it was verified at the door.
+        :param now: seconds since the epoch.
+        """
+        if token.scope == WORKLOAD or not token.needs_refresh(now):
+            return None
+        if token.key is not None and self._key_set is not None and not self._key_set.has(token.key):
+            return None
+        return self.mint(token.claims)
+
+    @property
+    def weakness(self) -> str | None:
+        """What is wrong with the key that tokens are signed with, though it can be used; None for nothing."""
+        algorithm = self._signing_algorithm
+        if self._private_key is None and self.settings.secret is not None:
+            length, shortest = len(self.settings.secret.encode()), SHORTEST_SECRETS.get(algorithm, 0)
+            if length < shortest:
+                return f"[api_auth] jwt_secret has {length} bytes: {algorithm} needs {shortest} at least (RFC 7518, 3.2)"
+        if isinstance(self._private_key, RSAPrivateKey) and self._private_key.key_size < SHORTEST_RSA:
+            size = self._private_key.key_size
+            return f"[api_auth] jwt_private_key_path has {size} bits: RSA needs {SHORTEST_RSA} at least (RFC 7518, 3.3)"
+        return None
 
     def mint(self, claims: Mapping[str, Any], *, valid_for: int | None = None) -> str:
         """Return a fresh token with ``claims``, its times, id, audience and issuer set anew.
@@ -170,20 +252,21 @@ class Tokens:
         key: Any = self._private_key or self.settings.secret
         return jwt.encode({**claims, **fresh}, key, algorithm=self._signing_algorithm, headers={"kid": self._signing_key_id})
 
-    async def _decode(self, encoded: str) -> dict[str, Any]:
+    async def _decoded(self, encoded: str) -> TaskToken:
         key: Any
+        from_set: jwt.PyJWK | None = None
         algorithms = list(self.settings.algorithms)
         if self._key_set:
             key_id = jwt.get_unverified_header(encoded).get("kid")
             if not isinstance(key_id, str):
                 raise jwt.InvalidTokenError("the token's header has no kid")
-            found = await self._key_set.get(key_id)
-            key, algorithms = found.key, algorithms or [found.algorithm_name]
+            from_set = await self._key_set.get(key_id)
+            key, algorithms = from_set.key, algorithms or [from_set.algorithm_name]
         elif self._private_key:
             key, algorithms = self._private_key.public_key(), algorithms or [self._signing_algorithm]
         else:
             key, algorithms = self.settings.secret, algorithms or ["HS512"]
-        return jwt.decode(
+        claims = jwt.decode(
             encoded,
             key,
             algorithms=algorithms,
@@ -192,6 +275,7 @@ class Tokens:
             leeway=self.settings.leeway,
             options={"require": self._required},
         )
+        return _task_token(claims, from_set)
 
     @cached_property
     def _signing_algorithm(self) -> str:
@@ -230,6 +314,7 @@ async def authenticate(request: Request) -> TaskToken:
         return known
     scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not credentials:
+        metrics.TOKEN_REFUSALS.labels("missing").inc()
         raise RefusedRequest(401, "Missing auth token")
     token: TaskToken = await request.app.state.service.tokens.verify(credentials.strip())
     scope["token"] = token
@@ -283,14 +368,14 @@ def _require_self(request: Request, token: TaskToken) -> TaskToken:
     return token
 
 
-def _task_token(claims: dict[str, Any]) -> TaskToken:
+def _task_token(claims: dict[str, Any], key: jwt.PyJWK | None) -> TaskToken:
     scope = claims.get("scope", EXECUTION)
     if scope not in SCOPES:
         raise RefusedRequest(403, f"Invalid token scope: {scope}")
     others = {name: value for name, value in claims.items() if name not in EVERY_TOKENS} or NO_OTHERS
     times = {"issued": int(claims["iat"]), "expires": int(claims["exp"])}
     try:
-        return TaskToken(id=uuid.UUID(claims["sub"]), scope=sys.intern(scope), **times, others=others)
+        return TaskToken(id=uuid.UUID(claims["sub"]), scope=sys.intern(scope), **times, others=others, key=key)
     except (KeyError, ValueError, AttributeError, TypeError):
         raise RefusedRequest(403, "Invalid auth token: its sub is not a task instance's id") from None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app import metrics
 from app.errors import RetryableDatabaseError
 from app.server import logs
-from app.server.auth import REFRESH_HEADER, WORKLOAD, Tokens
+from app.server.auth import REFRESH_HEADER, Tokens
 
 log = structlog.get_logger(__name__)
 access = structlog.get_logger("access")
@@ -196,8 +195,8 @@ class TokenRefresh:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def refresh(message: Message) -> None:
             token = scope.get("token") if message["type"] == "http.response.start" else None
-            if token is not None and token.scope != WORKLOAD and token.needs_refresh(self.clock()):
-                MutableHeaders(scope=message)[REFRESH_HEADER] = self.tokens.mint(token.claims)
+            if token is not None and (renewed := self.tokens.renewed(token, self.clock())) is not None:
+                MutableHeaders(scope=message)[REFRESH_HEADER] = renewed
             await send(message)
 
         await self.app(scope, receive, refresh)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import hmac
 import json
+import tempfile
 import threading
 import time
 import uuid
@@ -12,8 +14,13 @@ from typing import Any
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jwt.algorithms import OKPAlgorithm, RSAAlgorithm
+from jwt.utils import base64url_encode
 
 from app.errors import ConfigurationError, RefusedRequest
 from app.server import auth
@@ -27,6 +34,17 @@ ED_KEY = ed25519.Ed25519PrivateKey.generate()
 
 def pem(key: Any) -> bytes:
     return bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+
+
+def _fuzzed() -> dict[str, Tokens]:
+    path = Path(tempfile.mkdtemp()) / "jwks.json"
+    write_key_set(path, ("first", RSA_KEY), ("second", ED_KEY))
+    every = ("HS512", "RS256", "EdDSA")
+    return {
+        "secret": Tokens(TokenSettings(secret="s" * 64)),
+        "key": Tokens(TokenSettings(private_key=pem(RSA_KEY))),
+        "set": Tokens(TokenSettings(secret="s" * 64, algorithms=every, trusted_jwks_url=str(path))),
+    }
 
 
 def claims(**changed: Any) -> dict[str, Any]:
@@ -64,6 +82,9 @@ def write_key_set(path: Path, *keys: tuple[str, Any]) -> None:
     path.write_text(json.dumps({"keys": entries}))
 
 
+FUZZED = _fuzzed()
+
+
 async def test_trusted_jwks_is_read_again_for_an_unknown_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "jwks.json"
     write_key_set(path, ("first", RSA_KEY))
@@ -75,6 +96,175 @@ async def test_trusted_jwks_is_read_again_for_an_unknown_key(tmp_path: Path, mon
         await tokens.verify(second)
     monkeypatch.setattr(auth, "JWKS_PAUSE", 0.0)
     assert (await tokens.verify(second)).id == SUBJECT
+
+
+async def key_set_tokens(path: Path) -> tuple[Tokens, str, str]:
+    """Return tokens that trust two keys, and a token of each, both verified."""
+    write_key_set(path, ("first", RSA_KEY), ("second", ED_KEY))
+    tokens = Tokens(TokenSettings(secret="s" * 64, trusted_jwks_url=str(path)))
+    first = jwt.encode(claims(exp=int(time.time()) + 3600), RSA_KEY, "RS256", headers={"kid": "first"})
+    second = jwt.encode(claims(exp=int(time.time()) + 3600), ED_KEY, "EdDSA", headers={"kid": "second"})
+    for encoded in (first, second):
+        assert (await tokens.verify(encoded)).id == SUBJECT
+    return tokens, first, second
+
+
+async def test_a_key_that_is_taken_back_verifies_nothing_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "jwks.json"
+    tokens, first, second = await key_set_tokens(path)
+    monkeypatch.setattr(auth, "JWKS_PAUSE", -1.0)
+    monkeypatch.setattr(auth, "JWKS_LIFETIME", -1.0)
+    for kept in ([("second", ED_KEY)], [("first", ED_KEY), ("second", ED_KEY)]):  # gone; another under its name
+        write_key_set(path, *kept)
+        await tokens.verify(second)  # notices that the key set is old; it is read beside
+        assert tokens._key_set is not None and tokens._key_set._beside is not None
+        await tokens._key_set._beside
+        with pytest.raises(RefusedRequest):
+            await tokens.verify(first)
+        assert (await tokens.verify(second)).id == SUBJECT, "a key that stays goes on"
+    path.write_text('{"keys": []}')
+    await tokens._key_set._read_again()
+    with pytest.raises(RefusedRequest):
+        await tokens.verify(second)
+
+
+async def test_a_token_whose_key_is_taken_back_is_not_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Near its end the key set is read at once, however young it is; in between, the answer does not carry a new token."""
+    path = tmp_path / "jwks.json"
+    tokens, first, _ = await key_set_tokens(path)
+    token = await tokens.verify(first)
+    near_its_end = token.expires - 10.0
+    assert tokens.renewed(token, time.time()) is None
+    assert tokens.renewed(token, near_its_end) is not None
+    write_key_set(path, ("second", ED_KEY))
+    monkeypatch.setattr(auth, "JWKS_PAUSE", -1.0)
+    monkeypatch.setattr(auth.time, "time", lambda: near_its_end)
+    with pytest.raises(RefusedRequest):
+        await tokens.verify(first)
+    assert tokens.renewed(token, near_its_end) is None
+
+
+async def test_a_key_set_that_cannot_be_read_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "jwks.json"
+    tokens, first, second = await key_set_tokens(path)
+    monkeypatch.setattr(auth, "JWKS_PAUSE", -1.0)
+    assert tokens._key_set is not None
+    for document in ("", "null", "[]", "5", '{"keys": 5}', '{"keys": null}', '{"keys": [1]}', "\xff", "[" * 100_000):
+        path.write_text(document)
+        await tokens._key_set._read_again()
+        assert (await tokens.verify(first)).id == (await tokens.verify(second)).id == SUBJECT
+
+
+@pytest.mark.parametrize("algorithm", ["HS256", "HS512", "RS256", "ES256", "EdDSA", "none"])
+@pytest.mark.parametrize("trusted", ["first", "second"])
+async def test_an_algorithm_of_another_kind_of_key(tmp_path: Path, algorithm: str, trusted: str) -> None:
+    """A list of algorithms lets a token choose one that its key is not for."""
+    write_key_set(tmp_path / "jwks.json", ("first", RSA_KEY), ("second", ED_KEY))
+    every = ("HS256", "HS512", "RS256", "ES256", "EdDSA")
+    settings = TokenSettings(secret="s" * 64, algorithms=every, trusted_jwks_url=str(tmp_path / "jwks.json"))
+    header = base64url_encode(json.dumps({"alg": algorithm, "typ": "JWT", "kid": trusted}).encode())
+    signed = header + b"." + base64url_encode(json.dumps(claims()).encode())
+    encoded = signed + b"." + base64url_encode(b"s" * 64)
+    with pytest.raises(RefusedRequest) as refused:
+        await Tokens(settings).verify(encoded.decode())
+    assert refused.value.status == 403
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just(str(SUBJECT)),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=4,
+)
+CLAIMS = st.fixed_dictionaries(
+    {}, optional=dict.fromkeys(("sub", "aud", "iss", "iat", "nbf", "exp", "jti", "scope", "crit", "kid"), JSON)
+)
+HEADERS = st.fixed_dictionaries(
+    {},
+    optional={
+        n: JSON | st.sampled_from(["HS512", "RS256", "EdDSA", "none", "first"])
+        for n in ("alg", "typ", "kid", "crit", "b64", "jwk")
+    },
+)
+
+
+@given(header=HEADERS, changed=CLAIMS, kind=st.sampled_from(["secret", "key", "set"]), is_signed=st.booleans())
+@settings(max_examples=150, deadline=None)
+async def test_no_token_causes_anything_but_a_refusal(
+    header: dict[str, Any], changed: dict[str, Any], kind: str, is_signed: bool
+) -> None:
+    """Signed or not: what a token's header and claims hold is verified, or it is a 403."""
+    tokens = FUZZED[kind]
+    head = base64url_encode(json.dumps({"alg": "HS512", "typ": "JWT", "kid": "first", **header}).encode())
+    body = head + b"." + base64url_encode(json.dumps({**claims(), **changed}).encode())
+    if kind == "secret":
+        signature = hmac.digest(b"s" * 64, body, "sha512") if is_signed else b"s"
+    else:
+        signature = RSA_KEY.sign(body, PKCS1v15(), SHA256()) if is_signed else b"s"
+    try:
+        token = await tokens.verify((body + b"." + base64url_encode(signature)).decode())
+    except RefusedRequest as refused:
+        assert refused.status == 403
+    else:
+        assert is_signed
+        tokens.renewed(token, time.time())
+        tokens.renewed(token, 2.0**62)
+
+
+@given(
+    st.text()
+    | st.binary().map(lambda b: b.decode("latin-1"))
+    | st.lists(st.text(max_size=6), min_size=3, max_size=5).map(".".join)
+)
+@settings(max_examples=100, deadline=None)
+async def test_no_text_is_a_token(text: str) -> None:
+    for tokens in FUZZED.values():
+        with pytest.raises(RefusedRequest) as refused:
+            await tokens.verify(text)
+        assert refused.value.status == 403
+
+
+ENTRY = st.fixed_dictionaries(
+    {"kid": st.just("hostile")},
+    optional={
+        name: JSON | st.sampled_from(["RSA", "EC", "OKP", "oct", "RS256", "Ed25519", "P-256", "AQAB"])
+        for name in ("kty", "alg", "use", "n", "e", "d", "crv", "x", "y", "k")
+    },
+)
+
+
+@given(st.lists(ENTRY | JSON, max_size=3))
+@settings(max_examples=100, deadline=None)
+async def test_no_entry_of_a_key_set_costs_the_others(entries: list[Any]) -> None:
+    """One that nothing can be made of is left out, or the whole set is not taken; nothing else happens."""
+    good = {**RSAAlgorithm(RSAAlgorithm.SHA256).to_jwk(RSA_KEY.public_key(), as_dict=True), "kid": "first"}
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump({"keys": [good, *entries]}, file)
+        file.flush()
+        tokens = Tokens(TokenSettings(secret="s" * 64, trusted_jwks_url=file.name))
+        encoded = jwt.encode(claims(), RSA_KEY, "RS256", headers={"kid": "first"})
+        if all(isinstance(entry, dict) for entry in entries):
+            assert (await tokens.verify(encoded)).id == SUBJECT
+        hostile = jwt.encode(claims(), RSA_KEY, "RS256", headers={"kid": "hostile"})
+        with pytest.raises(RefusedRequest):
+            await tokens.verify(hostile)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (TokenSettings(secret="s" * 63), "63 bytes: HS512 needs 64"),
+        (TokenSettings(secret="s" * 31, algorithms=("HS256",)), "31 bytes: HS256 needs 32"),
+        (TokenSettings(secret="s" * 64), None),
+        (TokenSettings(secret="s" * 32, algorithms=("HS256",)), None),
+        (TokenSettings(private_key=pem(rsa.generate_private_key(public_exponent=65537, key_size=1024))), "1024 bits"),
+        (TokenSettings(private_key=pem(RSA_KEY)), None),
+        (TokenSettings(private_key=pem(ED_KEY)), None),
+    ],
+    ids=str,
+)
+def test_a_weak_key_is_told(settings: TokenSettings, said: str | None) -> None:
+    weakness = Tokens(settings).weakness
+    assert weakness is None if said is None else said in (weakness or "")
 
 
 async def test_trusted_jwks_that_cannot_be_read_refuses(tmp_path: Path) -> None:
@@ -109,7 +299,7 @@ async def test_a_verified_token_is_not_trusted_beyond_its_end(monkeypatch: pytes
     encoded = jwt.encode(claims(), "s" * 64, "HS512")
     await tokens.verify(encoded)
     decoded = []
-    monkeypatch.setattr(tokens, "_decode", lambda encoded: decoded.append(encoded) or claims_later())
+    monkeypatch.setattr(tokens, "_decoded", lambda encoded: decoded.append(encoded) or claims_later())
     await tokens.verify(encoded)
     assert decoded == []
     later = time.time() + 61
