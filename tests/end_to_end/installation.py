@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -52,18 +52,19 @@ class Airflow:
     @contextmanager
     def components(self, execution_api_url: str, *others: str) -> Iterator[None]:
         """Run scheduler, triggerer and Dag processor, and other commands of Airflow, until the block ends."""
-        environment = {**self.environment, "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{execution_api_url}/"}
         with ExitStack() as stack:
             for component in ("scheduler", "triggerer", "dag-processor", *others):
-                stack.enter_context(self._component(component, environment))
+                stack.enter_context(self.component(component, execution_api_url))
             yield
 
     @contextmanager
-    def _component(self, name: str, environment: Mapping[str, str]) -> Iterator[None]:
+    def component(self, name: str, execution_api_url: str) -> Iterator[None]:
+        """Run one command of Airflow until the block ends."""
+        environment = {**self.environment, "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{execution_api_url}/"}
         with (self.home / f"{name.partition(' ')[0]}.log").open("ab") as log:
             process = subprocess.Popen(
                 [str(self.binaries / "airflow"), *name.split()],
-                env=dict(environment),
+                env=environment,
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
