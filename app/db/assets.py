@@ -146,16 +146,26 @@ async def find(
     return (await session.execute(statement)).all()
 
 
-async def find_or_create(session: Session, *, key: AssetKey, extra: Mapping[str, Any], now: datetime) -> int:
-    """Return the id of an asset, active or not; one that a task emits through an alias is made when it is new."""
-    by_key = select(asset.c.id).where(asset.c.name == key[0], asset.c.uri == key[1])
-    if (found := await session.scalar(by_key)) is not None:
-        return int(found)
+_BY_KEY = select(asset.c.id).where(
+    asset.c.name == bindparam("by_name", type_=Text), asset.c.uri == bindparam("by_uri", type_=Text)
+)
+_CREATE = insert(asset).on_conflict_do_nothing().returning(asset.c.id)
+
+
+async def pk_of(session: Session, *, key: AssetKey) -> int | None:
+    """Return the id of an asset, active or not, or None."""
+    found: int | None = await session.scalar(_BY_KEY, {"by_name": key[0], "by_uri": key[1]})
+    return found
+
+
+async def create(session: Session, *, key: AssetKey, extra: Mapping[str, Any], now: datetime) -> int:
+    """Make an asset that a task emits through an alias, and return its id."""
     values = {"name": key[0], "uri": key[1], "group": "asset", "extra": extra, "created_at": now, "updated_at": now}
-    made = insert(asset).values(**values).on_conflict_do_nothing().returning(asset.c.id)
-    if (created := await session.scalar(made)) is not None:
-        return int(created)
-    return int((await session.execute(by_key)).scalar_one())  # another task made it in between
+    created: int | None = await session.scalar(_CREATE, values)
+    if created is None:  # another task made it in between
+        created = await pk_of(session, key=key)
+    assert created is not None
+    return created
 
 
 async def attach_aliases(session: Session, *, asset_pk: int, names: Collection[str]) -> list[int]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import bindparam, exists, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from app.db.session import Session
@@ -54,10 +54,15 @@ async def finish(
     return (await session.execute(statement)).one_or_none()
 
 
+async def is_stored(session: Session, *, conn_id: str) -> bool:
+    """Say whether there is a connection of this id."""
+    return bool(await session.scalar(select(exists().where(connection.c.conn_id == conn_id))))
+
+
 async def save_connection(session: Session, *, conn_id: str, team_name: str | None, values: Mapping[str, Any]) -> None:
-    """Store a connection, or replace the one of this id, whose team it keeps.
+    """Store a connection, or replace the one of this id, whose team, description, and what ``values`` lacks, are kept.
 
     :param values: its other columns, password and extra as they are stored.
     """
-    statement = insert(connection).values(conn_id=conn_id, team_name=team_name, **values)
+    statement = insert(connection).values(conn_id=conn_id, team_name=team_name, **{"is_encrypted": False, **values})
     await session.execute(statement.on_conflict_do_update(index_elements=["conn_id"], set_=values))

@@ -22,20 +22,23 @@ async def get(session: Session, *, ti_id: uuid.UUID) -> AnyRow | None:
     return (await session.execute(_BY_TI, {"pk": ti_id})).one_or_none()
 
 
+_ASKED = ("options", "subject", "body", "defaults", "multiple", "params", "assignees")
+_new = insert(hitl_detail)
+_FORGOTTEN = {"responded_by": null(), "responded_at": null(), "chosen_options": null(), "params_input": {}}
+_ASK = _new.on_conflict_do_update(
+    index_elements=["ti_id"],
+    set_={**{name: _new.excluded[name] for name in (*_ASKED, "created_at")}, **_FORGOTTEN},
+).returning(*_COLUMNS)
+
+
 async def ask(session: Session, *, ti_id: uuid.UUID, request: Mapping[str, Any], now: datetime) -> AnyRow:
-    """Make a request, or take up the one that is there: a response that it had is forgotten.
+    """Make a request, in one statement; one that an earlier try made, and its response, are forgotten.
 
     :param request: options, subject, body, defaults, multiple, params and assignees.
     :raises MissingReference: when there is no such task instance.
     """
-    statement = insert(hitl_detail).values(ti_id=ti_id, created_at=now, params_input={}, **request)
-    forgotten = {"responded_by": null(), "responded_at": null(), "chosen_options": null(), "params_input": {}}
-    await session.execute(
-        statement.on_conflict_do_update(
-            index_elements=["ti_id"], set_=forgotten, where=hitl_detail.c.responded_at.is_not(None)
-        )
-    )
-    return (await session.execute(_BY_TI, {"pk": ti_id})).one()
+    asked = {name: request[name] for name in _ASKED}
+    return (await session.execute(_ASK, {"ti_id": ti_id, "created_at": now, "params_input": {}, **asked})).one()
 
 
 async def respond(

@@ -404,17 +404,18 @@ async def run_context(session: Session, *, row: AnyRow) -> tuple[int, list[str],
     return count, keys or [], has_events
 
 
-async def archive_try(session: Session, *, row: AnyRow, ended: Mapping[str, Any], revision: Revision) -> uuid.UUID:
-    """Copy a locked task instance's try into the history, as failed, and return the id for its next try.
+async def archive_try(session: Session, *, row: AnyRow, ended: Mapping[str, Any], revision: Revision) -> bool:
+    """Copy a locked task instance's try into the history, as failed, and forget its reschedules.
 
     :param row: the task instance, locked to be renamed.
     :param ended: the columns of the history row that differ from the task instance's, such as its end date.
+    :returns: whether it was not there yet.
     """
     changed = {**ended, "state": "failed"}
     literals = {name: literal(value, task_instance_history.c[name].type) for name, value in changed.items()}
-    await _archive(session, _this_pk, literals, revision, {"pk": row.id})
+    archived = await _archive(session, _this_pk, literals, revision, {"pk": row.id})
     await session.execute(delete(task_reschedule).where(task_reschedule.c.ti_id == row.id))
-    return uuid7()
+    return bool(archived)
 
 
 async def archive_run(session: Session, *, dag_id: str, run_id: str, now: datetime, revision: Revision) -> set[uuid.UUID]:
@@ -450,8 +451,9 @@ async def _archive(
     changed = revision.known("task_instance_history", changed)
     columns = [name for name in HISTORY_COLUMNS if revision.has_column("task_instance_history", name)]
     index = case((task_instance.c.map_index >= 0, cast(task_instance.c.map_index, String)))
-    label = func.coalesce(task_instance.c.rendered_map_index, index)  # the history has a label for every mapped task
-    source = [{"rendered_map_index": label, **changed}.get(name, task_instance.c[name]) for name in columns]
+    label = changed.get("rendered_map_index", task_instance.c.rendered_map_index)
+    changed = {**changed, "rendered_map_index": func.coalesce(label, index)}  # it has a label for every mapped task
+    source = [changed.get(name, task_instance.c[name]) for name in columns]
     attempt = ("dag_id", "task_id", "run_id", "map_index", "try_number")
     tried_already = exists().where(*(task_instance_history.c[c] == task_instance.c[c] for c in attempt))
     copy = select(task_instance.c.id, *source).where(where, ~tried_already)

@@ -31,7 +31,7 @@ async def upsert_hitl_detail(request: Request, task_instance_id: UUID, payload: 
     """Ask a person; asked again, a response to the earlier try is forgotten."""
     asked = payload.model_dump(exclude={"ti_id", "assigned_users"})
     asked["assignees"] = [user.model_dump() for user in payload.assigned_users]
-    async with service.of(request).database.transaction() as session:
+    async with service.of(request).database.autocommit() as session:
         row = await hitl.ask(session, ti_id=task_instance_id, request=asked, now=utcnow())
     return {
         "ti_id": task_instance_id,
@@ -48,7 +48,7 @@ async def upsert_hitl_detail(request: Request, task_instance_id: UUID, payload: 
 @router.patch("/{task_instance_id}", response_model=HITLDetailResponse)
 async def update_hitl_detail(request: Request, task_instance_id: UUID, payload: UpdateHITLDetailPayload) -> Any:
     """Record the response to a task's request."""
-    async with service.of(request).database.transaction() as session:
+    async with service.of(request).database.autocommit() as session:
         row = await hitl.respond(
             session,
             ti_id=task_instance_id,

@@ -1,7 +1,8 @@
 """What a successful task's outlets and events do: asset events, and Dags queued for a run.
 
-It happens in the transaction of the state itself, so that a recorded success and its events are one. All inserts into
-shared tables are sorted: Airflow's own server iterates sets there, and two successes that queue the same Dags deadlock.
+It happens in the transaction of the state itself, so that a recorded success and its events are one. Nothing here waits for
+what somebody else holds, and Dags are queued in key order: Airflow's own server iterates sets there, and two successes that
+queue the same Dags deadlock.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from app.settings import Settings
 from app.tasks.transitions import Refuse, RegisterAssets
 
 log = structlog.get_logger(__name__)
+
+
+_Outlet = tuple[str | None, str | None]  # name, uri; a reference has one of them
 
 
 @dataclass(slots=True)
@@ -54,7 +58,10 @@ async def register(
     """
     await Database.stop_waiting(session)
     emissions = await _direct(session, row, effect, revision)
-    emissions += await _through_aliases(session, row, effect, now)
+    through_aliases = await _through_aliases(session, row, effect, now)
+    if isinstance(through_aliases, Refuse):
+        return through_aliases
+    emissions += through_aliases
     for emission in emissions:
         await _find_waiting(session, row, emission, settings, revision)
     queued = {
@@ -110,51 +117,76 @@ async def _direct(session: Session, row: AnyRow, effect: RegisterAssets, revisio
     found = await assets.find(session, keys=keys, names=names, uris=uris)
     payloads = _payloads(effect, revision)
     emissions = []
-    wanted = [
-        *(a for a in found if (a.name, a.uri) in keys),
-        *{a.name: a for a in found if a.name in names}.values(),
-        *{a.uri: a for a in found if a.uri in uris}.values(),
+    wanted: list[tuple[AnyRow, _Outlet]] = [
+        *((a, (a.name, a.uri)) for a in found if (a.name, a.uri) in keys),
+        *{a.name: (a, (a.name, None)) for a in found if a.name in names}.values(),
+        *{a.uri: (a, (None, a.uri)) for a in found if a.uri in uris}.values(),
     ]
     if len(wanted) < len(keys) + len(names) + len(uris):
         log.warning("the task has inactive assets among its outlets", dag_id=row.dag_id, task_id=row.task_id)
-    for outlet in wanted:
-        for extra, partition_key in payloads.get((outlet.name, outlet.uri), [({}, None)]):
+    for outlet, named in wanted:
+        own = (outlet.name, outlet.uri) if revision.event_per_emission else named
+        for extra, partition_key in payloads.get(own, [({}, None)]):
             effective = row.partition_key if partition_key is None else partition_key
             date = row.partition_date if effective == row.partition_key else None  # it is said of the run's own key
             emissions.append(_Emission(outlet.id, outlet.name, outlet.uri, extra, effective, date))
     return emissions
 
 
-def _payloads(effect: RegisterAssets, revision: Revision) -> dict[AssetKey, list[tuple[Mapping[str, Any], str | None]]]:
-    """Return the emitted (extra, partition key) by asset."""
-    payloads: dict[AssetKey, list[tuple[Mapping[str, Any], str | None]]] = {}
+def _payloads(effect: RegisterAssets, revision: Revision) -> dict[_Outlet, list[tuple[Mapping[str, Any], str | None]]]:
+    """Return the emitted (extra, partition key) by outlet.
+
+    Without :attr:`Revision.event_per_emission` the last one counts, and a reference is found by its own part.
+    """
+    payloads: dict[_Outlet, list[tuple[Mapping[str, Any], str | None]]] = {}
     for event in effect.events:
         if "source_alias_name" in event:
             continue
-        key = (event["dest_asset_key"]["name"], event["dest_asset_key"]["uri"])
+        name, uri = event["dest_asset_key"]["name"], event["dest_asset_key"]["uri"]
+        extra = event["extra"] or {}
         if revision.event_per_emission:
-            payloads.setdefault(key, []).append((event["extra"], event.get("partition_key")))
+            payloads.setdefault((name, uri), []).append((extra, event.get("partition_key")))
         else:
-            payloads[key] = [(event["extra"], None)]
+            payloads |= {outlet: [(extra, None)] for outlet in ((name, uri), (name, None), (None, uri))}
     return payloads
 
 
-async def _through_aliases(session: Session, row: AnyRow, effect: RegisterAssets, now: datetime) -> list[_Emission]:
-    """Return the events that came through the task's aliases, one per asset and extra; unknown assets are created."""
+async def _through_aliases(session: Session, row: AnyRow, effect: RegisterAssets, now: datetime) -> list[_Emission] | Refuse:
+    """Return the events that came through the task's aliases, one per asset and extra; unknown assets are created.
+
+    What makes a new asset is what the first event of it says.
+    """
     alias_names = {outlet.name for outlet in effect.outlets if outlet.type == "AssetAlias" and outlet.name}
     grouped: dict[tuple[AssetKey, str, str], set[str]] = {}
     for event in effect.events:
         if event.get("source_alias_name") in alias_names:
-            key = (event["dest_asset_key"]["name"], event["dest_asset_key"]["uri"])
+            name, uri = event["dest_asset_key"]["name"], event["dest_asset_key"]["uri"]
             asset_extra = json.dumps(event.get("dest_asset_extra", {}), sort_keys=True)
-            extra = json.dumps(event["extra"], sort_keys=True)
-            grouped.setdefault((key, asset_extra, extra), set()).add(event["source_alias_name"])
+            extra = json.dumps(event["extra"] or {}, sort_keys=True)
+            grouped.setdefault(((name or uri, uri or name), asset_extra, extra), set()).add(event["source_alias_name"])
     emissions = []
-    for (key, asset_extra, extra), through in sorted(grouped.items()):
-        asset_pk = await assets.find_or_create(session, key=key, extra=json.loads(asset_extra), now=now)
+    for (key, asset_extra, extra), through in grouped.items():
+        asset_pk = await assets.pk_of(session, key=key)
+        if asset_pk is None:
+            described = json.loads(asset_extra) or {}
+            if (problem := _why_no_asset(key, described)) is not None:
+                return Refuse(422, {"reason": "invalid_asset", "message": f"Nothing was recorded: {problem}"})
+            asset_pk = await assets.create(session, key=key, extra=described, now=now)
         own = (row.partition_key, row.partition_date)
         emissions.append(_Emission(asset_pk, *key, json.loads(extra), *own, frozenset(through)))
     return emissions
+
+
+def _why_no_asset(key: AssetKey, extra: Any) -> str | None:
+    """Say why no asset can be made of this, by the rules that Airflow's own model has for one, or None."""
+    _, uri = key
+    if not uri:
+        return "an asset must have a name or a URI"
+    if not uri.isascii():
+        return f"the URI of an asset must be ASCII; got {uri!r}"
+    if uri.partition(":")[0].lower() == "airflow" and ":" in uri:
+        return f"the scheme 'airflow' is reserved; got {uri!r}"
+    return None if isinstance(extra, dict) else f"the extra of asset {uri!r} must be an object"
 
 
 async def _in_reach(session: Session, row: AnyRow, emission: _Emission, dag_ids: list[str]) -> set[str]:

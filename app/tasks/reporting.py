@@ -263,8 +263,9 @@ async def _archive_try(
     else:
         ended["end_date"] = now
         ended["duration"] = (now - row.start_date).total_seconds() if row.start_date else None
-    new_id = await task_instances.archive_try(session, row=row, ended=ended, revision=service.revision)
-    return {"id": new_id, "end_date": ended["end_date"], "duration": ended["duration"]}
+    is_new = await task_instances.archive_try(session, row=row, ended=ended, revision=service.revision)
+    times = ended if is_new else values  # a try that clear archived already keeps what was reported
+    return {"id": task_instances.uuid7(), "end_date": times["end_date"], "duration": times["duration"]}
 
 
 async def _fail_unrecorded(service: Service, ti_id: uuid.UUID, payload: TIStateUpdate) -> Refuse:

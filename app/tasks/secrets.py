@@ -99,38 +99,34 @@ class Secrets:
                 log.warning("a connection in the environment cannot be read", conn_id=conn_id, error=type(error).__name__)
         async with self._database.autocommit() as session:
             row = await connections.get(session, conn_id=conn_id, team_name=team_name)
-        if row is None:
+        return None if row is None else self.decrypted(row, conn_id=conn_id)
+
+    def decrypted(self, row: Any, *, conn_id: str) -> Connection | None:
+        """Return a stored connection, decrypted, or None when no Fernet key decrypts its password or its extra.
+
+        Half a connection would fail its task in a stranger place.
+
+        :param row: the columns of a connection, encrypted or not.
+        """
+        password = self._decrypted(row.password, row.is_encrypted, f"the password of connection {conn_id!r}")
+        extra = self._decrypted(row.extra, row.is_extra_encrypted, f"the extra of connection {conn_id!r}")
+        if (row.password and password is None) or (row.extra and extra is None):
             return None
-        found = self.decrypted(row, conn_id=conn_id)
-        if (row.password and found.password is None) or (row.extra and found.extra is None):
-            return None  # half a connection would fail its task in a stranger place
-        return found
+        plain = {name: getattr(row, name) for name in ("conn_type", "host", "login", "schema", "port")}
+        return Connection(conn_id=conn_id, **plain, password=password, extra=extra)
 
-    def decrypted(self, row: Any, *, conn_id: str) -> Connection:
-        """Return a stored connection, decrypted; what no Fernet key decrypts is None.
+    def stored(self, connection: Connection) -> dict[str, Any]:
+        """Return the columns of a connection as they are stored, password and extra encrypted if there is a key.
 
-        :param row: the columns of a connection, encrypted or not.
+        Those of an empty password are left out, so that a stored one stays; an empty extra replaces one. So Airflow has it.
         """
-        return Connection(
-            conn_id=conn_id,
-            conn_type=row.conn_type,
-            host=row.host,
-            login=row.login,
-            schema=row.schema,
-            port=row.port,
-            password=self._decrypted(row.password, row.is_encrypted, f"the password of connection {conn_id!r}"),
-            extra=self._decrypted(row.extra, row.is_extra_encrypted, f"the extra of connection {conn_id!r}"),
-        )
-
-    def stored(self, row: Any) -> dict[str, Any]:
-        """Return the columns of a connection as they are stored: what is not encrypted yet is, if there is a key.
-
-        :param row: the columns of a connection, encrypted or not.
-        """
-        values = {name: getattr(row, name) for name in ("conn_type", "host", "schema", "login", "port")}
-        for name, flag in (("password", "is_encrypted"), ("extra", "is_extra_encrypted")):
-            text, encrypted = getattr(row, name), getattr(row, flag)
-            values[name], values[flag] = self.encrypt(text) if text and not encrypted else (text, encrypted)
+        values: dict[str, Any] = {
+            name: getattr(connection, name) for name in ("conn_type", "host", "schema", "login", "port")
+        }
+        if connection.password:
+            values["password"], values["is_encrypted"] = self.encrypt(connection.password)
+        extra = connection.extra
+        values["extra"], values["is_extra_encrypted"] = self.encrypt(extra) if extra else (extra, False)
         return values
 
     def encrypt(self, value: str) -> tuple[str, bool]:

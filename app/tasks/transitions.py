@@ -32,6 +32,7 @@ from app.schemas.task_instances import (
 )
 
 RETRY_REASON_LENGTH = 500  # characters; task_instance.retry_reason is varchar(500), longer reasons are cut
+LABEL_LENGTH = 250  # characters; task_instance.rendered_map_index is varchar(250)
 EMPTY_JSON = (None, "", "null", "{}", "[]", '""')
 
 
@@ -261,7 +262,8 @@ def _end(
         **_ended(row, payload.end_date),
     }
     if "rendered_map_index" in payload.model_fields_set:
-        values["rendered_map_index"] = payload.rendered_map_index
+        label = payload.rendered_map_index
+        values["rendered_map_index"] = label[:LABEL_LENGTH] if label else label
     return Accept(values, event=payload.state.value, effects=effects)
 
 
@@ -357,8 +359,8 @@ def _refuse_outlet_events(payload: TISuccessStatePayload) -> Refuse | None:
         key = event.get("dest_asset_key")
         if not (isinstance(key, dict) and key.keys() == {"name", "uri"} and all(isinstance(v, str) for v in key.values())):
             return _invalid_event(f"{where}.dest_asset_key must be an object with a name and a uri")
-        if not isinstance(event.get("extra"), dict):
-            return _invalid_event(f"{where}.extra must be an object")
+        if "extra" not in event or (event["extra"] and not isinstance(event["extra"], dict)):
+            return _invalid_event(f"{where}.extra must be an object")  # null, and what is as empty, stands for {}
         if not isinstance(event.get("source_alias_name"), str | None):
             return _invalid_event(f"{where}.source_alias_name must be a string")
         partition_key = event.get("partition_key")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.contract.cases.case import (
     A1,
     A2,
@@ -11,6 +13,8 @@ from tests.contract.cases.case import (
     ERROR_SHAPE,
     NEW,
     NOT_FAILED,
+    OBJECTS,
+    ONE_NAME,
     OUT,
     Case,
     event,
@@ -18,6 +22,22 @@ from tests.contract.cases.case import (
     state,
 )
 from tests.contract.cases.setups import MAPPED, MAPPED_SINCE_3_3, WAITING
+
+
+def emitted(note: str, *events: dict[str, Any], outlet: dict[str, Any] = A1, **options: Any) -> Case:
+    return state(
+        f"success that emits {note}", {**OUT, "task_outlets": [outlet], "outlet_events": list(events)}, "outlets", **options
+    )
+
+
+def through(name: str, uri: str, extra: Any = None, **more: Any) -> dict[str, Any]:
+    """Return an event that comes through the alias."""
+    key = {"dest_asset_key": {"name": name, "uri": uri}, "extra": {} if extra is None else extra}
+    return {**key, "source_alias_name": "alias", "dest_asset_extra": {}, **more}
+
+
+NEW_ASSET = ("new", "s3://bucket/new")
+BY_NAME, BY_URI = {"name": "second", "type": "AssetNameRef"}, {"uri": "s3://bucket/first", "type": "AssetUriRef"}
 
 CASES: list[Case] = [
     # --- assets and their events
@@ -91,6 +111,32 @@ CASES: list[Case] = [
     *(state(f"success in a partition, {name}", {**OUT, "task_outlets": [A1]}, name) for name in WAITING),
     state("success in a partition of its own", {**OUT, "task_outlets": [A1], "outlet_events": [event("first", {}, partition_key="p2"), event("first", {}, partition_key="p1")]}, "waiting already"),
     state("success heard by a partitioned Dag", {**OUT, "task_outlets": [A2]}, "partitioned_consumer"),
+    *(emitted(f"an extra of {extra!r}", event("first", extra)) for extra in (None, [], 0, False, "")),
+    *(emitted(f"an extra of {extra!r}", event("first", extra), differs=OBJECTS, ours=422) for extra in ("x", 5, [1], True)),
+    emitted("for a reference by name", event("second", {"r": 1}), outlet=BY_NAME),
+    emitted("for a reference by name, with another URI", {"dest_asset_key": {"name": "second", "uri": "s3://b"}, "extra": {"r": 1}}, outlet=BY_NAME),
+    emitted("for a reference by name, without a URI", {"dest_asset_key": {"name": "second", "uri": ""}, "extra": {"r": 1}}, outlet=BY_NAME),
+    emitted("for a reference by name, twice", *({"dest_asset_key": {"name": "second", "uri": f"u{n}"}, "extra": {"r": n}} for n in (1, 2)), outlet=BY_NAME),
+    emitted("for a reference by URI, with another name", {"dest_asset_key": {"name": "b", "uri": "s3://bucket/first"}, "extra": {"r": 1}}, outlet=BY_URI),
+    state("success with one asset in three ways", {**OUT, "task_outlets": [A1, BY_URI, {"name": "first", "type": "AssetNameRef"}], "outlet_events": [event("first", {"r": 1})]}, "outlets"),
+    emitted("one new asset twice, the first describes it", through(*NEW_ASSET, {"b": 2}, dest_asset_extra={"z": 1}), through(*NEW_ASSET, {"a": 1}, dest_asset_extra={"a": 2}), outlet=ALIAS),
+    emitted("two new assets in their order", through("z", "s3://z"), through("b", "s3://b"), outlet=ALIAS),
+    emitted("a new asset that nothing describes", {k: v for k, v in through(*NEW_ASSET).items() if k != "dest_asset_extra"}, outlet=ALIAS),
+    emitted("a known asset that is described anew", through("first", "s3://bucket/first", dest_asset_extra="x"), outlet=ALIAS),
+    *(emitted(f"through an alias an extra of {extra!r}", {**through("first", "s3://bucket/first"), "extra": extra}, outlet=ALIAS) for extra in (None, [], 0)),
+    emitted("a new asset with a name of other letters", through("é", "s3://bucket/e"), outlet=ALIAS),
+    *(
+        emitted(f"a new asset {name!r} {uri!r}", through(name, uri), outlet=ALIAS, differs=NOT_FAILED, ours=422)
+        for name, uri in (("", ""), ("é", ""), ("e", "s3://é"), ("a", "airflow://x"), ("a", "AIRFLOW:x"))
+    ),
+    *(
+        emitted(f"a new asset {name!r} {uri!r}", through(name, uri), outlet=ALIAS, differs=ONE_NAME, ours=204)
+        for name, uri in (("", "s3://x"), ("x", ""))
+    ),
+    *(emitted(f"a new asset described by {extra!r}", through(*NEW_ASSET, dest_asset_extra=extra), outlet=ALIAS, **NEW) for extra in ([], "")),
+    *(emitted(f"a new asset described by {extra!r}", through(*NEW_ASSET, dest_asset_extra=extra), outlet=ALIAS, differs=OBJECTS, ours=204) for extra in (None, 0)),
+    *(emitted(f"a new asset described by {extra!r}", through(*NEW_ASSET, dest_asset_extra=extra), outlet=ALIAS, differs=OBJECTS, ours=422) for extra in ("x", 5, [1])),
+    emitted("for a key with a group", {"dest_asset_key": {**event("first", {})["dest_asset_key"], "group": "g"}, "extra": {}}, differs=NOT_FAILED, ours=422),
     state("event without extra", {**OUT, "task_outlets": [A1], "outlet_events": [{"dest_asset_key": {"name": "first", "uri": "u"}}]}, "outlets", differs=NOT_FAILED, ours=422),
     state("event without a key", {**OUT, "task_outlets": [A1], "outlet_events": [{"extra": {}}]}, "outlets", differs=NOT_FAILED, ours=422),
     state("outlets are no list", {**OUT, "task_outlets": {}}, "outlets", differs=ERROR_SHAPE, ours=422),

@@ -21,6 +21,24 @@ CASES: list[Case] = [
         for s in ("pending", "queued", "running", "success", "failed", "to_save", "to_replace")
         for result in ("success", "failed")
     ),
+    *(
+        on(f"connection_test_{s}", "GET", f"{TEST}/connection", claims=WORKLOAD, **NEW, differs=BETTER_REFUSAL, ours=409)
+        for s in ("rotten", "with_a_rotten_extra")
+    ),
+    *(
+        on(f"connection_test_{s}", "PATCH", TEST, {"state": "success", "result_message": "m"}, claims=WORKLOAD, **NEW, **options)
+        for s, options in (
+            ("to_replace_without_a_password", {}),
+            ("to_replace_with_empty_ones", {}),
+            ("to_replace_an_odd_id", {}),
+            ("to_save_without_a_password", {}),
+            ("rotten_to_save", {"differs": BETTER_REFUSAL, "ours": 422}),
+            ("to_replace_with_a_list", {"differs": BETTER_REFUSAL, "ours": 422}),
+            ("to_replace_with_no_json", {"differs": BETTER_REFUSAL, "ours": 422}),
+            ("to_save_an_odd_id", {"differs": BETTER_REFUSAL, "ours": 422}),
+            ("to_save_with_a_list", {"differs": BETTER_REFUSAL, "ours": 422}),
+        )
+    ),
     on("connection_test_running", "PATCH", TEST, {"state": "queued"}, claims=WORKLOAD, **NEW),
     on("nothing", "GET", f"{TEST}/connection", claims=WORKLOAD, **NEW),
     on("nothing", "PATCH", TEST, {"state": "failed"}, claims=WORKLOAD, **NEW),

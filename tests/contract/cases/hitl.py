@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from tests.contract.cases.case import ASK, BETTER_REFUSAL, HITL, NEW, PARK, RESPONSE, Case, on, state
+from tests.contract.cases.case import ASK, ASKED_ANEW, BETTER_REFUSAL, HITL, NEW, PARK, RESPONSE, Case, on, state
 
 CASES: list[Case] = [
     *(on(s, "GET", HITL) for s in ("running", "asked", "asked_barely", "answered", "nothing")),
     on("asked", "GET", HITL, token="other"),
-    *(on(s, "POST", HITL, ASK) for s in ("running", "asked", "asked_barely", "answered")),
+    on("running", "POST", HITL, ASK),
+    *(on(s, "POST", HITL, ASK, differs=ASKED_ANEW, ours=201) for s in ("asked", "asked_barely", "answered")),
     on("running", "POST", HITL, {**ASK, "body": "b", "defaults": ["no"], "multiple": True}),
     on("running", "POST", HITL, {**ASK, "options": []}),
     on("running", "POST", HITL, {"options": ["a"]}),

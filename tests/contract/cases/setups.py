@@ -91,6 +91,8 @@ async def queued_early(world: World) -> Any:
 
 
 SETUPS["mapped_one"] = _in_state("running", map_index=2)
+SETUPS["labelled"] = _in_state("running", map_index=2, rendered_map_index="old", max_tries=3)
+SETUPS["labelled_alone"] = _in_state("running", rendered_map_index="old", max_tries=3)
 SETUPS["never_started"] = _in_state("running", start_date=None)
 SETUPS["with_tries"] = _in_state("running", max_tries=2, try_number=2)
 
@@ -104,6 +106,21 @@ async def _archived(world: World, ti: Any) -> None:
     row = await world.connection.fetchrow("SELECT * FROM task_instance WHERE id = $1", ti)
     kept = {name: value for name, value in row.items() if name not in ("id", "last_heartbeat_at", "trigger_timeout")}
     await world.insert("task_instance_history", task_instance_id=ti, **{**kept, "state": "failed"})
+
+
+def _tried_already(setup: str) -> Setup:
+    """Let the history have the running try already: whoever cleared it put it there."""
+
+    async def make(world: World) -> Any:
+        ti = await SETUPS[setup](world)
+        await _archived(world, ti)
+        return ti
+
+    return make
+
+
+SETUPS["tried_already"] = _tried_already("with_tries")
+SETUPS["labelled_and_tried_already"] = _tried_already("labelled")
 
 
 @setup
@@ -616,6 +633,35 @@ async def connection_test_to_replace(world: World) -> Any:
         "connection", conn_id="tested", conn_type="ftp", host="old", is_encrypted=False, is_extra_encrypted=False
     )
     return await _connection_test("running", commit_on_success=True)(world)
+
+
+def _to_replace(**values: Any) -> Setup:
+    """A test of a connection that is stored already, with a password and an extra."""
+
+    async def make(world: World) -> Any:
+        hidden = Fernet(FERNET_KEY)
+        stored = {"password": hidden.encrypt(b"kept").decode(), "extra": hidden.encrypt(b'{"k": 1}').decode()}
+        named = {"conn_id": values.get("connection_id", "tested"), "conn_type": "ftp", "description": "d"}
+        await world.insert("connection", **named, **stored, is_encrypted=True, is_extra_encrypted=True)
+        return await _connection_test("running", commit_on_success=True, **values)(world)
+
+    return make
+
+
+_ROTTEN = {"password": "gAAAA-no", "is_encrypted": True}
+SETUPS |= {
+    "connection_test_rotten": _connection_test("pending", **_ROTTEN),
+    "connection_test_with_a_rotten_extra": _connection_test("queued", extra="gAAAA-no", is_extra_encrypted=True),
+    "connection_test_rotten_to_save": _connection_test("running", commit_on_success=True, **_ROTTEN),
+    "connection_test_to_replace_without_a_password": _to_replace(password=None, extra=None),
+    "connection_test_to_replace_with_empty_ones": _to_replace(password="", extra=""),
+    "connection_test_to_replace_an_odd_id": _to_replace(connection_id="odd id%"),
+    "connection_test_to_replace_with_a_list": _to_replace(extra="[1]"),
+    "connection_test_to_replace_with_no_json": _to_replace(extra="no JSON"),
+    "connection_test_to_save_without_a_password": _connection_test("running", commit_on_success=True, password="", extra=""),
+    "connection_test_to_save_an_odd_id": _connection_test("running", commit_on_success=True, connection_id="odd id%"),
+    "connection_test_to_save_with_a_list": _connection_test("running", commit_on_success=True, extra="[1]"),
+}  # fmt: skip
 
 
 async def _sample(world: World, **changed: Any) -> Any:

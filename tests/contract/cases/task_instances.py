@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.contract.cases.case import (
     BETTER_REFUSAL,
+    CUT_LABEL,
     DEFER,
     END,
     ENDED,
@@ -86,7 +87,7 @@ CASES: list[Case] = [
     *(state(s, {"state": s, **ENDED}) for s in ("success", "failed", "skipped", "removed", "upstream_failed")),
     state("success with a label", {"state": "success", **ENDED, "rendered_map_index": "label"}, "mapped_one"),
     state("failed with a null label", {"state": "failed", **ENDED, "rendered_map_index": None}),
-    state("label too long", {"state": "failed", **ENDED, "rendered_map_index": "l" * 251}, differs=BETTER_REFUSAL, ours=422),
+    state("label too long", {"state": "failed", **ENDED, "rendered_map_index": "l" * 251}, differs=CUT_LABEL, ours=204),
     state("success that never started", {"state": "success", **ENDED}, "never_started"),
     state("success of a resumed task", {"state": "success", **ENDED}, "resuming", differs=None),
     state("success before its start", {"state": "success", "end_date": "2025-12-31T00:00:00Z"}),
@@ -163,6 +164,18 @@ CASES: list[Case] = [
     Case("rendered map index is a number", "PATCH", f"{TI}/rendered-map-index", 5),
     Case("rendered map index unknown", "PATCH", f"{TI}/rendered-map-index", "x", setup="nothing"),
     Case("rendered map index too long", "PATCH", f"{TI}/rendered-map-index", "x" * 251, differs=BETTER_REFUSAL, ours=422),
+    # --- labels of mapped tasks, and tries that the history has already
+    *(
+        state(f"retry labelled {label!r} of {setup}", {"state": "up_for_retry", **ENDED, "rendered_map_index": label}, setup)
+        for setup in ("labelled", "mapped_one", "labelled_alone", "tried_already", "labelled_and_tried_already")
+        for label in (None, "new", "")
+    ),
+    *(state(f"retry of {setup}", {"state": "up_for_retry", **ENDED}, setup) for setup in ("labelled", "tried_already", "labelled_and_tried_already")),
+    *(state(f"{s} without a label any more", {"state": s, **ENDED, "rendered_map_index": None}, "labelled") for s in ("success", "failed", "skipped")),
+    *(
+        state(f"{s} with a long label", {"state": s, **ENDED, "rendered_map_index": "x" * 251}, "labelled", differs=CUT_LABEL, ours=204)
+        for s in ("success", "failed", "skipped", "up_for_retry")
+    ),
     # --- skip downstream
     Case("skip all", "PATCH", f"{TI}/skip-downstream", {"tasks": [f"t{n}" for n in range(7)]}, setup="downstream"),
     Case("skip the skipped", "PATCH", f"{TI}/skip-downstream", {"tasks": ["t7"]}, setup="downstream", differs=QUIET_SKIP, ours=204),
