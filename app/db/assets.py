@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import ARRAY, Integer, Text, bindparam, func, literal, or_, select, true, tuple_
+from sqlalchemy import ARRAY, Integer, Select, Text, any_, bindparam, func, literal, or_, select, true, tuple_
 from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 
 from app.db.session import Session
@@ -32,10 +32,16 @@ from app.db.tables import (
 AssetKey = tuple[str, str]  # name, uri
 
 
+def _as_arrays(keys: Collection[AssetKey]) -> Select[*tuple[Any, ...]]:
+    """Return keys as two arguments, however many they are: a statement takes 32,767."""
+    names, uris = ([key[part] for key in sorted(keys)] for part in (0, 1))
+    return select(func.unnest(literal(names, ARRAY(Text))), func.unnest(literal(uris, ARRAY(Text))))
+
+
 async def active_keys(session: Session, *, keys: Collection[AssetKey]) -> set[AssetKey]:
     """Return those of ``keys`` that name active assets."""
     statement = select(asset_active.c.name, asset_active.c.uri).where(
-        tuple_(asset_active.c.name, asset_active.c.uri).in_(sorted(keys))
+        tuple_(asset_active.c.name, asset_active.c.uri).in_(_as_arrays(keys))
     )
     return {(name, uri) for name, uri in (await session.execute(statement)).all()}
 
@@ -135,7 +141,9 @@ async def find(
 ) -> Sequence[AnyRow]:
     """Return id, name and uri of the active assets with these keys, names or uris, in key order."""
     wanted = or_(
-        tuple_(asset.c.name, asset.c.uri).in_(sorted(keys)), asset.c.name.in_(sorted(names)), asset.c.uri.in_(sorted(uris))
+        tuple_(asset.c.name, asset.c.uri).in_(_as_arrays(keys)),
+        asset.c.name == any_(literal(sorted(names), ARRAY(Text))),
+        asset.c.uri == any_(literal(sorted(uris), ARRAY(Text))),
     )
     statement = (
         select(asset.c.id, asset.c.name, asset.c.uri)

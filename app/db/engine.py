@@ -9,6 +9,7 @@ from uuid import uuid4
 import sqlalchemy
 from sqlalchemy import Engine, event
 
+from app.db.moments import send_moments_as_they_are
 from app.settings import DatabaseSettings
 
 APPLICATION_NAME = "execution-api"  # what pg_stat_activity shows
@@ -32,9 +33,14 @@ def create_engine(settings: DatabaseSettings) -> Engine:
         connect_args=_connect_arguments(settings),
         json_serializer=lambda value: json.dumps(value, ensure_ascii=False, allow_nan=False),
     )
+    event.listen(engine, "connect", _prepare)
     if settings.pgbouncer:
         _set_timeouts_in_each_transaction(engine, settings)
     return engine
+
+
+def _prepare(connection: Any, _: Any) -> None:
+    connection.run_async(send_moments_as_they_are)
 
 
 def timeouts(settings: DatabaseSettings) -> dict[str, str]:

@@ -188,11 +188,19 @@ async def still(session: Session, *, ti_id: uuid.UUID, where: ColumnElement[bool
 
 
 def skippable(*, dag_id: str, run_id: str, tasks: Sequence[tuple[str, int]]) -> ColumnElement[bool]:
-    """Match those of a run's ``tasks`` (id, map index) that have neither started nor ended."""
+    """Match those of a run's ``tasks`` (id, map index) that have neither started nor ended.
+
+    They are two arguments, however many they are: a statement takes 32,767.
+    """
+    task_ids, map_indexes = ([task[part] for task in tasks] for part in (0, 1))
+    wanted = select(
+        func.unnest(literal(task_ids, ARRAY(Text))).label("task_id"),
+        func.unnest(literal(map_indexes, ARRAY(Integer))).label("map_index"),
+    )
     return and_(
         task_instance.c.dag_id == dag_id,
         task_instance.c.run_id == run_id,
-        tuple_(task_instance.c.task_id, task_instance.c.map_index).in_(tasks),
+        tuple_(task_instance.c.task_id, task_instance.c.map_index).in_(wanted),
         or_(task_instance.c.state.is_(None), task_instance.c.state.not_in(["running", "success", "failed", "skipped"])),
     )
 

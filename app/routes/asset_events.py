@@ -12,7 +12,7 @@ from app.db.tables import AnyRow
 from app.routes.operations import Operations
 from app.routes.rendering import asset_body, raw_json
 from app.schemas.assets import AssetEventsResponse
-from app.schemas.base import UtcDateTime, within
+from app.schemas.values import UtcDateTime, within
 from app.server.auth import execution_token
 from app.tasks import service
 from app.tasks.transitions import Refuse

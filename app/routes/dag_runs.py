@@ -9,8 +9,9 @@ from fastapi import Depends, Query, Request
 from app.db import dag_runs
 from app.routes.operations import Operations
 from app.routes.rendering import dag_run_body
-from app.schemas.base import DagRunState, UtcDateTime
+from app.schemas.base import DagRunState
 from app.schemas.dag_runs import DagRun, DagRunStateResponse, TriggerDAGRunPayload
+from app.schemas.values import UtcDateTime
 from app.server.auth import TaskToken, execution_token
 from app.tasks import clearing, service, triggering
 from app.tasks.transitions import Refuse

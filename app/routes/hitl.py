@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 from app.db import hitl
 from app.db.tables import AnyRow
 from app.routes.operations import Operations
+from app.routes.rendering import any_json
 from app.schemas.hitl import HITLDetailRequest, HITLDetailResponse, UpdateHITLDetailPayload
 from app.server.auth import own_execution_token
 from app.tasks import service
@@ -40,7 +41,7 @@ async def upsert_hitl_detail(request: Request, task_instance_id: UUID, payload: 
         "body": row.body,
         "defaults": row.defaults,
         "multiple": row.multiple,
-        "params": row.params,
+        "params": any_json(row.params),
         "assigned_users": row.assignees or [],
     }
 
@@ -77,5 +78,5 @@ def _response(row: AnyRow) -> dict[str, Any]:
         "responded_by_user": row.responded_by,
         "responded_at": row.responded_at,
         "chosen_options": row.chosen_options or [],
-        "params_input": row.params_input or {},
+        "params_input": any_json(row.params_input or {}),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +27,11 @@ class RawJson:
 def raw_json(text: str | None) -> RawJson | None:
     """Put JSON text into a body as it is."""
     return None if text is None else RawJson(text)
+
+
+def any_json(value: Any) -> RawJson:
+    """Put a task's own value into a body: it may hold whole numbers of any size, which ``orjson`` does not write."""
+    return RawJson(json.dumps(value))
 
 
 def _fragment(value: object) -> orjson.Fragment:

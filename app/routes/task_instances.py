@@ -8,7 +8,6 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import Body, Depends, Query, Request, Response
-from pydantic import JsonValue
 
 from app.dags import serialized_dag
 from app.db import assets, dag_runs, dags, rendered_fields, task_instances
@@ -16,7 +15,7 @@ from app.db.session import Session
 from app.db.tables import AnyRow
 from app.routes.operations import Operations, refusal
 from app.routes.rendering import dag_run_body, raw_json, row_body
-from app.schemas.base import Integer, TaskInstanceState, UtcDateTime
+from app.schemas.base import TaskInstanceState
 from app.schemas.task_instances import (
     InactiveAssetsResponse,
     PreviousTIResponse,
@@ -29,6 +28,7 @@ from app.schemas.task_instances import (
     TISkippedDownstreamTasksStatePayload,
     TIStateUpdate,
 )
+from app.schemas.values import Integer, Label, ShownValues, UtcDateTime
 from app.server.auth import REFRESH_HEADER, WORKLOAD, TaskToken, execution_token, own_execution_token, own_run_token
 from app.tasks import reporting, service
 from app.tasks.clock import utcnow
@@ -118,9 +118,7 @@ async def ti_update_state(
         422: refusal("Invalid payload for the setting rendered task instance fields"),
     },
 )
-async def ti_put_rtif(
-    request: Request, task_instance_id: UUID, put_rtif_payload: Annotated[dict[str, JsonValue], Body()]
-) -> Any:
+async def ti_put_rtif(request: Request, task_instance_id: UUID, put_rtif_payload: Annotated[ShownValues, Body()]) -> Any:
     """Store a task instance's template fields as rendered by its worker."""
     app = service.of(request)
     if not put_rtif_payload:
@@ -142,7 +140,7 @@ async def ti_put_rtif(
     responses={**NOT_FOUND_DOC, 422: refusal("Invalid rendered_map_index value")},
 )
 async def ti_patch_rendered_map_index(
-    request: Request, task_instance_id: UUID, rendered_map_index: Annotated[str, Body()]
+    request: Request, task_instance_id: UUID, rendered_map_index: Annotated[Label, Body()]
 ) -> Any:
     """Set the label of a mapped task instance while it runs."""
     if not rendered_map_index:

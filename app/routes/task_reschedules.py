@@ -9,7 +9,7 @@ from fastapi import Depends, Request
 
 from app.db import task_instances
 from app.routes.operations import Operations
-from app.schemas.base import UtcDateTime
+from app.schemas.values import UtcDateTime
 from app.server.auth import own_execution_token
 from app.tasks import service
 

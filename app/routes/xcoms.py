@@ -13,7 +13,7 @@ from app.db.xcoms import XComKey
 from app.errors import RefusedRequest
 from app.routes.operations import Operations
 from app.routes.rendering import raw_json
-from app.schemas.base import Integer
+from app.schemas.values import BigInteger, Integer, json_text
 from app.schemas.xcoms import (
     GetXcomFilterParams,
     GetXComSliceFilterParams,
@@ -95,7 +95,7 @@ PATH = "/{dag_id}/{run_id}/{task_id}/{key:path}"
 
 
 @router.get(PATH + "/item/{offset}", response_model=XComSequenceIndexResponse)
-async def get_mapped_xcom_by_index(request: Request, key: Key, offset: int) -> Any:
+async def get_mapped_xcom_by_index(request: Request, key: Key, offset: BigInteger) -> Any:
     """Get a single XCom value from a mapped task by sequence index."""
     async with service.of(request).database.autocommit() as session:
         row = await xcoms.at(session, key=key, offset=offset)
@@ -206,8 +206,7 @@ async def _json_text(request: Request) -> str:
 
     No body stands for null; no content type for JSON.
 
-    :raises RequestValidationError: when it is not JSON or declared to be something else, or holds NaN or an infinity, which
-        JSON has not.
+    :raises RequestValidationError: when it is not JSON, declared to be something else, or cannot be stored.
     """
     body = await request.body()
     if not body:
@@ -217,16 +216,10 @@ async def _json_text(request: Request) -> str:
         message = "The body must be JSON, with 'Content-Type: application/json'"
         raise RequestValidationError([{"type": "json_type", "loc": ("body",), "msg": message}])
     try:
-        text = body.decode()
-        json.loads(text, parse_constant=_refuse_constant)
+        return json_text(body)
     except json.JSONDecodeError as error:
         problem = {"type": "json_invalid", "loc": ("body", error.pos), "msg": "JSON decode error", "input": {}}
         raise RequestValidationError([{**problem, "ctx": {"error": error.msg}}]) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         problem = {"type": "json_invalid", "loc": ("body",), "msg": "JSON decode error", "input": {}}
         raise RequestValidationError([{**problem, "ctx": {"error": str(error)}}]) from error
-    return text
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")

@@ -7,13 +7,14 @@ from datetime import datetime
 from pydantic import JsonValue
 
 from app.schemas.base import BaseModel, StrictBaseModel
+from app.schemas.values import Text
 
 
 class AssetProfile(StrictBaseModel):
     """What names an asset, an alias or a reference; ``type`` says which."""
 
-    name: str | None = None
-    uri: str | None = None
+    name: Text | None = None
+    uri: Text | None = None
     type: str
 
 

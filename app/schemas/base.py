@@ -2,36 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated
 
 import pydantic
-from pydantic import AfterValidator, AwareDatetime, ConfigDict
-
-
-def within(low: int, high: int) -> AfterValidator:
-    """Return a bound on a number that the released documents do not tell."""
-
-    def check(number: int) -> int:
-        if not low <= number <= high:
-            raise ValueError(f"must be from {low} to {high}")
-        return number
-
-    return AfterValidator(check)
-
-
-Integer = Annotated[int, within(-(2**31), 2**31 - 1)]  # what PostgreSQL's integer columns take
-
-
-def _in_utc(moment: datetime) -> datetime:
-    try:
-        return moment.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("must be from the year 1 to the year 9999 in UTC") from None
-
-
-UtcDateTime = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+from pydantic import ConfigDict
 
 
 class BaseModel(pydantic.BaseModel):

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from app.schemas.base import BaseModel, StrictBaseModel
+from app.schemas.values import Text
 
 
 class ConnectionTestState(StrEnum):
@@ -34,7 +35,7 @@ class ConnectionTestResultBody(StrictBaseModel):
     """The result of a connection test."""
 
     state: Annotated[ConnectionTestState, AfterValidator(_terminal)]
-    result_message: str | None = Field(default=None, max_length=2000)
+    result_message: Text | None = Field(default=None, max_length=2000)
 
 
 class ConnectionTestConnectionResponse(BaseModel):

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, JsonValue
 
-from app.schemas.base import BaseModel, DagRunState, DagRunType, StrictBaseModel, UtcDateTime
+from app.schemas.base import BaseModel, DagRunState, DagRunType, StrictBaseModel
+from app.schemas.values import JsonbObject, Text, UtcDateTime, text
 
 
 class AssetReferenceAssetEventDagRun(StrictBaseModel):
@@ -65,10 +66,10 @@ class TriggerDAGRunPayload(StrictBaseModel):
 
     logical_date: UtcDateTime | None = None
     run_after: UtcDateTime | None = None
-    conf: Annotated[dict[str, Any], Field(default_factory=dict)]
+    conf: Annotated[JsonbObject, Field(default_factory=dict)]
     reset_dag_run: bool = False
-    partition_key: str | None = None
-    note: str | None = None
+    partition_key: Text | None = None
+    note: Annotated[str, text(1000)] | None = None
 
 
 class DagRunStateResponse(BaseModel):

@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 from uuid import UUID
 
 from pydantic import Field
 
-from app.schemas.base import BaseModel, UtcDateTime
+from app.schemas.base import BaseModel
+from app.schemas.values import Encodable, JsonObject, JsonTexts, Text, UtcDateTime
 
 
 class HITLUser(BaseModel):
     """A person who may respond, or did."""
 
-    id: str
-    name: str
+    id: Encodable
+    name: Encodable
 
 
 class HITLDetailRequest(BaseModel):
     """What a task asks a person."""
 
     ti_id: UUID
-    options: list[str] = Field(min_length=1)
-    subject: str
-    body: str | None = None
-    defaults: list[str] | None = None
+    options: JsonTexts = Field(min_length=1)
+    subject: Text
+    body: Text | None = None
+    defaults: JsonTexts | None = None
     multiple: bool = False
-    params: dict[str, Any] = Field(default_factory=dict)
+    params: JsonObject = Field(default_factory=dict)
     assigned_users: list[HITLUser] = Field(default_factory=list)
 
 
@@ -35,8 +35,8 @@ class UpdateHITLDetailPayload(BaseModel):
     """A response."""
 
     ti_id: UUID
-    chosen_options: list[str] = Field(min_length=1)
-    params_input: dict[str, Any] = Field(default_factory=dict)
+    chosen_options: JsonTexts = Field(min_length=1)
+    params_input: JsonObject = Field(default_factory=dict)
 
 
 class HITLDetailResponse(BaseModel):
@@ -46,4 +46,4 @@ class HITLDetailResponse(BaseModel):
     responded_by_user: HITLUser | None = None
     responded_at: UtcDateTime | None
     chosen_options: Iterable[str] | None
-    params_input: dict[str, Any] = Field(default_factory=dict)
+    params_input: JsonObject = Field(default_factory=dict)

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from datetime import datetime
 from typing import Annotated
 
 from pydantic import AfterValidator, JsonValue
 
 from app.schemas.base import StrictBaseModel
+from app.schemas.values import Json, UtcDateTime
 
 
-def _representable(value: JsonValue) -> JsonValue:
+def _not_null(value: JsonValue) -> JsonValue:
     if value is None:
         raise ValueError("value cannot be null")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("value must be a finite number; NaN and Inf are not JSON representable")
     return value
 
 
-def _aware(moment: datetime) -> datetime:
-    if moment.tzinfo is None:
-        raise ValueError("must have a time zone")
-    return moment
-
-
-Expiry = Annotated[datetime, AfterValidator(_aware)]
-StoredValue = Annotated[JsonValue, AfterValidator(_representable)]
+StoredValue = Annotated[Json, AfterValidator(_not_null)]
 
 
 class TaskStateStoreResponse(StrictBaseModel):
@@ -39,7 +29,7 @@ class TaskStateStorePutBody(StrictBaseModel):
     """What a key is set to, and until when it is kept."""
 
     value: StoredValue
-    expires_at: Expiry | None = None
+    expires_at: UtcDateTime | None = None
 
 
 class AssetStateStoreResponse(StrictBaseModel):

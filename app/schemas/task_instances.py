@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -12,15 +11,26 @@ from pydantic import Discriminator, Field, JsonValue, Tag, WithJsonSchema
 from app.schemas.assets import AssetProfile
 from app.schemas.base import (
     BaseModel,
-    Integer,
     IntermediateTIState,
     StrictBaseModel,
     TaskInstanceState,
     TerminalTIState,
-    UtcDateTime,
 )
 from app.schemas.connections import ConnectionResponse
 from app.schemas.dag_runs import DagRun
+from app.schemas.values import (
+    Integer,
+    JsonbValues,
+    JsonObjects,
+    Label,
+    Near,
+    Seconds,
+    Span,
+    Tasks,
+    Text,
+    UtcDateTime,
+    text,
+)
 from app.schemas.variables import VariableResponse
 
 
@@ -33,8 +43,8 @@ class TIEnterRunningPayload(StrictBaseModel):
     """A worker starts a task instance."""
 
     state: Annotated[Literal[TaskInstanceState.RUNNING], _state("running")]
-    hostname: str
-    unixname: str
+    hostname: Annotated[str, text(1000)]
+    unixname: Annotated[str, text(1000)]
     pid: Integer
     start_date: UtcDateTime
 
@@ -53,7 +63,7 @@ class TITerminalStatePayload(StrictBaseModel):
 
     state: TerminalStateNonSuccess
     end_date: UtcDateTime
-    rendered_map_index: str | None = None
+    rendered_map_index: Label | None = None
 
 
 class TISuccessStatePayload(StrictBaseModel):
@@ -62,8 +72,8 @@ class TISuccessStatePayload(StrictBaseModel):
     state: Annotated[Literal[TerminalTIState.SUCCESS], _state("success")]
     end_date: UtcDateTime
     task_outlets: Annotated[list[AssetProfile], Field(default_factory=list)]
-    outlet_events: Annotated[list[dict[str, Any]], Field(default_factory=list)]
-    rendered_map_index: str | None = None
+    outlet_events: Annotated[JsonObjects, Field(default_factory=list)]
+    rendered_map_index: Label | None = None
 
 
 class TITargetStatePayload(StrictBaseModel):
@@ -76,13 +86,13 @@ class TIDeferredStatePayload(StrictBaseModel):
     """A task instance waits for a trigger."""
 
     state: Annotated[Literal[IntermediateTIState.DEFERRED], _state("deferred")]
-    classpath: str
+    classpath: Annotated[str, text(1000)]
     trigger_kwargs: Annotated[dict[str, JsonValue] | str, Field(default_factory=dict)]
-    trigger_timeout: timedelta | None = None
-    queue: str | None = None
-    next_method: str
-    next_kwargs: Annotated[dict[str, JsonValue], Field(default_factory=dict)]
-    rendered_map_index: str | None = None
+    trigger_timeout: Span | None = None
+    queue: Annotated[str, text(256)] | None = None
+    next_method: Annotated[str, text(1000)]
+    next_kwargs: Annotated[JsonbValues, Field(default_factory=dict)]
+    rendered_map_index: Label | None = None
 
 
 class TIRescheduleStatePayload(StrictBaseModel):
@@ -90,17 +100,17 @@ class TIRescheduleStatePayload(StrictBaseModel):
 
     state: Annotated[Literal[IntermediateTIState.UP_FOR_RESCHEDULE], _state("up_for_reschedule")]
     reschedule_date: UtcDateTime
-    end_date: UtcDateTime
+    end_date: Near
 
 
 class TIAwaitingInputStatePayload(StrictBaseModel):
     """A task instance waits for a person's input."""
 
     state: Annotated[Literal[IntermediateTIState.AWAITING_INPUT], _state("awaiting_input")]
-    timeout: timedelta | None = None
-    next_method: str
-    next_kwargs: Annotated[dict[str, JsonValue], Field(default_factory=dict)]
-    rendered_map_index: str | None = None
+    timeout: Span | None = None
+    next_method: Annotated[str, text(1000)]
+    next_kwargs: Annotated[JsonbValues, Field(default_factory=dict)]
+    rendered_map_index: Label | None = None
 
 
 class TIRetryStatePayload(StrictBaseModel):
@@ -108,9 +118,9 @@ class TIRetryStatePayload(StrictBaseModel):
 
     state: Annotated[Literal[IntermediateTIState.UP_FOR_RETRY], _state("up_for_retry")]
     end_date: UtcDateTime
-    rendered_map_index: str | None = None
-    retry_delay_seconds: float | None = None
-    retry_reason: str | None = None
+    rendered_map_index: Label | None = None
+    retry_delay_seconds: Seconds | None = None
+    retry_reason: Text | None = None
 
 
 def _state_tag(payload: Any) -> str:
@@ -136,7 +146,7 @@ TIStateUpdate = Annotated[
 class TISkippedDownstreamTasksStatePayload(StrictBaseModel):
     """Tasks to skip: ids, or pairs of id and map index."""
 
-    tasks: list[str | tuple[str, int]]
+    tasks: Tasks
 
 
 class TIHeartbeatInfo(StrictBaseModel):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from app.schemas.base import StrictBaseModel
+from app.schemas.values import Encodable, Text
 
 
 class VariableResponse(StrictBaseModel):
@@ -17,8 +18,8 @@ class VariableResponse(StrictBaseModel):
 class VariablePostBody(StrictBaseModel):
     """What a variable is set to."""
 
-    value: str | None = Field(alias="val")
-    description: str | None = Field(default=None)
+    value: Encodable | None = Field(alias="val")
+    description: Text | None = Field(default=None)
 
 
 class VariableKeysResponse(StrictBaseModel):

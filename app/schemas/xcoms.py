@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pydantic import JsonValue, RootModel
 
-from app.schemas.base import BaseModel, Integer
+from app.schemas.base import BaseModel
+from app.schemas.values import BigInteger, Integer
 
 
 class XComResponse(BaseModel):
@@ -27,13 +28,13 @@ class GetXcomFilterParams(BaseModel):
 
     map_index: Integer = -1
     include_prior_dates: bool = False
-    offset: int | None = None
+    offset: BigInteger | None = None
 
 
 class GetXComSliceFilterParams(BaseModel):
     """A slice, as Python's, of a mapped task's XComs in map-index order."""
 
-    start: int | None = None
-    stop: int | None = None
-    step: int | None = None
+    start: BigInteger | None = None
+    stop: BigInteger | None = None
+    step: BigInteger | None = None
     include_prior_dates: bool = False

@@ -6,11 +6,11 @@ import json
 from typing import Any
 
 from app.dags.base_serialization import Unknown, converted
-from app.routes.rendering import RawJson
+from app.routes.rendering import RawJson, any_json
 from app.schemas.assets import AssetEventResponse, DagRunAssetReference
-from app.schemas.base import UtcDateTime
 from app.schemas.dag_runs import DagRun
 from app.schemas.task_instances import TIRunContext
+from app.schemas.values import UtcDateTime
 from app.versions.changes import Change, Version, context_without, without
 
 
@@ -21,7 +21,7 @@ def _downgraded(next_kwargs: Any) -> Any:
     """
     value = json.loads(next_kwargs.text) if isinstance(next_kwargs, RawJson) else next_kwargs
     try:
-        return converted(value)
+        return any_json(converted(value))
     except (Unknown, KeyError, TypeError, AttributeError):
         return next_kwargs
 

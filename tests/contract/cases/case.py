@@ -31,6 +31,8 @@ CUT_LABEL = "a label that is too long is cut, and the state recorded"
 OBJECTS = "what describes an asset or its event is an object"
 ONE_NAME = "an asset that is named by one part has it for both"
 PING = "health names our parts"
+CUT = "a label longer than its column is cut"
+KEPT_READABLE = "what could not be read again is refused"
 STRICTER_TOKEN = "only a task itself may ask for its reschedules, on 3.2 too"
 REFUSED_TOKEN_TEXT = "the reason why a token does not verify is not told"
 
