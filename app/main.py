@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -24,6 +24,7 @@ from app.routes import MOUNT_POINT
 from app.server.admission import Admission, Door
 from app.server.auth import Tokens
 from app.server.bodies import Bodies
+from app.server.draining import Readiness
 from app.server.event_loop import Lag
 from app.server.middleware import (
     AccessLog,
@@ -49,17 +50,21 @@ class Application(Starlette):
     """Starlette, with requests to the execution API taken straight from our middleware to it.
 
     :param api: what is mounted at :data:`MOUNT_POINT`.
+    :param metrics_port: on which metrics are answered, and nothing else; None for the port of all.
     """
 
-    def __init__(self, api: ExecutionApi, **options: Any) -> None:
+    def __init__(self, api: ExecutionApi, *, metrics_port: int | None = None, **options: Any) -> None:
         super().__init__(**options)
         self._api = api
+        self._metrics_port = metrics_port
 
     def build_middleware_stack(self) -> ASGIApp:
         rest: ASGIApp = ExceptionMiddleware(self.router)
 
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] == "http" and scope["path"].startswith(BELOW):
+            if self._is_elsewhere(scope):
+                await PlainTextResponse("Not Found", 404)(scope, receive, send)
+            elif scope["type"] == "http" and scope["path"].startswith(BELOW):
                 scope["root_path"] += MOUNT_POINT
                 await self._api(scope, receive, send)
             else:
@@ -69,6 +74,12 @@ class Application(Starlette):
         for middleware in reversed(self.user_middleware):
             stack = middleware.cls(stack, *middleware.args, **middleware.kwargs)
         return stack
+
+    def _is_elsewhere(self, scope: Scope) -> bool:
+        """Whether metrics have a port of their own, and this request came to the wrong one of the two."""
+        if self._metrics_port is None or scope["type"] != "http":
+            return False
+        return (scope["path"] == METRICS) is not ((scope.get("server") or (None, None))[1] == self._metrics_port)
 
 
 class ExecutionApi:
@@ -99,10 +110,11 @@ class ExecutionApi:
         await self._versions(scope, receive, send)
 
 
-def create_app(settings: Settings | None = None) -> Starlette:
+def create_app(settings: Settings | None = None, *, readiness: Readiness | None = None) -> Starlette:
     """Return the whole ASGI application.
 
     :param settings: read from the environment and ``airflow.cfg`` by default.
+    :param readiness: where the server tells that it ends.
     :raises ConfigurationError: when they cannot serve.
     """
     settings = settings or settings_module.load()
@@ -135,6 +147,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
                 tokens=tokens,
                 secrets=secrets,
                 heartbeats=Heartbeats(database),
+                readiness=readiness or Readiness(),
             )
         )
         gc.collect()
@@ -153,6 +166,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
 
     return Application(
         api,
+        metrics_port=server.metrics_port,
         routes=[Route(METRICS, exposed), Mount(MOUNT_POINT, app=api)],
         middleware=[
             Middleware(CorrelationId),

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping
-from functools import lru_cache
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache, partial
+from pathlib import Path
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -20,10 +22,13 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    Metric,
+    ProcessCollector,
     disable_created_metrics,
     generate_latest,
 )
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 __all__ = ["CONTENT_TYPE_LATEST"]
 
@@ -124,4 +129,33 @@ def exposition() -> bytes:
         return generate_latest(REGISTRY)
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    registry.register(_Processes())
     return generate_latest(registry)
+
+
+def forget(pid: int, *, has_served: bool = True) -> None:
+    """Take back what a process that has ended, or serves nothing, tells of its state; what it counted stays.
+
+    :param has_served: whether it counted anything; what did not leaves no file behind.
+    """
+    if FOLDER in os.environ:
+        for file in Path(os.environ[FOLDER]).glob(f"gauge_live*_{pid}.db" if has_served else f"*_{pid}.db"):
+            file.unlink()
+
+
+def abandon() -> None:
+    """Remove the folder in which processes count, when the one that made it has died."""
+    shutil.rmtree(os.environ[FOLDER], ignore_errors=True)
+
+
+class _Processes(Collector):
+    """CPU, memory and open files of each worker process, as the library tells those of one."""
+
+    def collect(self) -> Iterator[Metric]:
+        found: dict[str, Metric] = {}
+        for file in sorted(Path(os.environ[FOLDER]).glob("gauge_liveall_*.db")):
+            pid = file.stem.rpartition("_")[2]
+            for metric in ProcessCollector(pid=partial(int, pid), registry=None).collect():
+                samples = [sample._replace(labels={**sample.labels, "pid": pid}) for sample in metric.samples]
+                found.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type)).samples += samples
+        yield from found.values()

@@ -120,7 +120,8 @@ def our_server(database_url: str, folder: Path, *, workers: int = 1, **settings:
     :param settings: further ``AIRFLOW__...`` settings.
     """
     port = free_port()
-    environment = {**clean_environment(), **airflow_settings(database_url), "AIRFLOW_HOME": str(folder), **settings}
+    environment = {**clean_environment(), **airflow_settings(database_url), "AIRFLOW_HOME": str(folder)}
+    environment |= {"AIRFLOW__EXECUTION_API_SERVICE__DRAIN_SECONDS": "0", **settings}  # nobody balances the tests' requests
     command = [sys.executable, "-W", "error", "-m", "app", "serve", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--workers", str(workers)]
     with running(command, port=port, environment=environment, log=folder / "ours.log") as server:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import secrets
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import uvicorn
 from cryptography.fernet import Fernet
 
 from app.commands.embedded import EmbeddedPostgres, EmbeddedPostgresError
+from app.commands.serve import bound, uvicorn_options
 from app.errors import ConfigurationError
+from app.main import create_app
+from app.server import logs
 from app.server.auth import Tokens
+from app.server.draining import DrainingServer, Readiness, serve
 from app.settings import DatabaseSettings, ServerSettings, Settings, TokenSettings
 from app.settings.database_url import async_url
 
@@ -80,6 +88,34 @@ and, so that both read the same encrypted connections and variables:
 
 Ctrl-C stops the server and the database; the data stays.
 """
+
+
+def run(folder: Path, *, port: int) -> int:
+    """Serve the development environment until Ctrl-C or SIGTERM, which end it at once.
+
+    :raises ConfigurationError: when it cannot be made.
+    """
+    logs.configure()
+    sockets = bound("127.0.0.1", port)
+    with environment(folder, port=port) as made:
+        sys.stdout.write(made.welcome())
+        sys.stdout.flush()
+        readiness = Readiness()
+        application = create_app(made.settings, readiness=readiness)
+        config = uvicorn.Config(application, **uvicorn_options())
+        server = DrainingServer(config, readiness=readiness, drain_seconds=0)
+
+        async def until_stopped() -> None:
+            for each in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(each, stop)
+            await serve(application, server, sockets)
+
+        def stop() -> None:
+            (server.quit if server.should_exit else server.finish)()
+
+        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+            runner.run(until_stopped())
+    return 0
 
 
 def default_folder() -> Path:

@@ -10,6 +10,7 @@ from app.db.session import Database
 from app.errors import RetryableDatabaseError
 from app.releases import Revision
 from app.server.auth import Tokens
+from app.server.draining import Readiness
 from app.settings import Settings
 from app.tasks.heartbeats import Heartbeats
 from app.tasks.secrets import Secrets
@@ -28,9 +29,15 @@ class Service:
     tokens: Tokens
     secrets: Secrets
     heartbeats: Heartbeats
+    readiness: Readiness
 
     async def ping(self) -> dict[str, str | None]:
-        """Ask every part that a request needs; return what is wrong with each, or None, by name."""
+        """Ask every part that a request needs; return what is wrong with each, or None, by name.
+
+        A server that ends is not ready, however well its parts are: balancers shall turn to others while it still serves.
+        """
+        if self.readiness.is_draining:
+            return {"server": "draining"}
         try:
             await self.database.ping()
         except RetryableDatabaseError as error:

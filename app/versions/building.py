@@ -55,6 +55,9 @@ class VersionedApp(FastAPI):
         if self.middleware_stack is None:
             async with self._making:
                 self.middleware_stack = self.middleware_stack or await asyncio.to_thread(self.build_middleware_stack)
+        if self.openapi_url and self.openapi_schema is None and scope["path"] == f"{scope['root_path']}{self.openapi_url}":
+            async with self._making:
+                await asyncio.to_thread(self.openapi)
         await super().__call__(scope, receive, send)
 
     def build_middleware_stack(self) -> ASGIApp:
@@ -157,6 +160,7 @@ def build_app(service: Service, version: str, bodies: Bodies) -> Dispatcher:
         version=version,
         generate_unique_id_function=lambda route: route.name,
         redirect_slashes=False,
+        openapi_url="/openapi.json" if service.settings.server.documents else None,  # and with it the pages that show it
         strict_content_type=False,  # the client of Task SDK 1.0 names none
     )
     app.state.service = service

@@ -1,0 +1,130 @@
+"""``execution-api serve``: worker processes beside an Airflow."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import resource
+import socket
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import uvicorn
+
+from app import metrics, settings
+from app.commands import checks
+from app.errors import ConfigurationError
+from app.main import create_app
+from app.server import logs
+from app.server.draining import UNDER_WAY, DrainingServer, Readiness, serve
+from app.server.workers import Parent, Workers
+from app.settings import ServerSettings
+
+BACKLOG = 65_535  # connections that wait to be accepted: all the kernel lets; who finds no room tries again a second later
+# The Task SDK keeps its connection and asks every 5 s. A server that closes idle connections after 5 s (uvicorn's
+# default) races with the next heartbeat; 75 s is longer than any usual pause and than common load balancers' 60 s.
+KEEP_ALIVE = 75
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serve until told to end.
+
+    :raises ConfigurationError: before anything listens.
+    """
+    loaded = settings.load()
+    logs.configure(loaded.log.level, loaded.log.form)
+    server = overridden(loaded.server, options)
+    create_app(loaded)  # what is wrong with the rest of the configuration is told here, once; and the workers share it all
+    asyncio.run(checks.require_database(loaded.database))
+    sockets = [each for port in (server.port, server.metrics_port) if port for each in bound(server.host, port)]
+    raise_file_limit()
+    metrics.forget(os.getpid())  # it serves nothing itself
+    workers = Workers(
+        server.workers,
+        sockets,
+        partial(_work, options, sockets),
+        loop_factory=uvicorn.Config("", loop="uvloop").get_loop_factory() or asyncio.new_event_loop,
+        drain_seconds=server.drain_seconds,
+    )
+    return workers.run()
+
+
+async def _work(options: argparse.Namespace, sockets: list[socket.socket], parent: Parent) -> None:
+    """Be a worker: read the settings, certificates too, as they are now, and serve."""
+    loaded = settings.load()
+    logs.configure(loaded.log.level, loaded.log.form)
+    configured = overridden(loaded.server, options)
+    readiness = Readiness()
+    application = create_app(replace(loaded, server=configured), readiness=readiness)
+    config = uvicorn.Config(
+        application, ssl_certfile=configured.ssl_cert, ssl_keyfile=configured.ssl_key, **uvicorn_options()
+    )
+    server = DrainingServer(config, readiness=readiness, drain_seconds=configured.drain_seconds, started=parent.is_ready)
+    parent.obeyed_by(server)
+    await serve(application, server, sockets)
+
+
+def overridden(server: ServerSettings, options: argparse.Namespace) -> ServerSettings:
+    """Return the server settings with what the command line says.
+
+    :raises ConfigurationError: when a certificate is without its key, or is not there.
+    """
+    given = {n: v for n in ("host", "port", "workers", "ssl_cert", "ssl_key") if (v := getattr(options, n)) is not None}
+    server = replace(server, **given)
+    if bool(server.ssl_cert) != bool(server.ssl_key):
+        raise ConfigurationError("--ssl-cert and --ssl-key belong together: give both, or neither")
+    for option, path in (("--ssl-cert", server.ssl_cert), ("--ssl-key", server.ssl_key)):
+        if path and not path.is_file():
+            raise ConfigurationError(f"{option} names {str(path)!r}, which is not there: expected a PEM file")
+    return server
+
+
+def bound(host: str, port: int) -> list[socket.socket]:
+    """Return sockets bound to every address of a host; ``::`` is every address of both families.
+
+    :raises ConfigurationError: when one cannot be.
+    """
+    sockets: list[socket.socket] = []
+    try:
+        for family, kind, protocol, _, address in dict.fromkeys(
+            socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        ):
+            sockets.append(each := socket.socket(family, kind, protocol))
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                each.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != "::")
+            each.bind(address)
+            each.setblocking(False)
+    except (OSError, OverflowError) as error:
+        for each in sockets:
+            each.close()
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigurationError(f"cannot listen on {host} port {port} ({reason}): choose another with --port") from error
+    return sockets
+
+
+def raise_file_limit() -> None:
+    """Let a process open as many files as it may: each connection is one, and the usual limit is 1,024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # of a system that calls unlimited what it does not grant
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def uvicorn_options() -> dict[str, Any]:
+    """Return what every server of ours is told."""
+    return {
+        "log_config": None,  # see app.server.logs
+        "log_level": "warning",
+        "access_log": False,  # ours is structured, see app.server.middleware
+        "server_header": False,
+        "backlog": BACKLOG,
+        "timeout_keep_alive": KEEP_ALIVE,
+        "timeout_graceful_shutdown": UNDER_WAY,
+        "loop": "uvloop",
+        "http": "app.server.protocol:Protocol",
+        "ws": "none",
+        "lifespan": "off",  # app.server.draining.serve runs it
+    }
