@@ -9,6 +9,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from app.db.session import Session
 from app.db.tables import AnyRow, variable
+from app.releases import Revision
 
 _visible = (
     variable.c.key == bindparam("name"),
@@ -17,9 +18,10 @@ _visible = (
 _BY_KEY = select(variable.c.val, variable.c.is_encrypted).where(*_visible).limit(1)
 _DELETE = delete(variable).where(*_visible)
 _insert = insert(variable)
-_PUT = _insert.on_conflict_do_update(
-    index_elements=["key"],
-    set_={name: _insert.excluded[name] for name in ("val", "description", "is_encrypted")},
+_renewed = {name: _insert.excluded[name] for name in ("val", "description", "is_encrypted")}
+_PUT = _insert.on_conflict_do_update(index_elements=["key"], set_=_renewed)
+_PUT_WITH_TEAM = _insert.on_conflict_do_update(
+    index_elements=["key"], set_={**_renewed, "team_name": _insert.excluded.team_name}
 )
 
 
@@ -29,11 +31,18 @@ async def get(session: Session, *, key: str, team_name: str | None) -> AnyRow | 
 
 
 async def put(
-    session: Session, *, key: str, value: str, is_encrypted: bool, description: str | None, team_name: str | None
+    session: Session,
+    *,
+    key: str,
+    value: str,
+    is_encrypted: bool,
+    description: str | None,
+    team_name: str | None,
+    revision: Revision,
 ) -> None:
-    """Set a variable in one statement; its team stays that of whoever made it."""
+    """Set a variable in one statement; of one that is there the team stays, where the revision keeps it."""
     values = {"key": key, "val": value, "is_encrypted": is_encrypted, "description": description, "team_name": team_name}
-    await session.execute(_PUT, values)
+    await session.execute(_PUT if revision.variables_keep_their_team else _PUT_WITH_TEAM, values)
 
 
 async def remove(session: Session, *, key: str, team_name: str | None) -> None:

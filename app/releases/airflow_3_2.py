@@ -32,5 +32,6 @@ AIRFLOW_3_2 = Revision(
     callbacks_have_bundles=False,
     sampled_flag="01",
     state_stores=False,
+    variables_keep_their_team=False,
     pod_yaml_is_json_null=False,
 )

@@ -30,6 +30,7 @@ class Revision:
     :param assets_know_teams: whether, in multi-team mode, producers and consumers of an asset say for which teams they are.
     :param sampled_flag: the W3C trace flags of runs that are made, without an opinion of a tracer.
     :param state_stores: whether tasks and assets have state stores.
+    :param variables_keep_their_team: whether a variable that is set again stays its team's, whoever sets it.
     :param pod_yaml_is_json_null: whether rendered fields without a pod store JSON's null instead of SQL's.
     """
 
@@ -52,6 +53,7 @@ class Revision:
     assets_know_teams: bool = True
     sampled_flag: str = "00"
     state_stores: bool = True
+    variables_keep_their_team: bool = True
     pod_yaml_is_json_null: bool = True
 
     def has_column(self, table: str, column: str) -> bool:

@@ -70,6 +70,7 @@ async def put_variable(request: Request, variable_key: Key, body: VariablePostBo
             is_encrypted=is_encrypted,
             description=body.description,
             team_name=team_name,
+            revision=app.revision,
         )
     return {"message": "Variable successfully set"}
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from tests.contract.cases.case import BETTER_REFUSAL, NEW, TEST, WORKLOAD, Case, get, on
+from tests.contract.cases.case import BETTER_REFUSAL, NEW, STORED_EXTRA, TEST, WORKLOAD, Case, get, on
 
 CASES: list[Case] = [
     # --- connections
     get("connection", "/connections/full", "connections"),
     get("connection bare", "/connections/bare", "connections"),
     get("connection not decryptable", "/connections/rotten", "connections", differs=BETTER_REFUSAL, ours=404),
+    get("connection of a team", "/connections/of_red", "of_a_team"),
+    *(
+        get(f"connection with an extra that is {what}", f"/connections/{what}", "extras", differs=STORED_EXTRA, ours=200)
+        for what in ("a list", "a text", "a number", "null", "no JSON")
+    ),
+    get("connection with an empty extra", "/connections/empty", "extras"),
     get("connection unknown", "/connections/nope", "connections"),
     get("connection without a token", "/connections/full", "connections", token="none"),
     # --- connection tests

@@ -274,6 +274,33 @@ async def connections(world: World) -> Any:
 
 
 @setup
+async def of_a_team(world: World) -> Any:
+    """A variable and a connection of a team, and a variable of none, where nobody asks for teams."""
+    await world.connection.execute("INSERT INTO team VALUES ('red')")
+    for name, team in (("red", "red"), ("nobody", None)):
+        await world.insert("variable", key=f"of_{name}", val="v", is_encrypted=False, description="old", team_name=team)
+    plain = {"is_encrypted": False, "is_extra_encrypted": False}
+    await world.insert("connection", conn_id="of_red", conn_type="http", team_name="red", **plain)
+    return await world.one_running("d")
+
+
+@setup
+async def extras(world: World) -> Any:
+    for name, extra in (
+        ("a list", "[1]"),
+        ("a text", '"x"'),
+        ("a number", "5"),
+        ("null", "null"),
+        ("no JSON", "{"),
+        ("empty", ""),
+    ):
+        await world.insert(
+            "connection", conn_id=name, conn_type="http", extra=extra, is_encrypted=False, is_extra_encrypted=False
+        )
+    return await world.one_running("d")
+
+
+@setup
 async def outlets(world: World) -> Any:
     """Assets with consumers: by asset (one paused), by name, by uri and by alias."""
     first, second = await world.asset("first"), await world.asset("second")

@@ -29,5 +29,8 @@ CASES: list[Case] = [
     on("state_stores", "PUT", "/store/asset/by-name/value?name=a&key=kept", {"value": None}, **NEW),
     on("state_stores", "PUT", "/store/asset/by-name/value?name=a&key=kept", {"value": 1}, token="other", **NEW),
     on("state_stores", "GET", "/store/asset/by-name/value?name=a&key=kept", token="other", **NEW),
+    on("state_stores", "PUT", "/store/asset/by-uri/value?uri=s3://bucket/a&key=new", {"value": 1}, token="other", **NEW),
+    on("state_stores", "PUT", "/store/asset/by-name/value?name=gone&key=new", {"value": 1}, token="other", **NEW),
+    on("state_stores", "DELETE", "/store/asset/by-name/value?name=a&key=kept", token="other", **NEW),
     *(on("state_stores", "DELETE", f"/store/asset/by-{which}", **NEW) for which in ("name/clear?name=a", "uri/clear?uri=s3://bucket/a", "name/clear?name=gone", "name/clear")),
 ]  # fmt: skip

@@ -25,7 +25,13 @@ CASES: list[Case] = [
     get("variable delete", "/variables/clear", "variables", method="DELETE"),
     get("variable delete unknown", "/variables/nope", "variables", method="DELETE"),
     get("variable without a key", "/variables/", "variables", differs=ERROR_SHAPE, ours=422),
+    *(
+        on("of_a_team", method, f"/variables/{key}", *body)
+        for key in ("of_red", "of_nobody")
+        for method, *body in (("GET",), ("PUT", {"val": "new"}), ("DELETE",))
+    ),
     # --- variable keys
+    on("of_a_team", "GET", "/variables/keys", **NEW),
     *(
         on("many_variables", "GET", f"/variables/keys{query}", **NEW)
         for query in ("", "?prefix=a", "?prefix=a_", "?prefix=a%25", "?limit=2&offset=1", "?limit=0", "?limit=10001", "?offset=-1", "?offset=99")
