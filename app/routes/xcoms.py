@@ -211,8 +211,8 @@ async def _json_text(request: Request) -> str:
     body = await request.body()
     if not body:
         return "null"
-    subtype = request.headers.get("content-type", "application/json").split(";")[0].strip().lower().rpartition("/")[2]
-    if subtype != "json" and not subtype.endswith("+json"):
+    declared = request.headers.get("content-type", "application/json").split(";")[0].strip().lower()
+    if not (declared == "application/json" or (declared.startswith("application/") and declared.endswith("+json"))):
         message = "The body must be JSON, with 'Content-Type: application/json'"
         raise RequestValidationError([{"type": "json_type", "loc": ("body",), "msg": message}])
     try:

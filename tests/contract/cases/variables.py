@@ -22,6 +22,10 @@ CASES: list[Case] = [
     Case("variable set unknown field", "PUT", "/variables/n", {"val": "x", "y": 1}, setup="variables"),
     Case("variable set key too long", "PUT", "/variables/" + "k" * 251, {"val": "v"}, differs=BETTER_REFUSAL, ours=422),
     Case("variable set NUL in the description", "PUT", "/variables/k", {"val": "v", "description": "a\0"}, differs=BETTER_REFUSAL, ours=422),
+    *(
+        Case(f"variable set as {kind}", "PUT", "/variables/k", content=b'{"val": "1"}', headers={"Content-Type": kind})
+        for kind in ("application/jsonp", "application/json-x", "application/x+json", "text/json")
+    ),
     get("variable delete", "/variables/clear", "variables", method="DELETE"),
     get("variable delete unknown", "/variables/nope", "variables", method="DELETE"),
     get("variable without a key", "/variables/", "variables", differs=ERROR_SHAPE, ours=422),

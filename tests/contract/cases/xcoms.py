@@ -59,6 +59,16 @@ CASES: list[Case] = [
     Case("xcom set with too great a length", "POST", f"{X}/job/k?mapped_length=1025", [1]),
     Case("xcom set with a negative length", "POST", f"{X}/job/k?mapped_length=-1", [1], differs=BETTER_REFUSAL, ours=422),
     Case("xcom set without a body", "POST", f"{X}/job/k"),
+    *(
+        Case(f"xcom set as {kind}", "POST", f"{X}/job/k", content=b"[1]", headers={"Content-Type": kind}, **options)
+        for kind, options in (
+            ("application/x+json", {}),
+            ("application/json; charset=utf-8", {}),
+            ("application/jsonp", {"differs": ERROR_SHAPE, "ours": 422}),
+            ("text/json", {"differs": ERROR_SHAPE, "ours": 422}),
+            ("text/plain", {"differs": ERROR_SHAPE, "ours": 422}),
+        )
+    ),
     Case("xcom set malformed JSON", "POST", f"{X}/job/k", content=b"[1", headers=JSON_HEADER),
     Case("xcom set NaN", "POST", f"{X}/job/k", content=b"[NaN]", headers=JSON_HEADER, differs=BETTER_REFUSAL, ours=422),
     Case("xcom set lone surrogate", "POST", f"{X}/job/k", content=b'"\\ud800"', headers=JSON_HEADER, differs=BETTER_REFUSAL, ours=422),
