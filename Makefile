@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help serve test test-fast bench loadtest lint format lock clean
+.PHONY: help serve test test-fast bench loadtest serialized lint format lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -24,6 +24,9 @@ bench: $(READY) ## measure ours beside Airflow's own servers, about seven minute
 
 loadtest: $(READY) ## load a server with locust (ARGS="--target ours --target 3.2.1 --scenario bulk"; --help tells more)
 	$(BIN)/python -m loadtest $(ARGS)
+
+serialized: $(READY) ## ask every supported Airflow how it serializes the corpus' Dags, and keep what it says
+	$(BIN)/python -m tests.contract.serialized
 
 lint: $(READY) ## check style, types and who imports whom
 	$(BIN)/ruff check .

@@ -5,6 +5,7 @@
     ExecutionApiError
     ├── ConfigurationError            the process ends with exit code 2 and this one sentence
     ├── RefusedRequest                a 4xx that is known before a handler runs: tokens, malformed requests
+    ├── UnknownInDag                  a Dag's text names what cannot be told or asked here: 400, or 422 of a success
     ├── RejectedByDatabase            a value or reference that the database does not take: 4xx, nothing written
     │   ├── InvalidValue              422
     │   ├── MissingReference          404
@@ -56,6 +57,10 @@ class RefusedRequest(ExecutionApiError):
         super().__init__(detail)
         self.status = status
         self.detail = detail
+
+
+class UnknownInDag(ExecutionApiError):
+    """A serialized Dag names what cannot be told or asked here: a class, a time zone; the message says which."""
 
 
 class RejectedByDatabase(ExecutionApiError):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import pickle
 import re
 from collections import Counter
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import asyncpg
 
 UNORDERED = {"log", "asset_event"}  # Airflow writes several of these rows in the order of a set
 FERNET = re.compile(r"gAAAAA[\w=-]{20,}")
 TRACE = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}")  # of the W3C's traceparent; its flags follow
+PICKLED = re.compile(r'"executor_config": "\\\\x([0-9a-f]+)"')
 MOMENT = re.compile(r"20\d\d-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)")
 
 
@@ -29,11 +33,44 @@ def masked(text: str, table: str = "") -> str:
     if table in UNORDERED:
         text = re.sub(r'"id": \d+', '"id": N', text)
     text = FERNET.sub("FERNET", text)
+    text = PICKLED.sub(lambda found: f'"executor_config": {_unpickled(bytes.fromhex(found[1]))}', text)
     text = TRACE.sub("TRACE", text)
     text = MOMENT.sub(_mask_recent, text)
     text = re.sub(r"-?\d{7,}\.\d+", "LONG", text)  # durations up to now
     text = re.sub(r'("duration": )-?\d{7,}', r'\1"LONG"', text)
     return re.sub(r"01[0-9a-f]{6}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}", "NEW-ID", text)
+
+
+class _Zone:
+    """Stands for pendulum's classes of time zones."""
+
+    @classmethod
+    def _unpickle(cls, *_: Any) -> None:
+        return None
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads what an Airflow pickled, without its libraries."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("pendulum.datetime", "DateTime"):
+            return lambda *parts: datetime(*parts[:7], tzinfo=UTC)  # the zone is UTC in every Dag that is asked
+        if module.startswith("pendulum."):
+            return _Zone
+        return super().find_class(module, name)
+
+
+def _unpickled(content: bytes) -> str:
+    """Return a pickled value as text that is the same for equal ones: two writers share equal parts in other ways."""
+    return repr(_sorted(_Unpickler(io.BytesIO(content)).load()))
+
+
+def _sorted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _sorted(item) for name, item in sorted(value.items())}
+    if isinstance(value, set):
+        return ("a set", *sorted(map(repr, value)))
+    return type(value)(map(_sorted, value)) if isinstance(value, list | tuple) else value
 
 
 def _mask_recent(found: re.Match[str]) -> str:

@@ -22,6 +22,7 @@ import jwt
 from app.commands.embedded import free_port
 
 ROOT = Path(__file__).parent.parent
+AIRFLOW = {"3.2": "3.2.1", "3.3": "3.3.2"}  # the release that serves each metadata revision in the tests
 SECRET = "a secret that only the tests know, long enough for HS512: " + "0123456789" * 2
 FERNET_KEY = "81HqDtbqAywKSOumSha3BhWNOdQ26slT6K0YaZeZyPs="
 AUDIENCE = "urn:airflow.apache.org:task"

@@ -1,4 +1,4 @@
-"""Airflow's older serialization: for Task SDKs before 1.2 a deferred task's arguments, and some columns of the database.
+"""Airflow's older serialization: for Task SDKs before 1.2 a deferred task's arguments, serialized Dags, and some columns.
 
 A newer SDK's ``serde`` writes plain JSON, with ``{"__classname__", "__version__", "__data__"}`` for anything else. The older
 form is ``{"__type", "__var"}``. Both forms were observed on Airflow 3.3.2; what it cannot convert
@@ -7,6 +7,7 @@ either (classes outside its allow list) is passed on as it is.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 CLASS, DATA, TYPE, VALUE = "__classname__", "__data__", "__type", "__var"
@@ -48,3 +49,29 @@ def _converted_instance(name: str, data: Any) -> Any:
     if name == "builtins.frozenset":
         return f"frozenset({{{', '.join(map(repr, data))}}})"
     raise Unknown(name)
+
+
+def decoded(value: Any) -> Any:
+    """Return what the older form stands for, as Python's own types.
+
+    What it has no such type for (a Kubernetes pod, an asset, a reference to an XCom) stays as it is serialized.
+    """
+    if isinstance(value, list):
+        return [decoded(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if TYPE not in value or VALUE not in value:
+        return {name: decoded(item) for name, item in value.items()}
+    inner = value[VALUE]
+    match value[TYPE]:
+        case "dict":
+            return {name: decoded(item) for name, item in inner.items()}
+        case "tuple":
+            return tuple(decoded(item) for item in inner)
+        case "set":
+            return {decoded(item) for item in inner}
+        case "datetime":
+            return datetime.fromtimestamp(inner, UTC)
+        case "timedelta":
+            return timedelta(seconds=inner)
+    return value

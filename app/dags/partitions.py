@@ -1,24 +1,25 @@
 """Partitions: how the key of an asset event becomes keys of a Dag that waits for it, and which day a key stands for.
 
 Mappers and windows come serialized in their Dag's timetable, as ``{"__type": class path, "__var": fields}``; the rules are
-those of Airflow 3.2.1 and 3.3.2, observed. A custom mapper is asked itself, if its class can be imported here.
+those of Airflow 3.2.1 and 3.3.2, observed. A custom mapper is asked itself, if the operator trusts its class.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime, timedelta, tzinfo
-from importlib import import_module
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
-from app.dags.timetables import zone
-from app.errors import ExecutionApiError
+from app.dags.clocks import localized, zone
+from app.dags.trusted import trusted_class
+from app.errors import ExecutionApiError, UnknownInDag
 
 Encoded = Mapping[str, Any]
 
 MAPPERS = "airflow.partition_mappers."
 IDENTITY: Encoded = {"__type": f"{MAPPERS}identity.IdentityMapper", "__var": {}}
+UTC_NAME = "UTC"  # the zone of a mapper that names none: those of 3.2 do not
 DIGITS = {"Y": 4, "m": 2, "d": 2, "H": 2, "M": 2, "S": 2, "V": 2, "U": 2, "W": 2}
 PLACEHOLDER = re.compile(r"\{\w+\}")
 SPECIAL = re.compile(rf"(%\w|{PLACEHOLDER.pattern})")
@@ -39,7 +40,7 @@ STEPS: Mapping[str, tuple[int, Callable[[datetime, int], datetime]]] = {
 }
 
 
-class UnknownMapper(ExecutionApiError):
+class UnknownMapper(UnknownInDag):
     """A partition mapper that cannot be asked here; the message names its class."""
 
 
@@ -51,10 +52,12 @@ class PartitionedSchedule:
     """The serialized timetable of a Dag whose runs belong to partitions of assets.
 
     :param timetable: of class ``PartitionedAssetTimetable``.
+    :param trusted: prefixes of the classes that may be imported.
     """
 
-    def __init__(self, timetable: Encoded) -> None:
+    def __init__(self, timetable: Encoded, *, trusted: Sequence[str] = ()) -> None:
         fields = timetable["__var"]
+        self._trusted = trusted
         self._condition = fields["asset_condition"]
         self._default = fields.get("default_partition_mapper", IDENTITY)
         self._by: dict[str, dict[str, Encoded]] = {"name": {}, "uri": {}}
@@ -81,7 +84,7 @@ class PartitionedSchedule:
         :raises InvalidPartitionKey: when a mapper cannot have made the key.
         """
         try:
-            dates = {date_of(self._mapper_of(part), key) for part in _assets(self._condition)} - {None}
+            dates = {date_of(self._mapper_of(part), key, self._trusted) for part in _assets(self._condition)} - {None}
         except ValueError as error:
             message = f"Partition key {key!r} is invalid for this timetable's mappers: {error}"
             raise InvalidPartitionKey(message) from error
@@ -91,10 +94,11 @@ class PartitionedSchedule:
         return self.mapper(name=part.get("name", ""), uri=part.get("uri", ""))
 
 
-def downstream(mapper: Encoded, key: str) -> list[str]:
+def downstream(mapper: Encoded, key: str, trusted: Sequence[str] = ()) -> list[str]:
     """Return the keys of a Dag to which a key of its asset belongs.
 
-    :raises UnknownMapper: when it is none of Airflow's own and its class cannot be imported.
+    :param trusted: prefixes of the classes that may be imported.
+    :raises UnknownInDag: when it is none of Airflow's own and not trusted.
     :raises Exception: whatever the mapper raises for a key that it does not take.
     """
     fields = mapper["__var"]
@@ -108,27 +112,27 @@ def downstream(mapper: Encoded, key: str) -> list[str]:
         case "FixedKeyMapper":
             return [fields["downstream_key"]]
         case "RollupMapper":
-            return downstream(fields["upstream_mapper"], key)
+            return downstream(fields["upstream_mapper"], key, trusted)
         case "ChainMapper":
             keys = [key]
             for each in fields["mappers"]:
-                keys = [mapped for one in keys for mapped in downstream(each, one)]
+                keys = [mapped for one in keys for mapped in downstream(each, one, trusted)]
             return keys
         case "ProductMapper":
-            return [fields["delimiter"].join(_single(each, part) for each, part in _segments(fields, key))]
+            return [fields["delimiter"].join(_single(each, part, trusted) for each, part in _segments(fields, key))]
         case "FanOutMapper":
-            start = _decoded(fields["upstream_mapper"], _single(fields["upstream_mapper"], key))
-            return [_formatted(fields["downstream_mapper"], member) for member in _members(fields["window"], start)]
+            start = _decoded(fields["upstream_mapper"], _single(fields["upstream_mapper"], key, trusted))
+            return [_formatted(fields["downstream_mapper"], member) for member in _members(fields["window"], start, trusted)]
         case name if name in NORMALIZE:
             moment = datetime.strptime(key, fields["input_format"])
-            local = zone(fields["timezone"])
-            moment = _localized(moment, local) if moment.tzinfo is None else moment.astimezone(local)
+            local = zone(fields.get("timezone", UTC_NAME))
+            moment = localized(moment, local) if moment.tzinfo is None else moment.astimezone(local)
             return [_formatted(mapper, NORMALIZE[name](moment))]
-    found = _asked(mapper).to_downstream(key)
+    found = _asked(mapper, trusted).to_downstream(key)
     return [found] if isinstance(found, str) else list(found)
 
 
-def date_of(mapper: Encoded, key: str) -> datetime | None:
+def date_of(mapper: Encoded, key: str, trusted: Sequence[str] = ()) -> datetime | None:
     """Return when the period of a Dag's key starts, or None when this mapper's keys are no times.
 
     :raises ValueError: when the mapper cannot have made the key.
@@ -136,35 +140,39 @@ def date_of(mapper: Encoded, key: str) -> datetime | None:
     fields = mapper["__var"]
     match kind(mapper):
         case "RollupMapper":
-            return date_of(fields["upstream_mapper"], key)
+            return date_of(fields["upstream_mapper"], key, trusted)
         case "FanOutMapper":
-            return date_of(fields["downstream_mapper"], key)
+            return date_of(fields["downstream_mapper"], key, trusted)
         case "ChainMapper":
-            return date_of(fields["mappers"][-1], key)
+            return date_of(fields["mappers"][-1], key, trusted)
         case "ProductMapper":
             if key.count(fields["delimiter"]) != len(fields["mappers"]) - 1:
                 return None
-            dates = [found for each, part in _segments(fields, key) if (found := date_of(each, part)) is not None]
+            dates = [found for each, part in _segments(fields, key) if (found := date_of(each, part, trusted)) is not None]
             return dates[0] if len(dates) == 1 else None
         case name if name in NORMALIZE:
             start = NORMALIZE[name](_decoded(mapper, key))
-            return _localized(start, zone(fields["timezone"])) if start.tzinfo is None else start
+            return localized(start, zone(fields.get("timezone", UTC_NAME))) if start.tzinfo is None else start
         case "IdentityMapper" | "AllowedKeyMapper" | "FixedKeyMapper":
             return None
-    date: datetime | None = _asked(mapper).to_partition_date(key)
+    date: datetime | None = _asked(mapper, trusted).to_partition_date(key)
     return date
 
 
-def resolved_date(timetable: Encoded, key: str) -> datetime | None:
+def resolved_date(timetable: Encoded, key: str, trusted: Sequence[str] = ()) -> datetime | None:
     """Return when the period of a key of a Dag's run starts, or None when its timetable cannot tell.
 
+    :param trusted: prefixes of the classes that may be imported.
     :raises InvalidPartitionKey: when the timetable cannot have made the key.
+    :raises ValueError: for a key with an offset, where the timetable has a zone of its own.
+    :raises UnknownInDag: a mapper is none of Airflow's own and not trusted, or names an unknown zone.
     """
     fields = timetable["__var"]
-    match timetable["__type"].rpartition(".")[2]:
-        case "PartitionedAssetTimetable":
-            return PartitionedSchedule(timetable).date(key)
-        case "CronPartitionTimetable":
+    match timetable["__type"]:
+        case "airflow.timetables.simple.PartitionedAssetTimetable":
+            return PartitionedSchedule(timetable, trusted=trusted).date(key)
+        case "airflow.timetables.trigger.CronPartitionTimetable":
+            local = zone(fields["timezone"])
             try:
                 naive = datetime.strptime(key, fields["key_format"])
             except ValueError as error:
@@ -172,7 +180,7 @@ def resolved_date(timetable: Encoded, key: str) -> datetime | None:
                     f"Partition key {key!r} does not match the timetable's key_format {fields['key_format']!r}: {error}"
                 )
                 raise InvalidPartitionKey(message) from error
-            return _localized(naive, zone(fields["timezone"]))
+            return localized(naive, local)
     return None
 
 
@@ -194,8 +202,8 @@ def _assets(condition: Mapping[str, Any]) -> Iterator[Mapping[str, str]]:
                 yield from _assets(part)
 
 
-def _single(mapper: Encoded, key: str) -> str:
-    found = downstream(mapper, key)
+def _single(mapper: Encoded, key: str, trusted: Sequence[str]) -> str:
+    found = downstream(mapper, key, trusted)
     if len(found) != 1:
         raise TypeError(f"{kind(mapper)} must map to a single key here, and gave {len(found)}")
     return found[0]
@@ -246,7 +254,7 @@ def _pattern(form: str) -> re.Pattern[str]:
     return re.compile("^" + "".join(part(text) for text in SPECIAL.split(form)) + "$")
 
 
-def _members(window: Encoded, start: Any) -> list[Any]:
+def _members(window: Encoded, start: Any, trusted: Sequence[str]) -> list[Any]:
     """Return the periods of which a window consists, from its start on or, backward, up to it."""
     name, fields = kind(window), window["__var"]
     backward = fields.get("direction") == "backward"
@@ -259,7 +267,7 @@ def _members(window: Encoded, start: Any) -> list[Any]:
         days = (start - _months_later(start, -1) if backward else _months_later(start, 1) - start).days
         return [first + timedelta(days=n) for n in range(days)]
     if name not in STEPS:
-        return list(_asked(window).to_upstream(start))
+        return list(_asked(window, trusted).to_upstream(start))
     count, step = STEPS[name]
     first = step(start, 1 - count) if backward else start
     return [step(first, n) for n in range(count)]
@@ -274,20 +282,11 @@ def _months_later(moment: datetime, months: int) -> datetime:
     return moment.replace(year=moment.year + total // 12, month=total % 12 + 1)
 
 
-def _localized(naive: datetime, local: tzinfo) -> datetime:
-    """Put a wall clock's time into its zone: the second of two that clocks show twice, an hour on for one they skip."""
-    moment = naive.replace(tzinfo=local, fold=1)
-    before, after = moment.replace(fold=0).utcoffset(), moment.utcoffset()
-    assert before is not None
-    assert after is not None
-    return moment + (after - before) if after > before else moment
-
-
-def _asked(encoded: Encoded) -> Any:
+def _asked(encoded: Encoded, trusted: Sequence[str]) -> Any:
     """Return a custom mapper or window, which comes with an Airflow beside it."""
-    module, _, name = encoded["__type"].rpartition(".")
+    found = trusted_class(encoded["__type"], trusted)
     try:
-        return getattr(import_module(module), name).deserialize(encoded["__var"])
+        return found.deserialize(encoded["__var"])
     except Exception as error:  # whatever a foreign class raises
         message = f"the partition mapper {encoded['__type']} cannot be asked here ({type(error).__name__}: {error})"
         raise UnknownMapper(message) from error

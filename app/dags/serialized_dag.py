@@ -1,14 +1,18 @@
-"""The few things that we read from a serialized Dag: task groups, inlets and outlets, teardown, tasks to create, params."""
+"""The few things that we read from a serialized Dag: task groups, inlets and outlets, teardown, tasks to create."""
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from math import prod
 from typing import Any
+
+from app.dags import mapping
+from app.dags.base_serialization import decoded
+from app.dags.mapping import Lengths
+from app.errors import UnknownInDag
 
 ASSET_TYPE = "asset"
 
@@ -77,17 +81,12 @@ TASK_DEFAULTS: Mapping[str, Any] = {
     "retries": 0,
     "executor": None,
     "executor_config": {"__type": "dict", "__var": {}},
-    "start_date": None,
-    "end_date": None,
-    "_task_display_name": None,
-    "_operator_name": None,
     "downstream_task_ids": (),
 }
-NOT_MAPPED = -1  # stands for "no mapped group around it"
 INT4 = 2**31 - 1  # task_instance.priority_weight is an int4
 
 
-class UnknownWeightRule(ValueError):
+class UnknownWeightRule(UnknownInDag):
     """A weight rule that is none of Airflow's own; the message names it."""
 
 
@@ -103,39 +102,33 @@ class PlannedTask:
     values: Mapping[str, Any]
 
 
-def planned_tasks(data: Mapping[str, Any], logical_date: datetime | None) -> list[PlannedTask]:
+def planned_tasks(
+    data: Mapping[str, Any], logical_date: datetime | None, known: Lengths = mapping.NOT_YET
+) -> list[PlannedTask]:
     """Return the task instances of a new run, in the Dag's order.
 
     A task that is mapped over what is known already is expanded; any other has one instance, which the scheduler expands.
 
     :param data: a whole serialized Dag.
+    :param logical_date: only tasks whose dates it lies between are made; None makes all.
+    :param known: how much the run's tasks have returned to be mapped over.
     :raises UnknownWeightRule: when a task has one of its own.
     """
     tasks, defaults = _tasks_of(data)
     weights = _Weights(tasks, defaults)
-    groups = dict(_mapped_lengths(data["dag"]["task_group"], 1, mapped=False))
+    repeated = mapping.repeated(data["dag"])
     planned = []
     for task_id, task in tasks.items():
-        if not _runs_at(task, defaults, logical_date):
+        if not _runs_at(task, data["dag"], logical_date):
             continue
         values = {
             **_columns(task, defaults),
             "max_tries": _value(task, "retries", defaults),
             "priority_weight": weights.of(task_id),
-            "task_display_name": _value(task, "_task_display_name", defaults) or task_id,
+            "task_display_name": _display_name(task),
         }
-        indexes = _map_indexes(task, groups.get(task_id, NOT_MAPPED)) or (-1,)
-        planned += [PlannedTask(task_id, index, values) for index in indexes]
+        planned += [PlannedTask(task_id, index, values) for index in repeated[task_id].map_indexes(known)]
     return planned
-
-
-def known_map_indexes(data: Mapping[str, Any]) -> dict[str, Sequence[int] | None]:
-    """Return, by task id, the map indexes that a run's instances of it have: -1 unless mapped, None when not known yet.
-
-    :param data: a whole serialized Dag.
-    """
-    groups = dict(_mapped_lengths(data["dag"]["task_group"], 1, mapped=False))
-    return {task_id: _map_indexes(task, groups.get(task_id, NOT_MAPPED)) for task_id, task in _tasks_of(data)[0].items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,54 +168,35 @@ def _tasks_of(data: Mapping[str, Any]) -> tuple[dict[str, Mapping[str, Any]], di
 def _columns(task: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **{name: _value(task, name, defaults) for name in ("queue", "pool", "pool_slots", "executor")},
-        "executor_config": pickle.dumps(_plain(_value(task, "executor_config", defaults)), protocol=5),
+        "executor_config": pickle.dumps(decoded(_value(task, "executor_config", defaults)), protocol=5),
         "operator": task.get("task_type", "BaseOperator"),
         "custom_operator_name": task.get("_operator_name") or task.get("task_type", "BaseOperator"),
     }
 
 
-def invalid_param(data: Mapping[str, Any], conf: Mapping[str, Any]) -> str | None:
-    """Say which of the Dag's params a run's conf makes invalid, and why; None when all are valid."""
-    import jsonschema  # megabytes, and a part of every start, for what few requests ask
-
-    for name, param in data["dag"].get("params") or ():
-        value, schema = param.get("default"), _plain(param.get("schema")) or {}
-        if name in conf:
-            both = isinstance(value, dict) and isinstance(conf[name], dict)
-            value = _merged(_plain(value), conf[name]) if both else conf[name]
-        elif isinstance(value, dict) and value.get("__type") == "arg_not_set":
-            return f"Invalid input for param {name}: No value passed"
-        try:
-            jsonschema.validate(_plain(value), schema, format_checker=jsonschema.FormatChecker())
-        except jsonschema.ValidationError as error:
-            return f"Invalid input for param {name}: {error.message}"
-    return None
-
-
-def _merged(default: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    result = dict(default)
-    for name, value in given.items():
-        both = isinstance(result.get(name), dict) and isinstance(value, dict)
-        result[name] = _merged(result[name], value) if both else value
-    return result
-
-
 def earliest_logical_date(data: Mapping[str, Any]) -> datetime | None:
     """Return the start date among the Dag's default arguments, before which no run may be triggered."""
-    arguments = _plain(data["dag"].get("default_args")) or {}
-    return _moment(arguments.get("start_date"))
+    start = (decoded(data["dag"].get("default_args")) or {}).get("start_date")
+    return start if isinstance(start, datetime) else None
 
 
 def _value(task: Mapping[str, Any], name: str, defaults: Mapping[str, Any]) -> Any:
     """Return an attribute of a task: its own, or the Dag file's default, or Airflow's."""
-    value = task.get(name, task.get("partial_kwargs", {}).get(name, defaults.get(name)))
+    value = _attribute(task, name)
     return defaults.get(name) if value is None else value
 
 
-def _runs_at(task: Mapping[str, Any], defaults: Mapping[str, Any], logical_date: datetime | None) -> bool:
+def _display_name(task: Mapping[str, Any]) -> str:
+    """Return a task's name for people: a mapped one keeps it under the name that ``partial`` takes."""
+    name: str = _attribute(task, "_task_display_name") or _attribute(task, "task_display_name") or task["task_id"]
+    return name
+
+
+def _runs_at(task: Mapping[str, Any], dag: Mapping[str, Any], logical_date: datetime | None) -> bool:
+    """Say whether a task runs at a date; where it names none itself, its Dag's dates are its own."""
     if logical_date is None:
         return True
-    start, end = (_moment(_value(task, name, defaults)) for name in ("start_date", "end_date"))
+    start, end = (_moment(_attribute(task, name) or dag.get(name)) for name in ("start_date", "end_date"))
     return (start is None or start <= logical_date) and (end is None or logical_date <= end)
 
 
@@ -230,53 +204,6 @@ def _moment(encoded: Any) -> datetime | None:
     if isinstance(encoded, Mapping):
         encoded = encoded.get("__var")
     return None if encoded is None else datetime.fromtimestamp(encoded, UTC)
-
-
-def _plain(value: Any) -> Any:
-    """Return a serialized dict, list or tuple as plain JSON; other types stay encoded."""
-    if isinstance(value, Mapping):
-        if value.get("__type") == "dict":
-            value = value["__var"]
-        elif value.get("__type") in ("tuple", "set"):
-            return [_plain(item) for item in value["__var"]]
-        return {name: _plain(item) for name, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list) else value
-
-
-def _map_indexes(task: Mapping[str, Any], group_length: int | None) -> Sequence[int] | None:
-    """Return the map indexes of a task's instances: -1 alone for one that is not mapped, None when not known yet.
-
-    :param group_length: how often the mapped groups around it repeat it: :data:`NOT_MAPPED`, or None when not known yet.
-    """
-    is_mapped = bool(task.get("_is_mapped"))
-    if not is_mapped and group_length == NOT_MAPPED:
-        return (-1,)
-    lengths = [_length(task[task["_expand_input_attr"]])] if is_mapped else []
-    if group_length != NOT_MAPPED:
-        lengths.append(group_length)
-    return None if None in lengths else range(prod(length for length in lengths if length is not None))
-
-
-def _mapped_lengths(group: Mapping[str, Any], around: int | None, *, mapped: bool) -> Iterator[tuple[str, int | None]]:
-    """Yield each task with how often the mapped groups around it repeat it: :data:`NOT_MAPPED`, None when unknown."""
-    if group.get("is_mapped"):
-        length = _length(group["expand_input"])
-        around, mapped = (None if length is None or around is None else around * length), True
-    for name, (kind, child) in group["children"].items():
-        if kind == "taskgroup":
-            yield from _mapped_lengths(child, around, mapped=mapped)
-        else:
-            yield name, (around if mapped else NOT_MAPPED)
-
-
-def _length(expand_input: Mapping[str, Any]) -> int | None:
-    """Return how many instances literal arguments make, or None when one of them comes from another task."""
-    value = _plain(expand_input["value"])
-    if expand_input["type"] == "list-of-dicts":
-        return len(value) if isinstance(value, list) else None
-    if not all(isinstance(item, list) or (isinstance(item, dict) and "__type" not in item) for item in value.values()):
-        return None
-    return prod(len(item) for item in value.values())
 
 
 class _Weights:
@@ -292,7 +219,7 @@ class _Weights:
                 self._up[other].append(task_id)
 
     def of(self, task_id: str) -> int:
-        match str(self._rules[task_id]).rpartition(".")[2].removeprefix("_").removesuffix("PriorityWeightStrategy").lower():
+        match self._rules[task_id]:
             case "absolute":
                 total = self._own[task_id]
             case "downstream":

@@ -1,18 +1,18 @@
 """The data interval of a manually triggered run, for each of Airflow's built-in timetables.
 
 A timetable comes serialized, as ``{"__type": class path, "__var": fields}``; the rules are those of Airflow 3.2.1 and 3.3.2,
-observed. A custom timetable is asked itself, if its class can be imported here.
+observed. A custom timetable is asked itself, if the operator trusts its class.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta, timezone, tzinfo
-from importlib import import_module
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING, Any
-from zoneinfo import ZoneInfo
 
-from app.errors import ExecutionApiError
+from app.dags.clocks import localized, zone
+from app.dags.trusted import trusted_class
+from app.errors import UnknownInDag
 
 if TYPE_CHECKING:  # imported with the first calendar that is asked: most workers' tasks trigger nothing
     from croniter import croniter
@@ -42,14 +42,26 @@ PARTITIONED = {
 }
 
 
-class UnknownTimetable(ExecutionApiError):
-    """A timetable that cannot be asked here; the message names its class."""
+# Names of crons that Airflow has; 3.2 serializes them as they were given.
+PRESETS = {
+    "@hourly": "0 * * * *",
+    "@daily": "0 0 * * *",
+    "@weekly": "0 0 * * 0",
+    "@monthly": "0 0 1 * *",
+    "@quarterly": "0 0 1 */3 *",
+    "@yearly": "0 0 1 1 *",
+}
 
 
-def manual_interval(timetable: Mapping[str, Any], run_after: datetime) -> Interval:
+class UnknownTimetable(UnknownInDag):
+    """A timetable that tells no interval here; the message says which, and why."""
+
+
+def manual_interval(timetable: Mapping[str, Any], run_after: datetime, *, trusted: Sequence[str] = ()) -> Interval:
     """Return start and end of the data interval of a run that is triggered to run after ``run_after``.
 
-    :raises UnknownTimetable: when it is none of Airflow's own and its class cannot be imported.
+    :param trusted: prefixes of the classes that may be imported.
+    :raises UnknownInDag: when it is none of Airflow's own and not trusted, or when it tells no interval.
     """
     kind, fields = timetable["__type"], timetable["__var"]
     if kind in EXACT:
@@ -62,11 +74,11 @@ def manual_interval(timetable: Mapping[str, Any], run_after: datetime) -> Interv
         case "DeltaDataIntervalTimetable":
             return _utc(run_after - _delta(fields["delta"])), run_after
         case "AssetOrTimeSchedule":
-            return manual_interval(fields["timetable"], run_after)
+            return manual_interval(fields["timetable"], run_after, trusted=trusted)
         case "EventsTimetable":
             moment = _event(fields, run_after)
             return moment, moment
-    return _asked(kind, fields, run_after)
+    return _asked(kind, fields, run_after, trusted)
 
 
 def is_partitioned(timetable: Mapping[str, Any]) -> bool:
@@ -78,17 +90,12 @@ def _delta(encoded: Any) -> timedelta | relativedelta:
     """Return an interval, serialized as seconds or as the fields of a ``relativedelta``."""
     if isinstance(encoded, int | float):
         return timedelta(seconds=encoded)
+    from dateutil.relativedelta import relativedelta, weekday
+
     fields = dict(encoded.get("__var", encoded))
-    if weekday := fields.pop("weekday", None):
-        raise UnknownTimetable(f"a relative interval with a weekday ({weekday}) is not supported")
-    from dateutil.relativedelta import relativedelta
-
+    if "weekday" in fields:
+        fields["weekday"] = weekday(*fields["weekday"])
     return relativedelta(**fields)
-
-
-def zone(encoded: Any) -> tzinfo:
-    """Return a time zone, serialized by name or as its offset in seconds."""
-    return ZoneInfo(encoded) if isinstance(encoded, str) else timezone(timedelta(seconds=encoded))
 
 
 def _utc(moment: datetime) -> datetime:
@@ -107,14 +114,22 @@ class _Cron:
     """A cron expression in a time zone, where clocks are put forward and back."""
 
     def __init__(self, expression: str, zone: tzinfo) -> None:
-        self._expression, self._zone = expression, zone
+        self._expression, self._zone = PRESETS.get(expression, expression), zone
 
     def last_complete(self, moment: datetime) -> Interval:
-        """Return the last interval that was complete at ``moment``."""
-        end = self._step(moment, back=True)
-        if self._step(end, back=False) == moment:
-            end = moment
-        return self._step(end, back=True), end
+        """Return the last interval that was complete at ``moment``.
+
+        :raises UnknownTimetable: for an expression that is none, or that no day fits.
+        """
+        from croniter import CroniterError
+
+        try:
+            end = self._step(moment, back=True)
+            if self._step(end, back=False) == moment:
+                end = moment
+            return self._step(end, back=True), end
+        except (CroniterError, OverflowError, ValueError) as error:
+            raise UnknownTimetable(f"the cron expression {self._expression!r} tells no interval: {error}") from error
 
     def _step(self, moment: datetime, *, back: bool) -> datetime:
         from croniter import croniter
@@ -124,19 +139,18 @@ class _Cron:
         found: datetime = cron.get_prev(datetime) if back else cron.get_next(datetime)
         if self._every_hour(cron):  # by elapsed time, so that an hour that comes twice has runs twice
             return _utc(moment + (found - local))
-        return _utc(found.replace(tzinfo=self._zone))
+        return _utc(localized(found, self._zone))
 
     @staticmethod
     def _every_hour(cron: croniter) -> bool:
-        return bool(cron.expanded[1] == ["*"] and len(cron.expanded) > 1)
+        return bool(cron.expanded[1] == ["*"])
 
 
-def _asked(kind: str, fields: Mapping[str, Any], run_after: datetime) -> Interval:
+def _asked(kind: str, fields: Mapping[str, Any], run_after: datetime, trusted: Sequence[str]) -> Interval:
     """Ask a custom timetable, which comes with an Airflow beside it."""
-    module, _, name = kind.rpartition(".")
+    found = trusted_class(kind, trusted)
     try:
-        timetable = getattr(import_module(module), name).deserialize(fields)
-        interval = timetable.infer_manual_data_interval(run_after=run_after)
+        interval = found.deserialize(fields).infer_manual_data_interval(run_after=run_after)
         return _utc(interval.start), _utc(interval.end)
     except Exception as error:  # whatever a foreign class raises: the triggering task is told which class
         raise UnknownTimetable(f"the timetable {kind} cannot be asked here ({type(error).__name__}: {error})") from error

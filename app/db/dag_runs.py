@@ -61,13 +61,13 @@ async def state(session: Session, *, dag_id: str, run_id: str) -> str | None:
     return found
 
 
-_CREATED_VERSION = select(dag_run.c.created_dag_version_id).where(
+_CREATED_VERSION = select(dag_run.c.created_dag_version_id, dag_run.c.bundle_version).where(
     dag_run.c.dag_id == bindparam("dag_id"), dag_run.c.run_id == bindparam("run_id")
 )
 
 
 async def created_version(session: Session, *, dag_id: str, run_id: str) -> AnyRow | None:
-    """Return the Dag version that a run was made from, or None when there is no such run.
+    """Return the Dag version, and that of its bundle, that a run was made from, or None when there is no such run.
 
     The version itself is None for a run of Airflow 2, and when it was cleaned up.
     """
@@ -232,6 +232,7 @@ _LOCK = (
         dag_run.c.clear_number,
         dag_run.c.created_dag_version_id,
         dag_run.c.bundle_version,
+        as_text(dag_run.c.conf),
     )
     .where(dag_run.c.dag_id == bindparam("dag_id"), dag_run.c.run_id == bindparam("run_id"))
     .with_for_update(of=dag_run, key_share=True)

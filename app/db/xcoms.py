@@ -197,6 +197,17 @@ async def put_mapped_length(session: Session, *, key: XComKey, map_index: int, l
     await session.execute(_PUT_MAPPED_LENGTH, values)
 
 
+_MAPPED_LENGTHS = select(task_map.c.task_id, task_map.c.length).where(
+    task_map.c.dag_id == bindparam("dag_id"), task_map.c.run_id == bindparam("run_id"), task_map.c.map_index < 0
+)
+
+
+async def mapped_lengths(session: Session, *, dag_id: str, run_id: str) -> dict[str, int]:
+    """Return, by the id of each unmapped task of a run that has returned such a value, into how many it expands."""
+    rows = await session.execute(_MAPPED_LENGTHS, {"dag_id": dag_id, "run_id": run_id})
+    return {row.task_id: row.length for row in rows}
+
+
 _DELETE = delete(xcom).where(*_of_task, xcom.c.run_id == bindparam("run_id"), xcom.c.map_index == bindparam("at_index"))
 
 

@@ -27,6 +27,8 @@ class Revision:
     :param partitions_have_dates: whether a triggered run is told which day its partition stands for.
     :param average_of_successes: whether deadlines by average runtime look at successful runs only.
     :param callbacks_have_bundles: whether the callbacks of deadlines name their Dag's bundle.
+    :param run_ids_without_double_dots: whether the id of a run that is made must not hold ``..``.
+    :param conf_tells_span_detail: whether a run's conf may ask for more spans of its tasks.
     :param assets_know_teams: whether, in multi-team mode, producers and consumers of an asset say for which teams they are.
     :param sampled_flag: the W3C trace flags of runs that are made, without an opinion of a tracer.
     :param state_stores: whether tasks and assets have state stores.
@@ -50,6 +52,8 @@ class Revision:
     partitions_have_dates: bool = True
     average_of_successes: bool = True
     callbacks_have_bundles: bool = True
+    run_ids_without_double_dots: bool = True
+    conf_tells_span_detail: bool = True
     assets_know_teams: bool = True
     sampled_flag: str = "00"
     state_stores: bool = True

@@ -107,6 +107,7 @@ class LogSettings:
 class Settings:
     """Everything the service is told, read once at start-up.
 
+    :param trusted_classes: prefixes of the class paths that may be imported because a serialized Dag names them.
     :param heartbeat_write_interval: seconds after a recorded heartbeat in which others are verified only; 0 records each.
     """
 
@@ -127,6 +128,7 @@ class Settings:
     rerun_with_latest_version: bool = False
     double_dots_in_run_ids: bool = False
     sensitive_names: tuple[str, ...] = ()
+    trusted_classes: tuple[str, ...] = ()
     hide_sensitive_names: bool = True
 
 
@@ -168,6 +170,7 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
         rerun_with_latest_version=conf.boolean("core", "rerun_with_latest_version", False),
         double_dots_in_run_ids=conf.boolean("core", "allow_double_dot_in_ids", False),
         sensitive_names=conf.strings("core", "sensitive_var_conn_names"),
+        trusted_classes=conf.strings(OWN_SECTION, "trusted_classes"),
         hide_sensitive_names=conf.boolean("core", "hide_sensitive_var_conn_fields", True),
     )
 

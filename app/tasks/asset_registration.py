@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import structlog
@@ -20,9 +21,11 @@ from app.db import assets, audit, dags, partitions, teams
 from app.db.assets import AssetKey
 from app.db.session import Database, Session
 from app.db.tables import AnyRow
+from app.errors import UnknownInDag
 from app.releases import Revision
 from app.schemas.assets import AssetProfile
 from app.settings import Settings
+from app.tasks import threads
 from app.tasks.transitions import Refuse, RegisterAssets
 
 log = structlog.get_logger(__name__)
@@ -89,7 +92,7 @@ async def register(
             try:
                 for dag_id in partitioned:
                     await _wait_for_partitions(session, row, emission, event_pk, dag_id, now, settings, revision)
-            except UnknownMapper as error:
+            except UnknownInDag as error:
                 return Refuse(422, {"reason": "unknown_partition_mapper", "message": f"Nothing was recorded: {error}"})
     return None
 
@@ -225,7 +228,7 @@ async def _wait_for_partitions(
 ) -> None:
     """Let a partitioned Dag wait for the partitions to which an event belongs.
 
-    :raises UnknownMapper: its mapper cannot be asked here.
+    :raises UnknownInDag: its mapper cannot be asked here.
     """
     timetable = await dags.timetable(session, dag_id=dag_id)
     if timetable is None:
@@ -234,9 +237,11 @@ async def _wait_for_partitions(
     assert source_key is not None
     mapper = schedule.mapper(name=emission.name, uri=emission.uri)
     about = f"asset (name='{emission.name}', uri='{emission.uri}') in target Dag '{dag_id}'"
+    trusted = settings.trusted_classes
     try:
-        keys = downstream(mapper, source_key)
-    except UnknownMapper:
+        ask = partial(downstream, mapper, source_key, trusted)
+        keys = await threads.asked(ask, trusted, what=f"the partition mapper {mapper['__type']}")
+    except UnknownInDag:
         raise
     except Exception as error:  # the mapper's own, whatever it is: the event stays, as Airflow has it
         log.warning("a partition key could not be mapped", key=source_key, asset=emission.name, dag_id=dag_id, exc_info=True)

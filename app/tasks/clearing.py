@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -9,9 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from app.dags import serialized_dag
+from app.dags import mapping, serialized_dag
+from app.dags.mapping import Lengths
 from app.dags.serialized_dag import TaskToRepeat, UnknownWeightRule
-from app.db import dag_runs, dags, task_instances
+from app.db import dag_runs, dags, task_instances, xcoms
 from app.db.retrying import coming_back
 from app.db.tables import AnyRow
 from app.releases import Revision
@@ -71,10 +73,11 @@ async def clear(service: Service, *, dag_id: str, run_id: str) -> Refuse | None:
             return _no_such_run(run_id)
         newest = await dags.newest_version(reading, dag_id=dag_id)
         own = await dags.version_of_run(reading, dag_id=dag_id, run_id=run_id)
-    if newest is None or own is None:
+    may_move = service.revision.clearing_may_move_versions
+    lost = run.bundle_version is not None and run.created_dag_version_id is None and not may_move
+    if newest is None or own is None or lost:
         return Refuse(404, f"The Dag with ID: `{dag_id}` was not found")
     version = Version(*own, None, is_newest=False)
-    may_move = service.revision.clearing_may_move_versions
     if may_move and (run.created_dag_version_id is None or reruns_on_newest(service.settings, newest[1])):
         unversioned = newest[1]["dag"].get("disable_bundle_versioning")
         version = Version(*newest, None if unversioned or dag is None else dag.bundle_version, is_newest=True)
@@ -98,7 +101,10 @@ async def _clear(service: Service, dag_id: str, run_id: str, version: Version) -
         if not rows:
             return None
         archived = await task_instances.archive_run(session, dag_id=dag_id, run_id=run_id, now=now, revision=revision)
-        plan_ = plan(run, rows, version, archived=archived, now=now, revision=revision)
+        returned: Lengths = mapping.NOT_YET
+        if version.is_newest and mapping.depends_on_results(version.data["dag"]):
+            returned = await xcoms.mapped_lengths(session, dag_id=dag_id, run_id=run_id)
+        plan_ = plan(run, rows, version, archived=archived, returned=returned, now=now, revision=revision)
         await task_instances.write_each(session, changes=plan_.tasks)
         await dag_runs.write(session, run_pk=run.id, values=plan_.run)
         await task_instances.create(session, rows=plan_.new_tasks)
@@ -111,6 +117,7 @@ def plan(
     version: Version,
     *,
     archived: set[uuid.UUID],
+    returned: Lengths,
     now: datetime,
     revision: Revision,
 ) -> Clearing:
@@ -119,8 +126,9 @@ def plan(
     :param run: the run, locked.
     :param rows: all its task instances, locked.
     :param archived: ids of those whose try was moved to the history just now.
+    :param returned: how much its tasks have returned to be mapped over.
     """
-    carrier = triggering.new_trace(revision)
+    carrier = triggering.new_trace(revision, None if run.conf is None else json.loads(run.conf))
     run_values: dict[str, Any] = {
         "clear_number": run.clear_number + 1,
         "queued_at": now,
@@ -136,8 +144,9 @@ def plan(
             run_values["bundle_version"] = version.bundle_version
     run_version = run_values.get("created_dag_version_id", run.created_dag_version_id)
 
+    returned = mapping.known_lengths(version.data["dag"], returned)
     known = serialized_dag.tasks_to_repeat(version.data)
-    gone = _gone(version.data, rows) if version.is_newest and is_over else set()
+    gone = _gone(version.data, rows, returned) if version.is_newest and is_over else set()
     tasks = []
     for row in rows:
         values = {"id": task_instances.uuid7(), "context_carrier": carrier, "updated_at": now}
@@ -151,7 +160,7 @@ def plan(
         if row.id in gone:
             values["state"] = "removed"
         tasks.append((row.id, values))
-    new = _added(run, rows, version, carrier=carrier, now=now) if version.is_newest and is_over else []
+    new = _added(run, rows, version, returned, carrier=carrier, now=now) if version.is_newest and is_over else []
     return Clearing(run_values, tasks, new)
 
 
@@ -167,20 +176,20 @@ def _seconds(start: datetime | None, end: datetime) -> float | None:
     return None if start is None else (end - start).total_seconds()
 
 
-def _gone(data: Mapping[str, Any], rows: Sequence[AnyRow]) -> set[uuid.UUID]:
+def _gone(data: Mapping[str, Any], rows: Sequence[AnyRow], returned: Lengths) -> set[uuid.UUID]:
     """Return the ids of task instances that the newest version does not have."""
-    indexes = serialized_dag.known_map_indexes(data)
-    return {row.id for row in rows if (of_task := indexes.get(row.task_id, ())) is not None and row.map_index not in of_task}
+    tasks = mapping.repeated(data["dag"])
+    return {row.id for row in rows if row.task_id not in tasks or tasks[row.task_id].has_no(row.map_index, returned)}
 
 
 def _added(
-    run: AnyRow, rows: Sequence[AnyRow], version: Version, *, carrier: Mapping[str, Any], now: datetime
+    run: AnyRow, rows: Sequence[AnyRow], version: Version, returned: Lengths, *, carrier: Mapping[str, Any], now: datetime
 ) -> list[dict[str, Any]]:
     """Return the columns of the task instances that only the newest version has."""
     present = {row.task_id for row in rows}
     logical_date = None if run.run_type == "backfill" else run.logical_date  # a backfill runs tasks of any date
     with suppress(UnknownWeightRule):  # the scheduler adds them then, once it looks at the run
-        planned = serialized_dag.planned_tasks(version.data, logical_date)
+        planned = serialized_dag.planned_tasks(version.data, logical_date, returned)
         return [
             triggering.new_task(task, rows[0].dag_id, rows[0].run_id, carrier=carrier, now=now)
             | {"dag_version_id": version.pk}

@@ -10,13 +10,15 @@ from app.dags.base_serialization import Unknown, converted
 from app.db import dag_runs, deadlines
 from app.db.session import Session
 from app.db.tables import AnyRow
-from app.errors import ExecutionApiError
+from app.errors import UnknownInDag
 from app.tasks.service import Service
 
-CALLBACKS = {"AsyncCallback": "triggerer", "SyncCallback": "executor"}  # who runs each, by its class in the Task SDK
+SDK = "airflow.sdk.definitions."
+CALLBACKS = {f"{SDK}callback.AsyncCallback": "triggerer", f"{SDK}callback.SyncCallback": "executor"}  # who runs each
+VARIABLE = (f"{SDK}deadline.VariableInterval", "airflow.serialization.definitions.deadline.SerializedVariableInterval")
 
 
-class UnknownDeadline(ExecutionApiError):
+class UnknownDeadline(UnknownInDag):
     """A deadline that cannot be computed here; the message says why."""
 
 
@@ -41,6 +43,8 @@ async def _start(
 ) -> datetime | None:
     reference = alert.reference
     moment: datetime | None
+    if (path := reference.get("__class_path")) is not None:  # it may have the name of one of Airflow's own
+        raise UnknownDeadline(f"the deadline reference {path} cannot be computed here")
     match reference["reference_type"]:
         case "FixedDatetimeDeadline":
             return datetime.fromtimestamp(reference["datetime"], UTC)
@@ -66,10 +70,10 @@ async def _start(
 async def _interval(service: Service, encoded: Any) -> timedelta:
     if isinstance(encoded, int | float):
         return timedelta(seconds=encoded)
-    match encoded["__classname__"].rpartition(".")[2]:
-        case "timedelta":
+    match encoded["__classname__"]:
+        case "datetime.timedelta":
             return timedelta(seconds=encoded["__data__"])
-        case "VariableInterval" | "SerializedVariableInterval":
+        case name if name in VARIABLE:
             key = encoded["__data__"]["key"]
             value = await service.secrets.variable(key, None)
             if value is None:
@@ -85,7 +89,7 @@ async def _interval(service: Service, encoded: Any) -> timedelta:
 def _callback(encoded: Mapping[str, Any], dag_id: str) -> tuple[str, Any]:
     """Return who runs a callback, and what to run as the triggerer and the scheduler read it."""
     name = encoded["__classname__"]
-    if (kind := CALLBACKS.get(name.rpartition(".")[2])) is None:
+    if (kind := CALLBACKS.get(name)) is None:
         raise UnknownDeadline(f"the callback {name} is unknown")
     try:
         return kind, converted({"dag_id": dag_id, "prefix": "deadline_alerts", **encoded["__data__"]})

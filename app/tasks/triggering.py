@@ -9,27 +9,29 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from app.dags import partitions, serialized_dag, timetables
-from app.dags.partitions import InvalidPartitionKey, UnknownMapper
-from app.dags.serialized_dag import PlannedTask, UnknownWeightRule
-from app.dags.timetables import UnknownTimetable
+from app.dags.partitions import InvalidPartitionKey
+from app.dags.serialized_dag import PlannedTask
 from app.db import dag_runs, dags
 from app.db import deadlines as db_deadlines
 from app.db.tables import AnyRow
 from app.db.task_instances import uuid7
+from app.errors import UnknownInDag
 from app.releases import Revision
 from app.schemas.base import DagRunType
 from app.schemas.dag_runs import TriggerDAGRunPayload
 from app.settings import Settings
-from app.tasks import deadlines
+from app.tasks import deadlines, threads
 from app.tasks.clock import utcnow
-from app.tasks.deadlines import UnknownDeadline
 from app.tasks.service import Service
 from app.tasks.transitions import Refuse
 
 MAX_KEY = 250  # characters, of dag_run.partition_key
+SPAN_DETAIL = "airflow/task_span_detail_level"  # a key of a run's conf, and of its tasks' tracestate
+MAX_TRACE_VALUE = 256  # characters, of a value of a W3C tracestate
 # What Airflow itself generates; such an id is valid whatever [scheduler] allowed_run_id_pattern says.
 GENERATED_RUN_ID = r"^(?:manual|scheduled|asset_triggered)__(?:\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\+00:00)$"
 
@@ -66,25 +68,24 @@ async def trigger(
         version = await dags.newest_version(reading, dag_id=dag_id)
     if version is None:
         return Refuse(404, {"reason": "not_found", "message": f"Dag with dag_id: '{dag_id}' was never serialized"})
-    run = plan(service.settings, service.revision, dag_id, run_id, payload, data=version[1], now=now)
-    if isinstance(run, Refuse):
-        return run
-    assert dag is not None
-    unversioned = version[1]["dag"].get("disable_bundle_versioning")
-    values = {
-        **run.values,
-        "created_dag_version_id": version[0],
-        "bundle_version": None if unversioned else dag.bundle_version,
-        "triggering_user_name": user_name,
-    }
-    tasks = [{**task, "dag_version_id": version[0]} for task in run.tasks]
-    promised: list[dict[str, Any]] = []
-    if version[1]["dag"].get("deadline"):
-        try:
+    data, promised = version[1], list[dict[str, Any]]()
+    try:
+        run = await _planned(service, dag_id, run_id, payload, data=data, now=now)
+        if isinstance(run, Refuse):
+            return run
+        assert dag is not None
+        values = {
+            **run.values,
+            "created_dag_version_id": version[0],
+            "bundle_version": None if data["dag"].get("disable_bundle_versioning") else dag.bundle_version,
+            "triggering_user_name": user_name,
+        }
+        tasks = [{**task, "dag_version_id": version[0]} for task in run.tasks]
+        if data["dag"].get("deadline"):
             async with service.database.autocommit() as reading:
                 promised = await deadlines.planned(service, reading, run=values, now=now)
-        except UnknownDeadline as error:
-            return _value_error(str(error))
+    except UnknownInDag as error:
+        return _value_error(str(error))
     async with service.database.transaction() as session:
         run_pk = await dag_runs.create(session, values=values, note=payload.note, tasks=tasks, now=now)
         if run_pk is None:
@@ -95,41 +96,36 @@ async def trigger(
     return None
 
 
-def plan(
-    settings: Settings,
-    revision: Revision,
-    dag_id: str,
-    run_id: str,
-    payload: TriggerDAGRunPayload,
-    *,
-    data: Mapping[str, Any],
-    now: datetime,
+async def _planned(
+    service: Service, dag_id: str, run_id: str, payload: TriggerDAGRunPayload, *, data: Mapping[str, Any], now: datetime
 ) -> NewRun | Refuse:
-    """Decide what a triggered run is: pure.
+    """Decide what a triggered run is, in Airflow's order of refusals.
 
-    :param data: the serialized Dag.
+    :raises UnknownInDag: the Dag names what cannot be told or asked here.
     """
     dag, logical_date, run_after = data["dag"], payload.logical_date, payload.run_after or now
+    settings, revision, trusted = service.settings, service.revision, service.settings.trusted_classes
     if message := _invalid_run_id(settings, revision, run_id) or _too_early(data, logical_date):
         return _value_error(message)
     partition_date = None
     if payload.partition_key is not None and revision.partitions_have_dates:
+        what = f"the timetable {dag['timetable']['__type']}"
+        ask = partial(partitions.resolved_date, dag["timetable"], payload.partition_key, trusted)
         try:
-            partition_date = partitions.resolved_date(dag["timetable"], payload.partition_key)
+            partition_date = await threads.asked(ask, trusted, what=what)
         except InvalidPartitionKey as error:
             return _invalid_partition_key(str(error))
-        except UnknownMapper as error:
+        except ValueError as error:
             return _value_error(str(error))
         if refusal := _refuse_partition_key(dag, dag_id, payload.partition_key):
             return refusal
-    if message := serialized_dag.invalid_param(data, payload.conf):
+    if message := await threads.invalid_param(dag.get("params") or (), payload.conf):
         return _value_error(message)
-    try:
-        interval = timetables.manual_interval(dag["timetable"], run_after) if logical_date else (None, None)
-        planned = serialized_dag.planned_tasks(data, logical_date)
-    except (UnknownTimetable, UnknownWeightRule) as error:
-        return _value_error(str(error))
-    carrier = new_trace(revision)
+    interval: tuple[datetime | None, datetime | None] = (None, None)
+    if logical_date is not None:
+        ask_interval = partial(timetables.manual_interval, dag["timetable"], run_after, trusted=trusted)
+        interval = await threads.asked(ask_interval, trusted, what=f"the timetable {dag['timetable']['__type']}")
+    carrier = new_trace(revision, payload.conf)
     values = {
         "dag_id": dag_id,
         "run_id": run_id,
@@ -148,6 +144,7 @@ def plan(
         "context_carrier": carrier,
         "span_status": "not_started",
     }
+    planned = serialized_dag.planned_tasks(data, logical_date)
     return NewRun(values, [new_task(task, dag_id, run_id, carrier=carrier, now=now) for task in planned])
 
 
@@ -169,10 +166,25 @@ def new_task(task: PlannedTask, dag_id: str, run_id: str, *, carrier: Mapping[st
     }
 
 
-def new_trace(revision: Revision) -> dict[str, Any]:
-    """Return a new trace's context, serialized as the scheduler reads it: the parent of the run's and its tasks' spans."""
+def new_trace(revision: Revision, conf: Any) -> dict[str, Any]:
+    """Return a new trace's context, serialized as the scheduler reads it: the parent of the run's and its tasks' spans.
+
+    :param conf: of the run, which may ask for more spans of its tasks.
+    """
     traceparent = f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-{revision.sampled_flag}"
-    return {"__type": "dict", "__var": {"traceparent": traceparent}}
+    carrier = {"traceparent": traceparent}
+    if revision.conf_tells_span_detail and isinstance(conf, Mapping) and (level := _span_detail(conf)):
+        carrier["tracestate"] = f"{SPAN_DETAIL}={level}"
+    return {"__type": "dict", "__var": carrier}
+
+
+def _span_detail(conf: Mapping[str, Any]) -> int:
+    """Return the detail that a run's conf asks for, as a whole number; 0 when it asks for none that is one."""
+    try:
+        level = int(conf.get(SPAN_DETAIL) or 0)
+        return level if len(str(level)) <= MAX_TRACE_VALUE else 0
+    except (TypeError, ValueError, OverflowError):
+        return 0
 
 
 def refuse_dag(dag: AnyRow | None, dag_id: str) -> Refuse | None:
@@ -202,10 +214,12 @@ def _value_error(message: str) -> Refuse:
 
 
 def _invalid_run_id(settings: Settings, revision: Revision, run_id: str) -> str | None:
-    reserved = next((kind for kind in DagRunType if run_id.startswith(f"{kind}__")), DagRunType.MANUAL)
-    if revision.triggered_run_type == DagRunType.MANUAL and reserved != DagRunType.MANUAL:
-        return f"A manual DAG run cannot use ID {run_id!r} since it is reserved for {reserved} runs"
-    if ".." in run_id and not settings.double_dots_in_run_ids:
+    if revision.triggered_run_type == DagRunType.MANUAL:
+        kinds = [kind for kind in DagRunType if kind != DagRunType.OPERATOR_TRIGGERED]  # which 3.2 does not know
+        reserved = next((kind for kind in kinds if run_id.startswith(f"{kind}__")), DagRunType.MANUAL)
+        if reserved != DagRunType.MANUAL:
+            return f"A manual DAG run cannot use ID {run_id!r} since it is reserved for {reserved} runs"
+    if ".." in run_id and revision.run_ids_without_double_dots and not settings.double_dots_in_run_ids:
         return f"The run_id '{run_id}' must not contain '..' to prevent path traversal"
     pattern = settings.run_id_pattern
     if re.match(GENERATED_RUN_ID, run_id) or (pattern and re.match(pattern, run_id)):

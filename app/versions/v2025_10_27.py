@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from app.routes.rendering import RawJson
 from app.versions.changes import Change, Version
 
 
 def _conf_is_an_object(context: dict[str, Any]) -> None:
-    if context["dag_run"]["conf"] is None:
+    conf = context["dag_run"]["conf"]
+    if conf is None or (isinstance(conf, RawJson) and conf.text == "null"):
         context["dag_run"]["conf"] = {}
 
 

@@ -5,7 +5,7 @@ from tests.world import World
 
 async def test_a_deadline_after_the_average_runtime(server: Server, world: World, revision: str) -> None:
     """3.3 averages the last two successful runs (50 s and 70 s), 3.2 the last two of any state (70 s and 1 s)."""
-    ti = await SETUPS["sample, deadline after an average"](world)
+    ti = await SETUPS["sample, deadline after an average of runs"](world)
     async with server.client(ti) as client:
         answer = await client.post("/dag-runs/sample/r1", json={"logical_date": "2026-02-03T04:05:06Z"})
     assert answer.status_code == 204, answer.text

@@ -7,9 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.servers import Server, airflow_server, our_server
-
-AIRFLOW = {"3.2": "3.2.1", "3.3": "3.3.2"}
+from tests.servers import AIRFLOW, Server, airflow_server, our_server
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from tests.contract.cases.case import (
     on,
     state,
 )
-from tests.contract.cases.setups import MAPPED, MAPPED_SINCE_3_3, WAITING
+from tests.contract.cases.dag_setups import IN_PARTITIONS, WAITING, since
 
 
 def emitted(note: str, *events: dict[str, Any], outlet: dict[str, Any] = A1, **options: Any) -> Case:
@@ -105,9 +105,8 @@ CASES: list[Case] = [
     state("success with two events of one asset", {**OUT, "task_outlets": [A1], "outlet_events": [event("first", {"a": 1}), event("first", {"a": 2})]}, "outlets"),
     state("success with a partition key", {**OUT, "task_outlets": [A1], "outlet_events": [event("first", {}, partition_key="p")]}, "outlets"),
     state("success with an empty partition key", {**OUT, "task_outlets": [A1], "outlet_events": [event("first", {}, partition_key=" ")]}, "outlets", revisions=("3.3",)),
-    *(state(f"success in a partition, {name}", {**OUT, "task_outlets": [A1]}, f"partitions, {name}") for name in MAPPED),
+    *(state(f"success in {name}", {**OUT, "task_outlets": [A1]}, name, revisions=since(of)) for name, (of, _) in IN_PARTITIONS.items()),
     state("success in a partition, by the default mapper", {**OUT, "task_outlets": [A2]}, "partitions, days"),
-    *(state(f"success in a partition, {name}", {**OUT, "task_outlets": [A1]}, f"partitions, {name}", revisions=("3.3",)) for name in MAPPED_SINCE_3_3),
     *(state(f"success in a partition, {name}", {**OUT, "task_outlets": [A1]}, name) for name in WAITING),
     state("success in a partition of its own", {**OUT, "task_outlets": [A1], "outlet_events": [event("first", {}, partition_key="p2"), event("first", {}, partition_key="p1")]}, "waiting already"),
     state("success heard by a partitioned Dag", {**OUT, "task_outlets": [A2]}, "partitioned_consumer"),

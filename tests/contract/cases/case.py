@@ -128,6 +128,6 @@ def on(setup: str, method: str, path: str, body: Any = ABSENT, **options: Any) -
 
 
 RUN_IT = "/dag-runs/sample/r1"
-WHEN = {"logical_date": "2026-02-03T04:05:06Z", "run_after": "2026-02-03T04:05:07Z"}
+WHEN = {"logical_date": "2026-02-03T04:05:06Z"}
 OLD_DATES = ("2026-04-06", "2025-11-05", "2025-10-27", "2025-09-23", "2025-08-10", "2025-05-20", "2025-04-28", "2025-04-11")
 MAR, OCT = "2026-03-29T01:30:00Z", "2026-10-25T01:30:00Z"  # the clocks of Paris are put forward, and back

@@ -1,0 +1,98 @@
+"""What Dag authors wrote, run so that it stops nobody: in a thread, or in a process of its own, for so long at most."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from threading import Thread
+from typing import Any, TypeVar
+
+from app.dags import params
+from app.errors import ServerBusy, UnknownInDag
+
+LIMIT = 2.0  # seconds; the Task SDK's client waits 5 s for an answer, and the database has its share of them
+PROCESS_LIMIT = 3.5  # seconds, of which the process may compute params.CPU_SECONDS
+PROCESSES = asyncio.Semaphore(2)  # at a time: each needs a core, and 40 MB
+
+Result = TypeVar("Result")
+
+
+class TookTooLong(UnknownInDag):
+    """What a Dag's author wrote did not come to an end in time; the message says what it was."""
+
+
+async def in_thread(function: Callable[..., Result], *arguments: Any, what: str, **named: Any) -> Result:
+    """Call a function in a thread that dies with the process, and wait :data:`LIMIT` for it.
+
+    A thread cannot be ended: one that computes for ever keeps a share of this process's time. It stops nobody, as long as
+    it is Python that runs there.
+
+    :param what: what it computes, for the message.
+    :raises TookTooLong: when it has not ended by then.
+    """
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[Result] = loop.create_future()
+
+    def settle(set_outcome: Callable[[Any], None], outcome: Any) -> None:
+        if not ended.done():
+            set_outcome(outcome)
+
+    def run() -> None:
+        outcome: tuple[Callable[[Any], None], Any]
+        try:
+            outcome = ended.set_result, function(*arguments, **named)
+        except BaseException as error:  # whatever it is, it is the caller's
+            wrapped = error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
+            outcome = ended.set_exception, wrapped
+        with suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(settle, *outcome)
+
+    Thread(target=run, daemon=True, name=what).start()
+    try:
+        return await asyncio.wait_for(ended, LIMIT)
+    except TimeoutError:
+        raise TookTooLong(f"{what} did not end within {LIMIT:g} s") from None
+
+
+async def asked(function: Callable[[], Result], trusted: Sequence[str], *, what: str) -> Result:
+    """Return what ``function`` tells of a Dag: at once where all of its code is ours, else from a thread.
+
+    :param trusted: the classes of Dag authors that it may run.
+    :raises TookTooLong: theirs did not end in time.
+    """
+    return await in_thread(function, what=what) if trusted else function()
+
+
+async def invalid_param(found: params.Params, conf: Mapping[str, Any]) -> str | None:
+    """Say which of a Dag's params a run's conf makes invalid, and why; None when all are valid.
+
+    :raises TookTooLong: validating them does not end in time.
+    :raises ServerBusy: there was no process to do it in.
+    """
+    if not params.may_search(found):
+        return await in_thread(params.invalid, found, conf, what="validating the params")
+    try:
+        async with asyncio.timeout(PROCESS_LIMIT), PROCESSES:
+            return await _in_process(found, conf)
+    except TimeoutError:
+        raise ServerBusy("no process came to validate the params in time") from None
+
+
+async def _in_process(found: params.Params, conf: Mapping[str, Any]) -> str | None:
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", params.__name__, stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.DEVNULL
+    )
+    try:
+        output, _ = await process.communicate(json.dumps([found, conf]).encode())
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode != 0:
+        raise TookTooLong(f"validating the params did not end within {params.CPU_SECONDS} s: is a pattern at fault?")
+    answer: str | None = json.loads(output)
+    return answer

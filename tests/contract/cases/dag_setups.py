@@ -1,0 +1,346 @@
+"""Set-ups of Dags whose text matters: each is what the release of the revision's server serializes, see ``contract/serialized.py``."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+from tests.contract import serialized
+from tests.contract.cases.setups import SETUPS, Setup, archive, ask, outlets, setup
+from tests.servers import AIRFLOW
+from tests.world import EPOCH, World, ti_id
+
+TRIGGERED = "sample"  # the id of nearly every Dag of the corpus, so that one is asked for like another
+
+
+def names(release: str = AIRFLOW["3.3"]) -> list[str]:
+    """Return the names of the corpus' Dags that have the id ``sample``."""
+    return [name for name, data in serialized.kept(release).items() if data["dag"]["dag_id"] == TRIGGERED]
+
+
+def since(name: str) -> tuple[str, ...]:
+    """Return the revisions whose Airflows have what a Dag is made of."""
+    return tuple(revision for revision, release in AIRFLOW.items() if name in serialized.kept(release))
+
+
+async def write_version(
+    world: World, name: str, number: int = 1, *, dag_id: str = "", changed: dict[str, Any] | None = None, **version: Any
+) -> None:
+    """Write a version of a Dag, its deadlines' alerts in rows of their own, as Airflow stores them.
+
+    :param dag_id: whose version it is, if not that of the Dag's own file.
+    :param changed: parts of the Dag that no release would write like that.
+    :param version: further columns of ``dag_version``.
+    """
+    data = serialized.dag(AIRFLOW[world.revision], name)
+    data["dag"] |= changed or {}
+    dag_id = dag_id or data["dag"]["dag_id"]
+    data["dag"]["dag_id"], pk = dag_id, version_id(dag_id, number)
+    when = EPOCH + timedelta(days=number - 1)
+    stamps = {"created_at": when, "last_updated": when}
+    alerts = data["dag"]["deadline"] or []
+    data["dag"]["deadline"] = [str(ti_id(f"{pk}/{n}")) for n, _ in enumerate(alerts)] or None
+    await world.insert(
+        "dag_version", id=pk, version_number=number, dag_id=dag_id, bundle_name="dags-folder", **version, **stamps
+    )
+    row = {"id": pk, "dag_id": dag_id, "data": data, "dag_hash": str(number) * 32, "dag_version_id": pk}
+    await world.insert("serialized_dag", **row, **stamps)
+    for n, alert in enumerate(alerts):
+        interval = alert["interval"] if world.revision == "3.2" else json.dumps(alert["interval"])
+        told = {"name": alert.get("name"), "reference": alert["reference"], "callback_def": alert["callback"]}
+        ids = {"id": ti_id(f"{pk}/{n}"), "serialized_dag_id": pk, "created_at": EPOCH}
+        await world.insert("deadline_alert", **ids, **told, interval=interval)
+
+
+def version_id(dag_id: str, number: int) -> Any:
+    return ti_id(f"version {number} of {dag_id}")
+
+
+async def triggerable(world: World, name: str = TRIGGERED, **changed: Any) -> Any:
+    """Write a Dag of the corpus, and a task that asks."""
+    ti = await world.one_running("d")
+    await world.connection.execute("UPDATE dag_run SET triggering_user_name = 'ann'")
+    await world.dag(TRIGGERED, bundle_version="v1")
+    await world.insert("log_template", id=7, filename="f", elasticsearch_id="e", created_at=EPOCH)
+    await write_version(world, name, changed=changed)
+    return ti
+
+
+# --- served while its tasks run
+
+
+@setup
+async def fail_fast(world: World) -> Any:
+    ti = await world.one_running("d")
+    await world.connection.execute("UPDATE dag SET fail_fast = true")
+    for name, state in (
+        ("busy", "running"),
+        ("waiting", None),
+        ("planned", "scheduled"),
+        ("done", "success"),
+        ("broken", "failed"),
+        ("clean", None),
+    ):
+        await world.ti("d", name, state=state)
+    await write_version(world, "served, failing fast")
+    return ti
+
+
+@setup
+async def with_serialized(world: World) -> Any:
+    await world.asset("a")
+    ti = await world.one_running("d")
+    for task_id, state in (("g.one", "success"), ("g.inner.two", "failed")):
+        await world.ti("d", task_id, state=state)
+    await write_version(world, "served, with groups and assets")
+    return ti
+
+
+# --- consumers by partitions
+
+# The key of the run whose success each mapper maps.
+AT = "2026-02-03T04:05:06"
+MAPPED: dict[str, tuple[str, ...]] = {
+    "identity": ("p1",),
+    "an allowed key": ("p1",),
+    "no allowed key": ("p1",),
+    "hours": (AT, "2026-03-29T02:30:00"),
+    "hours of offsets": ("2026-02-03T04:05+0530",),
+    "hours in Paris": (AT, "2026-03-29T02:30:00"),
+    "hours in Paris with offsets": ("2026-10-25T02:30:00", "2026-03-29T02:30:00"),
+    "hours in Paris of offsets": ("2026-02-03T04:05+0000",),
+    "days": (AT, "p1"),
+    "weeks": (AT,),
+    "weeks in Paris": (AT,),
+    "months": (AT,),
+    "quarters": ("2026-06-30T04:05:06",),
+    "quarters in Paris": ("2026-06-30T04:05:06",),
+    "years": ("2026-06-30T04:05:06",),
+    "days of an offset": ("2026-06-30T04:05:06",),
+    "a product": ("eu|2026-06-30T04:05:06", "eu"),
+    "a product by colons": ("eu:2026-06-30T04:05:06:2026",),
+    "a chain": ("2026-06-30T04:05:06",),
+    "a fixed key": ("p1",),
+    "a rollup": (AT,),
+    "a rollup of all": (AT,),
+    "a rollup of some": (AT,),
+    "a rollup of segments": ("a",),
+    "weeks to days": (AT,),
+    "weeks to days before": (AT,),
+    "months to days": (AT,),
+    "months to days before": ("2026-03-03T04:05:06",),
+    "quarters to months": ("2026-11-03T04:05:06",),
+    "years to months before": ("2026-11-03T04:05:06",),
+    "days to hours": ("2026-11-03T04:05:06",),
+    "hours to minutes": ("2026-11-03T04:05:06",),
+    "more than it may": (AT,),
+    "two assets of a mapper each": (AT,),
+}
+
+
+async def partitioned(world: World, name: str, key: str) -> Any:
+    """Let ``c1`` wait for partitions of both assets of a run."""
+    ti = await outlets(world)
+    await write_version(world, name, dag_id="c1")
+    await world.connection.execute("UPDATE dag SET timetable_partitioned = true WHERE dag_id = 'c1'")
+    await world.connection.execute(
+        "UPDATE dag_run SET partition_key = $1, partition_date = $2 WHERE dag_id = 'd'", key, EPOCH
+    )
+    return ti
+
+
+IN_PARTITIONS = {
+    f"partitions, {name}{f', {key}' if number else ''}": (name, key)
+    for name, keys in MAPPED.items()
+    for number, key in enumerate(keys)
+}
+SETUPS |= {setup_: partial(partitioned, name=name, key=key) for setup_, (name, key) in IN_PARTITIONS.items()}
+
+
+async def _waiting(world: World, *, ran: bool = False, **values: Any) -> Any:
+    """Let ``c1`` wait for the partition of the run already."""
+    ti = await SETUPS["partitions, identity"](world)
+    row = {"target_dag_id": "c1", "partition_key": "p1", "created_at": EPOCH, "updated_at": EPOCH}
+    if world.revision == "3.3":
+        row |= {"partition_date": EPOCH, "rollup_fingerprint": {}, **values}
+    if ran:
+        row["created_dag_run_id"] = await world.run("c1")
+    await world.insert("asset_partition_dag_run", **row)
+    return ti
+
+
+SETUPS["waiting already"] = _waiting
+SETUPS["waiting without a date"] = partial(_waiting, partition_date=None)
+SETUPS["waiting with another date"] = partial(_waiting, partition_date=EPOCH.replace(year=2025))
+SETUPS["waited before"] = partial(_waiting, ran=True)
+WAITING = tuple(name for name in SETUPS if name.startswith("wait"))
+
+
+# --- triggered
+
+SETUPS |= {f"sample, {name}": partial(triggerable, name=name) for name in names()}
+SETUPS["sample"] = triggerable
+
+
+async def _with_deadline(world: World, name: str, runs: tuple[tuple[str, int], ...] = ()) -> Any:
+    """Write a Dag with deadlines, the variables that some of them read, and runs that took so many seconds."""
+    ti = await triggerable(world, name)
+    await world.insert("variable", key="length", val="60", is_encrypted=False)
+    await world.insert("variable", key="word", val="long", is_encrypted=False)
+    for number, (state, seconds) in enumerate(runs):
+        when = {"start_date": EPOCH, "end_date": EPOCH + timedelta(seconds=seconds)}
+        await world.run(TRIGGERED, f"before_{number}", state=state, logical_date=EPOCH + timedelta(days=number), **when)
+    return ti
+
+
+WITH_DEADLINES = {f"sample, {name}": name for name in names() if "deadline" in name}
+SETUPS |= {setup_: partial(_with_deadline, name=name) for setup_, name in WITH_DEADLINES.items()}
+AVERAGED: dict[str, tuple[str, tuple[tuple[str, int], ...]]] = {
+    "sample, deadline after an average of too few": ("deadline after an average of two", (("success", 100),)),
+    "sample, deadline after an average of runs": (
+        "deadline after an average",
+        (("success", 100), ("success", 50), ("success", 70), ("failed", 1)),
+    ),
+}
+SETUPS |= {setup_: partial(_with_deadline, name=name, runs=runs) for setup_, (name, runs) in AVERAGED.items()}
+
+
+@setup
+async def sample_with_import_errors(world: World) -> Any:
+    ti = await triggerable(world)
+    await world.connection.execute("UPDATE dag SET has_import_errors = true WHERE dag_id = 'sample'")
+    return ti
+
+
+@setup
+async def stale_sample(world: World) -> Any:
+    ti = await triggerable(world)
+    await world.connection.execute("UPDATE dag SET is_stale = true WHERE dag_id = 'sample'")
+    return ti
+
+
+@setup
+async def scheduled_only_sample(world: World) -> Any:
+    ti = await triggerable(world)
+    await world.connection.execute("UPDATE dag SET allowed_run_types = '[\"scheduled\"]' WHERE dag_id = 'sample'")
+    return ti
+
+
+@setup
+async def sample_that_ran(world: World) -> Any:
+    ti = await triggerable(world)
+    await world.run("sample", "r1")
+    return ti
+
+
+# --- cleared
+
+
+def _to_clear(
+    run_state: str, *, versioned: bool = True, newest: str = "", lengths: dict[str, int] | None = None, **run: Any
+) -> Setup:
+    """Write a run of ``sample`` with task instances in many states.
+
+    :param versioned: whether the run has a Dag version of its own.
+    :param newest: the name of what is the Dag's newest version; without it there is no newer one.
+    :param lengths: how many values each task has returned, as far as something is mapped over them.
+    """
+
+    async def make(world: World) -> Any:
+        ti = await triggerable(world)
+        own = {"created_dag_version_id": version_id("sample", 1), "bundle_version": "v1"} if versioned else {}
+        run_pk = await world.run("sample", "r1", state=run_state, end_date=EPOCH + timedelta(hours=1), **{**own, **run})
+        version = {"dag_version_id": version_id("sample", 1)} if versioned else {}
+        done = {"start_date": EPOCH, "end_date": EPOCH + timedelta(minutes=1), "duration": 60.0}
+        resumes = {"next_method": "execute_complete", "next_kwargs": {"__type": "dict", "__var": {"x": 1}}}
+        for task_id, map_index, values in (
+            ("a", -1, {"state": "success", "try_number": 2, "max_tries": 3, **done}),
+            ("b", 0, {"state": "failed", **done}),
+            ("b", 1, {"state": "running", "start_date": EPOCH}),
+            ("b", 7, {"state": "skipped"}),
+            ("c", -1, {"state": "deferred", **resumes}),
+            ("m", -1, {"state": None, "try_number": 0, "start_date": EPOCH, "external_executor_id": "e"}),
+            ("md", 0, {"state": "success", **done}),
+            ("md", 1, {"state": "removed"}),
+            ("g.e", 0, {"state": "up_for_retry", "try_number": 3, "max_tries": 5, **done}),
+            ("gone", -1, {"state": "upstream_failed", "max_tries": 4}),
+            ("removed", -1, {"state": "removed"}),
+        ):
+            values = {**version, **values} if task_id != "m" else values
+            await world.ti("sample", task_id, "r1", map_index=map_index, **values)
+        waiting = ti_id("sample/r1/c/-1")
+        stamps = {"start_date": EPOCH, "end_date": EPOCH, "duration": 0, "reschedule_date": EPOCH}
+        await world.insert("task_reschedule", ti_id=waiting, **stamps)
+        await ask(world, waiting)
+        await archive(world, ti_id("sample/r1/gone/-1"))
+        for task_id, length in (lengths or {}).items():
+            of = {"dag_id": "sample", "run_id": "r1", "task_id": task_id, "map_index": -1}
+            await world.insert("task_map", **of, length=length, keys=None)
+        if newest:
+            await write_version(world, newest, 2, bundle_version="v2")
+            await world.connection.execute("UPDATE dag SET bundle_version = 'v2' WHERE dag_id = 'sample'")
+        await _deadlines(world, run_pk)
+        return ti
+
+    return make
+
+
+async def _deadlines(world: World, run_pk: int) -> None:
+    """Give a run a deadline that counts from when it was queued, one that was missed already, and one of another kind."""
+    for name, reference, missed in (
+        ("queued", "DagRunQueuedAtDeadline", False),
+        ("missed", "DagRunQueuedAtDeadline", True),
+        ("logical", "DagRunLogicalDateDeadline", False),
+    ):
+        alert = {"id": ti_id(f"alert {name}"), "created_at": EPOCH, "serialized_dag_id": version_id("sample", 1)}
+        interval = 90.5 if world.revision == "3.2" else "90.5"
+        what = {"reference": {"reference_type": reference}, "interval": interval, "callback_def": {}}
+        await world.insert("deadline_alert", **alert, **what)
+        callback = {"id": ti_id(f"callback {name}"), "type": "triggerer", "fetch_method": "import_path"}
+        callback["data"] = {"__type": "dict", "__var": {}}
+        await world.insert("callback", **callback, priority_weight=1, created_at=EPOCH)
+        row = {"id": ti_id(f"deadline {name}"), "created_at": EPOCH, "last_updated_at": EPOCH, "dagrun_id": run_pk}
+        ids = {"callback_id": callback["id"], "deadline_alert_id": alert["id"]}
+        await world.insert("deadline", **row, **ids, deadline_time=EPOCH, missed=missed)
+
+
+MOVING = "sample, moving"
+SETUPS |= {
+    "to_clear, success": _to_clear("success"),
+    "to_clear, failed": _to_clear("failed"),
+    "to_clear, running": _to_clear("running"),
+    "to_clear, queued": _to_clear("queued"),
+    "to_clear, without a version": _to_clear("failed", versioned=False),
+    "to_clear, of a bundle version without a version": _to_clear("failed", versioned=False, bundle_version="v1"),
+    "to_clear, running without a version": _to_clear("running", versioned=False),
+    "to_clear, a newer version": _to_clear("failed", newest="sample"),
+    "to_clear, on the newest version": _to_clear("failed", newest=MOVING),
+    "to_clear, running, on the newest version": _to_clear("running", newest=MOVING),
+    "to_clear, queued, on the newest version": _to_clear("queued", newest=MOVING),
+    "to_clear, a backfill on the newest version": _to_clear("failed", newest=MOVING, run_type="backfill"),
+    "to_clear, on the newest version without bundle versions": _to_clear(
+        "success", newest=f"{MOVING}, without bundle versions"
+    ),
+    "to_clear, known lengths, on the newest version": _to_clear("failed", newest=MOVING, lengths={"c": 3}),
+    "to_clear, lengths of none, on the newest version": _to_clear("failed", newest=MOVING, lengths={"c": 0}),
+    **{
+        f"to_clear, on the newest version, {name}": _to_clear("failed", newest=f"{MOVING}, {name}")
+        for name in ("no more mapped", "mapped to fewer", "mapped by a literal", "a run of other dates")
+    },
+    **{
+        f"to_clear, known lengths, on the newest version, {name}": _to_clear(
+            "failed", newest=f"{MOVING}, {name}", lengths={"c": 2, "gone": 2}
+        )
+        for name in ("no more mapped", "mapped by a literal", "mapped over what is mapped")
+    },
+}
+
+
+@setup
+async def to_clear_with_a_serialized_deadline(world: World) -> Any:
+    ti = await SETUPS["to_clear, success"](world)
+    interval = json.dumps({"__classname__": "datetime.timedelta", "__version__": 2, "__data__": 90.5})
+    await world.connection.execute("UPDATE deadline_alert SET interval = $1", interval)
+    return ti
