@@ -114,13 +114,16 @@ def running(command: list[str], *, port: int, environment: Mapping[str, str], lo
 
 
 @contextmanager
-def our_server(database_url: str, folder: Path, *, workers: int = 1, **settings: str) -> Iterator[Server]:
+def our_server(
+    database_url: str, folder: Path, *, workers: int = 1, port: int | None = None, **settings: str
+) -> Iterator[Server]:
     """Run ``execution-api serve`` on a database.
 
     :param folder: for its log and as ``AIRFLOW_HOME``.
+    :param port: a free one by default.
     :param settings: further ``AIRFLOW__...`` settings.
     """
-    port = free_port()
+    port = port or free_port()
     environment = {**clean_environment(), **airflow_settings(database_url), "AIRFLOW_HOME": str(folder)}
     environment |= {"AIRFLOW__EXECUTION_API_SERVICE__DRAIN_SECONDS": "0", **settings}  # nobody balances the tests' requests
     command = [sys.executable, "-W", "error", "-m", "app", "serve", "--host", "127.0.0.1", "--port", str(port)]
