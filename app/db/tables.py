@@ -27,6 +27,7 @@ from sqlalchemy import (
     Uuid,
     cast,
     func,
+    literal_column,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
@@ -421,6 +422,16 @@ def date_of(run: FromClause) -> ColumnElement[Any]:
 def as_text(column: ColumnElement[Any]) -> ColumnElement[Any]:
     """Select a JSON column as the text that PostgreSQL stores, to pass it on without decoding it."""
     return cast(column, Text).label(getattr(column, "name", None))
+
+
+def as_bytes(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Select a JSON column as its text in UTF-8: what may be large is neither decoded nor encoded on its way."""
+    return func.convert_to(cast(column, Text), literal_column("'UTF8'")).label(getattr(column, "name", None))
+
+
+def from_bytes(value: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Give a ``jsonb`` column its value as text in UTF-8; see :func:`as_bytes`."""
+    return cast(func.convert_from(cast(value, LargeBinary), literal_column("'UTF8'")), JSONB)
 
 
 def from_text(value: ColumnElement[Any], kind: type[JSON] = JSONB) -> ColumnElement[Any]:

@@ -11,7 +11,7 @@ from sqlalchemy import Insert, Select, Text, bindparam, delete, func, literal, s
 from sqlalchemy.dialects.postgresql import insert
 
 from app.db.session import Session
-from app.db.tables import AnyRow, as_text, dag_run, date_of, from_text, task_instance, task_map, xcom
+from app.db.tables import AnyRow, as_bytes, dag_run, date_of, from_bytes, from_text, task_instance, task_map, xcom
 from app.releases import Revision
 
 UNBOUNDED = 2**31 - 1  # more than there can be: a map index is a 4-byte integer
@@ -53,7 +53,7 @@ def _matching(*, include_prior_dates: bool = False) -> Select[Any]:
     A task that pulls from another Dag names that Dag and its own run, as the Task SDK does: when the Dag has no such run, it
     is the date of the asking task's run that counts.
     """
-    statement = select(as_text(xcom.c.value)).join(dag_run, dag_run.c.id == xcom.c.dag_run_id).where(*_of_task)
+    statement = select(as_bytes(xcom.c.value)).join(dag_run, dag_run.c.id == xcom.c.dag_run_id).where(*_of_task)
     if not include_prior_dates:
         return statement.where(xcom.c.run_id == bindparam("run_id"))
     return statement.where(date_of(dag_run) <= func.coalesce(_NAMED_DATE, _ASKING_DATE))
@@ -102,7 +102,7 @@ async def sliced(
     stop: int | None,
     step: int | None,
     asker: uuid.UUID | None = None,
-) -> list[str | None]:
+) -> list[bytes | None]:
     """Return the values that the slice ``[start:stop:step]`` takes in map-index order, older runs first, as JSON texts.
 
     The bounds are resolved with Python's own rules. Only when one of them counts from the end must the length be asked
@@ -142,7 +142,7 @@ def _put(missing: frozenset[str]) -> Insert:
         "key": bindparam("under_key", type_=Text),
         "dag_id": bindparam("dag_id", type_=Text),
         "run_id": bindparam("run_id", type_=Text),
-        "value": from_text(bindparam("json")),
+        "value": from_bytes(bindparam("json")),
         "timestamp": bindparam("now"),
         "dag_result": bindparam("dag_result"),
     }
@@ -161,7 +161,7 @@ async def put(
     *,
     key: XComKey,
     map_index: int,
-    value: str,
+    value: bytes,
     dag_result: bool,
     now: datetime,
     revision: Revision,

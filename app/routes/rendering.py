@@ -20,12 +20,15 @@ class RawJson:
 
     __slots__ = ("text",)
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str | bytes) -> None:
         self.text = text
 
 
-def raw_json(text: str | None) -> RawJson | None:
-    """Put JSON text into a body as it is."""
+def raw_json(text: str | bytes | None) -> RawJson | None:
+    """Put JSON text into a body as it is.
+
+    :param text: as bytes in UTF-8.
+    """
     return None if text is None else RawJson(text)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -29,6 +30,7 @@ from app.schemas.task_instances import (
     TIStateUpdate,
 )
 from app.schemas.values import Integer, Label, ShownValues, UtcDateTime
+from app.server import bodies
 from app.server.auth import REFRESH_HEADER, WORKLOAD, TaskToken, execution_token, own_execution_token, own_run_token
 from app.tasks import reporting, service
 from app.tasks.clock import utcnow
@@ -123,7 +125,8 @@ async def ti_put_rtif(request: Request, task_instance_id: UUID, put_rtif_payload
     app = service.of(request)
     if not put_rtif_payload:
         return Refuse(422, {"reason": "invalid_value", "message": "The rendered fields must not be empty"})
-    fields = json.dumps(app.secrets.redact(put_rtif_payload))
+    is_large = bodies.seen(request.scope) is not None
+    fields = await asyncio.to_thread(_shown, app, put_rtif_payload) if is_large else _shown(app, put_rtif_payload)
     async with app.database.autocommit() as session:  # the clean-up may fail alone: what is left goes with the next one
         row = await rendered_fields.put(session, ti_id=task_instance_id, fields=fields, revision=app.revision)
         if row is None:
@@ -307,6 +310,11 @@ async def _group_states(session: Session, group_id: str, shared: dict[str, Any])
         message = f"Task group {group_id} not found in DAG {dag_id}"
         return Refuse(404, {"reason": "not_found", "message": message})
     return await task_instances.states(session, task_ids=task_ids, **shared) if task_ids else []
+
+
+def _shown(app: service.Service, fields: Any) -> str:
+    """Return rendered fields as they are stored: JSON text without what sounds secret."""
+    return json.dumps(app.secrets.redact(fields))
 
 
 async def _gone(app: service.Service, session: Any, ti_id: UUID) -> Refuse:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 
 from app.db import teams, xcoms
 from app.db.xcoms import XComKey
-from app.errors import RefusedRequest
+from app.errors import RefusedRequest, invalid_value
 from app.routes.operations import Operations
 from app.routes.rendering import raw_json
 from app.schemas.values import BigInteger, Integer, json_text
@@ -21,6 +22,7 @@ from app.schemas.xcoms import (
     XComSequenceIndexResponse,
     XComSequenceSliceResponse,
 )
+from app.server import bodies
 from app.server.auth import TaskToken, execution_token
 from app.tasks import service
 from app.tasks.clock import utcnow
@@ -201,22 +203,35 @@ def _not_found(key: XComKey, which: str) -> Refuse:
     return Refuse(404, {"reason": "not_found", "message": message})
 
 
-async def _json_text(request: Request) -> str:
+async def _json_text(request: Request) -> bytes:
     """Return the body as the JSON text to store: exactly what came, once it is known to be JSON.
 
-    No body stands for null; no content type for JSON.
+    No body stands for null; no content type for JSON. A large body is decoded by PostgreSQL alone, which refuses what is no
+    JSON too; only where its numbers need it, it is decoded here.
 
     :raises RequestValidationError: when it is not JSON, declared to be something else, or cannot be stored.
     """
     body = await request.body()
     if not body:
-        return "null"
+        return b"null"
     declared = request.headers.get("content-type", "application/json").split(";")[0].strip().lower()
     if not (declared == "application/json" or (declared.startswith("application/") and declared.endswith("+json"))):
         message = "The body must be JSON, with 'Content-Type: application/json'"
         raise RequestValidationError([{"type": "json_type", "loc": ("body",), "msg": message}])
+    large = bodies.seen(request.scope)
+    if large is None:
+        return _checked(body)
+    if not large.has_large_exponents:
+        return body
+    if large.values > bodies.DECODED_VALUES:
+        message = f"must not hold numbers with exponents of three digits among more than {bodies.DECODED_VALUES} values"
+        raise RefusedRequest(422, invalid_value(message, "body"))
+    return await asyncio.to_thread(_checked, body)
+
+
+def _checked(body: bytes) -> bytes:
     try:
-        return json_text(body)
+        return json_text(body).encode()
     except json.JSONDecodeError as error:
         problem = {"type": "json_invalid", "loc": ("body", error.pos), "msg": "JSON decode error", "input": {}}
         raise RequestValidationError([{**problem, "ctx": {"error": error.msg}}]) from error

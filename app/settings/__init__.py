@@ -76,7 +76,7 @@ class ServerSettings:
     :param drain_seconds: for which requests are served after a request to stop, while balancers turn to other instances.
     :param access_log_share: of requests without an error that have a line in the log, from 0 to 1.
     :param access_log_heartbeats: whether heartbeats are among them.
-    :param max_body_bytes: of one body that carries users' data.
+    :param max_body_bytes: of an XCom; other bodies with users' data have a quarter of it.
     :param max_held_body_bytes: of all bodies that a worker process holds at once; the next is answered 503.
     """
 

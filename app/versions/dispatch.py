@@ -34,8 +34,9 @@ from app.server.middleware import header
 
 JSON = b"application/json"
 REFUSALS = (RefusedRequest, RejectedByDatabase, RequestValidationError)
-# Bodies of these carry XComs, variables, rendered fields, trigger kwargs: users' data, of any size that the database takes.
-LARGE_BODIES = re.compile(r"^/(xcoms|variables|store|hitlDetails|dag-runs)/|/(state|rtif)$")
+# Bodies of these carry variables, rendered fields, trigger kwargs: users' data.
+LARGE_BODIES = re.compile(r"^/(variables|store|hitlDetails|dag-runs)/|/(state|rtif)$")
+DECODED_SHARE = 4  # of 64 MiB: one text of 16 MiB is decoded, validated, encrypted and sent in some 0.1 s
 MANY_PROBLEMS = 100  # told one by one; each takes 2 us and a line of the answer
 REQUIRED = inspect.Parameter.empty
 Guard = Callable[[Request], Awaitable[Any]]
@@ -163,7 +164,8 @@ class Dispatcher:
     :param app: FastAPI's application of that date, for what is wrong with a request, and what is no operation.
     :param refusal: answers the errors by which a request is refused.
     :param bodies: what this process holds of bodies.
-    :param largest: bytes that a body with users' data may have; others have :data:`SMALL_BODY` at most.
+    :param largest: bytes that a body may have that is stored as it comes; one with users' data that is decoded here has a
+        :data:`DECODED_SHARE` of it at most, another :data:`SMALL_BODY`.
     """
 
     def __init__(
@@ -199,8 +201,10 @@ class Dispatcher:
         assert REQUIREMENTS.keys() >= set(required), "what is required of every request is a token"
         guards = tuple(dict.fromkeys((*required, *handler.guards)))
         largest = 0
-        if handler.body is not None or stores_body:
-            largest = self._largest if LARGE_BODIES.search(path) else min(SMALL_BODY, self._largest)
+        if handler.body is not None:
+            largest = self._largest // DECODED_SHARE if LARGE_BODIES.search(path) else min(SMALL_BODY, self._largest)
+        if stores_body:
+            largest = self._largest
         values = STORED_VALUES if stores_body else DECODED_VALUES
         operation = Operation(MOUNT_POINT + template, pattern, guards, handler, largest, values)
         for method in methods:

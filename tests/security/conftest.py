@@ -77,15 +77,24 @@ def head(method: str, path: str, *lines: str) -> bytes:
     return "\r\n".join([f"{method} /execution{path} HTTP/1.1", "Host: attacked", *lines, "", ""]).encode()
 
 
+def processes(server: Server) -> list[Path]:
+    """Return the folders in ``/proc`` of a server's processes: they are one process group."""
+    group = str(server.process.pid)
+    return [
+        stat.parent for stat in Path("/proc").glob("[0-9]*/stat") if stat.read_text().rpartition(")")[2].split()[2] == group
+    ]
+
+
 def peak(server: Server) -> int:
-    """Return the most memory that the server's process has had since :func:`forget_peak`, in MiB."""
-    status = Path(f"/proc/{server.process.pid}/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) // 1024
+    """Return the most memory that any of the server's processes has had since :func:`forget_peak`, in MiB."""
+    statuses = [(folder / "status").read_text() for folder in processes(server)]
+    return max(int(status.split("VmHWM:")[1].split()[0]) for status in statuses) // 1024
 
 
 def forget_peak(server: Server) -> int:
-    """Begin to measure anew; return the memory that the server has now, in MiB."""
-    Path(f"/proc/{server.process.pid}/clear_refs").write_text("5")
+    """Begin to measure anew; return the memory that the largest process has now, in MiB."""
+    for folder in processes(server):
+        (folder / "clear_refs").write_text("5")
     return peak(server)
 
 

@@ -1,0 +1,65 @@
+"""What is seen of a JSON text without decoding it, against what decoding it tells."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.server.bodies import Json
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text('a\\"[]{},:é1e+5'),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text('k\\"[{,', max_size=3), inner),
+    max_leaves=40,
+)
+
+
+def values(value: Any) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + sum(map(values, inner))
+
+
+def containers(value: Any) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return isinstance(value, dict | list) + sum(map(containers, inner))
+
+
+def depth(value: Any) -> int:
+    inner = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+    return isinstance(value, dict | list) + max(map(depth, inner), default=0)
+
+
+def has_large_exponents(value: Any) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return (isinstance(value, float) and "e" in repr(value) and len(repr(value).split("e")[1].lstrip("+-")) >= 3) or any(
+        map(has_large_exponents, inner)
+    )
+
+
+@given(VALUES, st.lists(st.integers(1, 7), min_size=1), st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_what_is_seen_is_what_is_there_however_it_is_cut(value: Any, cuts: list[int], is_ascii: bool) -> None:
+    text = json.dumps(value, ensure_ascii=is_ascii).encode()
+    seen, at, turn = Json(), 0, 0
+    while at < len(text):
+        seen.feed(text[at : at + cuts[turn % len(cuts)]])
+        at, turn = at + cuts[turn % len(cuts)], turn + 1
+    assert values(value) <= seen.values <= values(value) + containers(value)
+    assert seen.deepest == depth(value)
+    assert seen.has_large_exponents == has_large_exponents(value)
+
+
+@given(st.binary(), st.integers(1, 9))
+@settings(max_examples=100, deadline=None)
+def test_nonsense_is_looked_at_too(content: bytes, size: int) -> None:
+    seen = Json()
+    for at in range(0, len(content), size):
+        seen.feed(content[at : at + size])
+    assert seen.values >= 1
