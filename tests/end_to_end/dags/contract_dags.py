@@ -254,14 +254,23 @@ def triggered():
 
 @dag(**settings)
 def triggering():
-    TriggerDagRunOperator(
+    trigger = TriggerDagRunOperator(
         task_id="trigger",
         trigger_dag_id="triggered",
         trigger_run_id="by_a_task",
+        logical_date=START,
         conf={"rows": 5},
         wait_for_completion=True,
         poke_interval=2,
     )
+
+    @task
+    def recall(*, ti):
+        """Pull what another Dag's run of an earlier date pushed, by its list and by itself."""
+        told = {"dag_id": "triggered", "task_ids": "tell", "include_prior_dates": True}
+        return [ti.xcom_pull(**told), ti.xcom_pull(**told, map_indexes=-1)]
+
+    trigger >> recall()
 
 
 for define in (
