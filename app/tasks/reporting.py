@@ -30,7 +30,7 @@ from app.schemas.task_instances import (
     TISuccessStatePayload,
     TITerminalStatePayload,
 )
-from app.tasks import asset_registration, transitions
+from app.tasks import asset_registration, transitions, turns
 from app.tasks.clock import utcnow
 from app.tasks.service import Service
 from app.tasks.transitions import NOT_FOUND, Accept, Decision, Refuse, Same
@@ -146,10 +146,10 @@ async def report_state(service: Service, *, ti_id: uuid.UUID, payload: TIStateUp
     :raises RetryableDatabaseError: nothing was written; a deadlock is never a reason to write ``failed``.
     :raises RejectedByDatabase: it does not take a value; nothing was written, and the task runs on.
     """
+    patience = service.settings.database.lock_timeout
     try:
-        decision, row = await coming_back(
-            lambda: _record_state_once_more(service, ti_id, payload), within=service.settings.database.lock_timeout
-        )
+        async with service.turns.taken(_written_by_others_too(payload), within=patience):
+            decision, row = await coming_back(lambda: _record_state_once_more(service, ti_id, payload), within=patience)
     except (RetryableDatabaseError, RejectedByDatabase):
         raise
     except Exception:
@@ -158,6 +158,13 @@ async def report_state(service: Service, *, ti_id: uuid.UUID, payload: TIStateUp
     if row is not None and row.fail_fast and payload.state == "failed" and not isinstance(decision, Refuse):
         await _stop_held(service, row)  # on a repeated report too: the first may have ended in between
     return decision
+
+
+def _written_by_others_too(payload: TIStateUpdate) -> Sequence[turns.Key]:
+    """Return what a success has in common with those that emit the same assets: they queue the same Dags."""
+    if not isinstance(payload, TISuccessStatePayload):
+        return ()
+    return [(outlet.name or "", outlet.uri or "") for outlet in payload.task_outlets]
 
 
 async def _record_state_once_more(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
@@ -14,6 +14,7 @@ from app.server.draining import Readiness
 from app.settings import Settings
 from app.tasks.heartbeats import Heartbeats
 from app.tasks.secrets import Secrets
+from app.tasks.turns import Turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class Service:
     secrets: Secrets
     heartbeats: Heartbeats
     readiness: Readiness
+    turns: Turns = field(default_factory=Turns)
 
     async def ping(self) -> dict[str, str | None]:
         """Ask every part that a request needs; return what is wrong with each, or None, by name.

@@ -1,0 +1,42 @@
+"""Turns: requests of this process that will write the same rows go one after another, before they take a connection.
+
+A transaction of ours never waits for a row while it holds another: it lets go and comes back. Where many write one row at
+once, as mapped tasks do that emit one asset, most of them would only come back. Those of other processes still do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection
+from contextlib import AsyncExitStack, asynccontextmanager
+from weakref import WeakValueDictionary
+
+from app.errors import LockTimeout
+
+Key = tuple[str, str]
+
+
+class Turns:
+    """A lock for each key, for as long as somebody holds it or waits for it."""
+
+    def __init__(self) -> None:
+        self._locks: WeakValueDictionary[Key, asyncio.Lock] = WeakValueDictionary()
+
+    @asynccontextmanager
+    async def taken(self, keys: Collection[Key], *, within: float) -> AsyncIterator[None]:
+        """Hold the turns of all keys until the block ends; taken in order, so that two requests meet at the first.
+
+        :param within: seconds after which it gives up.
+        :raises LockTimeout: when it is not its turn by then; nothing was written.
+        """
+        if not keys:
+            yield
+            return
+        async with AsyncExitStack() as held:
+            try:
+                async with asyncio.timeout(within):
+                    for key in sorted(set(keys)):
+                        await held.enter_async_context(self._locks.setdefault(key, asyncio.Lock()))
+            except TimeoutError:
+                raise LockTimeout("others of this server write the same rows, and it was not its turn in time") from None
+            yield

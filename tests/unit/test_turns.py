@@ -1,0 +1,51 @@
+"""Turns: one after another for each key, bounded, and nothing kept of who is gone."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from app.errors import LockTimeout
+from app.tasks.turns import Turns
+
+A, B = ("a", "s3://a"), ("b", "s3://b")
+
+
+async def test_one_after_another() -> None:
+    turns, inside, most = Turns(), 0, 0
+
+    async def take(*keys: tuple[str, str]) -> None:
+        nonlocal inside, most
+        async with turns.taken(keys, within=5):
+            inside += 1
+            most = max(most, inside)
+            await asyncio.sleep(0)
+            inside -= 1
+
+    await asyncio.gather(*(take(A, B) if n % 2 else take(B, A) for n in range(20)))
+    assert most == 1
+
+
+async def test_of_different_keys_at_once() -> None:
+    turns = Turns()
+    async with turns.taken([A], within=1), turns.taken([B], within=1), turns.taken([], within=1):
+        pass
+
+
+async def test_it_gives_up_and_lets_go() -> None:
+    turns = Turns()
+    async with turns.taken([B], within=1):
+        with pytest.raises(LockTimeout):
+            async with turns.taken([A, B], within=0.01):
+                raise AssertionError
+        async with turns.taken([A], within=1):
+            pass
+
+
+async def test_what_fails_inside_is_not_its_own_time_out() -> None:
+    turns = Turns()
+    with pytest.raises(TimeoutError):
+        async with turns.taken([A], within=1):
+            raise TimeoutError
+    assert not turns._locks, "nothing is kept of turns that nobody wants"
