@@ -61,6 +61,12 @@ BATCH = Histogram(
 )
 NOT_WRITTEN = Counter("execution_api_heartbeats_not_written", "Heartbeats verified only, as heartbeat_write_interval has it")
 TOKEN_REFUSALS = Counter("execution_api_token_refusals", "Tokens that were refused, by reason", ["reason"])
+STATEMENT = Histogram(
+    "execution_api_statement_seconds",
+    "Time of a statement, its lock waits and its way to the database and back included",
+    ["statement"],
+    buckets=SECONDS,
+)
 WAIT = Histogram(
     "execution_api_database_wait_seconds",
     "What those waited for a database connection that found none free",

@@ -7,6 +7,8 @@ of the engine's pool: only what lies between the two is left out.
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -15,9 +17,11 @@ import asyncpg
 from sqlalchemy import Dialect, Executable
 from sqlalchemy.sql.compiler import SQLCompiler
 
+from app import metrics
 from app.errors import InvalidValue
 
 Compiler = Callable[[Executable, tuple[str, ...]], "Compiled"]
+TABLE = re.compile(r'\b(?:FROM|UPDATE|INTO) (?:ONLY )?"?(?:\w+"?\."?)?(\w+)')  # without the schema before it
 STATEMENTS = 500  # compiled statements that are kept; the code base has far fewer
 
 
@@ -70,12 +74,13 @@ class Compiled:
     :param names: of the parameters that it will be executed with.
     """
 
-    __slots__ = ("_bound", "_compiled")
+    __slots__ = ("_bound", "_compiled", "seconds")
 
     def __init__(self, statement: Executable, names: Sequence[str], dialect: Dialect) -> None:
         compiled = statement.compile(dialect=dialect, column_keys=names)  # type: ignore[attr-defined]
         assert isinstance(compiled, SQLCompiler)
         self._compiled = compiled
+        self.seconds = metrics.STATEMENT.labels(_described(compiled))
         values = compiled.construct_params(_check=False)
         self._bound = [
             (name, values[name], compiled.binds[name].type.dialect_impl(dialect).bind_processor(dialect))
@@ -129,7 +134,11 @@ class DirectSession:
             return await self._each(statement, params)
         compiled = self._compiled(statement, tuple(params or ()))
         sql, arguments = compiled.with_arguments(params or {})
-        return await self.fetch(sql, arguments)
+        started = time.perf_counter()
+        try:
+            return await self.fetch(sql, arguments)
+        finally:
+            compiled.seconds.observe(time.perf_counter() - started)
 
     async def _each(self, statement: Executable, rows: Sequence[Mapping[str, Any]]) -> Sequence[Any]:
         if rows:
@@ -160,6 +169,13 @@ class DirectSession:
     def is_in_transaction(self) -> bool:
         """Whether a transaction is open on the connection."""
         return bool(self._connection.is_in_transaction())
+
+
+def _described(compiled: SQLCompiler) -> str:
+    """Return what a statement does to which table first: as many as there are in the code, whatever is asked."""
+    does = "insert" if compiled.isinsert else "update" if compiled.isupdate else "delete" if compiled.isdelete else "select"
+    table = TABLE.search(compiled.string)
+    return f"{does} {table[1]}" if table else does
 
 
 def compiler(dialect: Dialect) -> Compiler:

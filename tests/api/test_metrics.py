@@ -6,13 +6,15 @@ import re
 
 import httpx
 
+from app.db.tables import metadata
 from app.routes import ROUTERS
-from tests.servers import Server
+from tests.servers import Server, token
 from tests.world import World
 
 SERIES = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$", re.M)
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 BEAT = {"hostname": "worker", "pid": 42}
+DOES = ("select", "insert", "update", "delete")
 
 
 async def scrape(client: httpx.AsyncClient) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -85,9 +87,12 @@ async def test_a_stranger_makes_no_series(server: Server) -> None:
 
 
 async def test_what_can_be_told_apart_is_bounded(server: Server, world: World) -> None:
-    """As many handlers as there are operations, and no series of when another was made."""
+    """As many handlers as there are operations, statements as tables, and no series of when another was made."""
+    ti = await world.one_running("bounded")
+    spoken = {"Authorization": f"Bearer {token(ti)}"}
     async with client_of(server) as client:
         await client.get("/execution/health")
+        assert (await client.put(f"/execution/task-instances/{ti}/heartbeat", json=BEAT, headers=spoken)).status_code == 204
         series = await scrape(client)
     operations = sum(len(operations.declared) for _, _, operations in ROUTERS)
     handlers = {value for _, labels in series for name, value in labels if name == "handler"}
@@ -95,7 +100,13 @@ async def test_what_can_be_told_apart_is_bounded(server: Server, world: World) -
     assert not [name for name, _ in series if name.endswith("_created")]
     names = {name for _, labels in series for name, _ in labels}
     names -= {"le", "pid", "version", "metadata_revision"}
-    assert names <= {"handler", "method", "status", "reason", "urgency", "kind"} | {
+    statements = {value for _, labels in series for name, value in labels if name == "statement"}
+    assert statements <= {f"{does} {table}" for does in DOES for table in metadata.tables} | {
+        "select",
+        "select alembic_version",
+    }
+    assert "update task_instance" in statements
+    assert names <= {"handler", "method", "status", "reason", "urgency", "kind", "statement"} | {
         "implementation",
         "major",
         "minor",
