@@ -78,7 +78,6 @@ AT_THE_DOOR = Gauge(
     "execution_api_requests_at_the_door", "Requests that wait to be let in", ["kind"], multiprocess_mode="liveall"
 )
 IN_FLIGHT = Gauge("execution_api_requests_in_flight", "Requests under way", multiprocess_mode="liveall")
-HELD = Gauge("execution_api_requests_held", "Requests that wait for the database to come back", multiprocess_mode="liveall")
 BODY_BYTES = Gauge("execution_api_body_bytes_held", "Bytes of bodies that are held in memory", multiprocess_mode="liveall")
 CONNECTIONS = Gauge("execution_api_database_connections_used", "Database connections in use", multiprocess_mode="liveall")
 WAITING = Gauge("execution_api_database_waiting", "Who waits for one", ["urgency"], multiprocess_mode="liveall")

@@ -1,0 +1,65 @@
+"""The dashboard and the alerts ask for what is counted, and the alerts fire when they should."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+
+from app import metrics
+from tests import debian
+
+ROOT = Path(__file__).parent.parent.parent
+RULES = ROOT / "deploy" / "prometheus" / "rules.yaml"
+DASHBOARD = ROOT / "deploy" / "grafana" / "execution-api.json"
+NAME = re.compile(r"\b(?:http|execution_api|process)_\w+\b")
+ALERT = re.compile(r"- alert: (\w+)")
+DECLARED = [each for each in vars(metrics).values() if isinstance(each, Counter | Gauge | Histogram)]
+
+
+def told() -> set[str]:
+    """Return the names of every series."""
+    names = {name for name in REGISTRY._names_to_collectors if name.startswith("process_")}
+    for each in DECLARED:
+        (family,) = each.describe()
+        suffixes = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_sum", "_count"]}[family.type]
+        names |= {family.name + suffix for suffix in suffixes}
+    return names
+
+
+def asked() -> dict[str, set[str]]:
+    """Return what each file asks for."""
+    expressions = [
+        target["expr"] for panel in json.loads(DASHBOARD.read_text())["panels"] for target in panel.get("targets", ())
+    ]
+    assert len(expressions) > 10
+    return {"dashboard": set(NAME.findall(" ".join(expressions))), "rules": set(NAME.findall(RULES.read_text()))}
+
+
+def test_what_is_asked_for_is_told() -> None:
+    for file, names in asked().items():
+        assert names
+        assert names <= told(), file
+
+
+def test_what_is_declared_is_counted_somewhere() -> None:
+    source = "".join(path.read_text() for path in (ROOT / "app").rglob("*.py"))
+    names = {name for name, value in vars(metrics).items() if any(value is each for each in DECLARED)}
+    assert [name for name in sorted(names) if not re.search(rf"\bmetrics\.{name}\b|\b{name}\.labels\(", source)] == []
+
+
+def test_operations_says_what_to_do_when_each_alert_fires() -> None:
+    alerts = ALERT.findall(RULES.read_text())
+    assert alerts == re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "operations.md").read_text().split("## Alerts")[1], re.M)
+
+
+@pytest.mark.slow
+def test_alerts_fire_when_they_should() -> None:
+    debian.install("prometheus", programs=("promtool",))
+    for command in (["check", "rules", RULES], ["test", "rules", RULES.with_name("rules_test.yaml")]):
+        done = subprocess.run(["promtool", *map(str, command)], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
