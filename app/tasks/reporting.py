@@ -245,11 +245,7 @@ async def _apply(session: Session, service: Service, row: AnyRow, decision: Acce
                     values |= transitions.resume(effect, answer, now)
                     event = values["state"]
             case transitions.RegisterAssets():
-                refusal = await asset_registration.register(
-                    session, row=row, effect=effect, now=now, settings=service.settings, revision=service.revision
-                )
-                if refusal is not None:
-                    return refusal
+                pass  # last of all, below: others want the rows that it takes
             case transitions.FailFast():
                 if row.fail_fast:  # before the failure is visible: the scheduler would mark them upstream_failed
                     await (await _Others.of(session, row)).stop_ready(session)
@@ -257,6 +253,11 @@ async def _apply(session: Session, service: Service, row: AnyRow, decision: Acce
     await audit.record_transition(session, row=row, event=event, hostname=row.hostname, now=now)
     if event == "success" and service.settings.clear_state_on_success and service.revision.state_stores:
         await state_store.remove_for_task(session, ti_id=row.id)
+    for effect in decision.effects:
+        if isinstance(effect, transitions.RegisterAssets):
+            return await asset_registration.register(
+                session, row=row, effect=effect, now=now, settings=service.settings, revision=service.revision
+            )
     return None
 
 
