@@ -162,7 +162,7 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
         secrets_backend_kwargs=kwargs,
         multi_team=conf.boolean("core", "multi_team", False),
         max_map_length=conf.integer("core", "max_map_length", 1024),
-        rendered_fields_runs=_rendered_fields_runs(conf),
+        rendered_fields_runs=conf.integer("core", "num_dag_runs_to_retain_rendered_fields", 30),
         clear_state_on_success=conf.boolean("state_store", "clear_on_success", False),
         heartbeat_write_interval=_heartbeat_write_interval(conf),
         run_id_pattern=conf.get("scheduler", "allowed_run_id_pattern", RUN_ID_PATTERN).strip(),
@@ -187,15 +187,9 @@ def _heartbeat_write_interval(conf: AirflowConfiguration) -> float:
     return interval
 
 
-def _rendered_fields_runs(conf: AirflowConfiguration) -> int:
-    """Read ``num_dag_runs_to_retain_rendered_fields``, or the name it had before Airflow 3.2."""
-    old = conf.integer("core", "max_num_rendered_ti_fields_per_task", 30)
-    return conf.integer("core", "num_dag_runs_to_retain_rendered_fields", old)
-
-
 def _database(conf: AirflowConfiguration) -> DatabaseSettings:
     name = "sql_alchemy_conn_async" if conf.get("database", "sql_alchemy_conn_async") else "sql_alchemy_conn"
-    text = conf.get("database", name)
+    text = conf.get("database", name).strip()  # what a command prints ends with a newline
     if not text:
         raise ConfigurationError(
             "[database] sql_alchemy_conn is not set: expected the URL of Airflow's metadata database,"

@@ -2,30 +2,52 @@
 
 Each option is looked up as ``AIRFLOW__SECTION__KEY``, then (for the options that Airflow calls sensitive) as the output of
 the command in ``AIRFLOW__SECTION__KEY_CMD`` or the secrets backend's answer to ``AIRFLOW__SECTION__KEY_SECRET``, then in
-``airflow.cfg`` with the same three forms, then its default.
+``airflow.cfg`` with the same three forms, then its default; at each step under its own name, then under the one that it had
+before. ``$NAME``, ``${NAME}`` and ``~`` are expanded in variables and in the file; in the file, ``%%`` is a percent sign and
+``%(name)s`` the value of another option.
 """
 
 from __future__ import annotations
 
 import configparser
+import os
+import re
 import shlex
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import structlog
+
 from app.errors import ConfigurationError
+
+log = structlog.get_logger(__name__)
 
 # Airflow's own list of sensitive options, as far as we read them (`airflow config list --include-descriptions`).
 SENSITIVE = frozenset(
     {
         ("database", "sql_alchemy_conn"),
         ("database", "sql_alchemy_conn_async"),
+        ("core", "sql_alchemy_conn"),
         ("core", "fernet_key"),
         ("api_auth", "jwt_secret"),
         ("secrets", "backend_kwargs"),
     }
 )
+# Where Airflow 3 still looks for options that have moved (`AirflowConfigParser.deprecated_options`), if we read them.
+MOVED_FROM = {
+    ("database", "sql_alchemy_conn"): ("core", "sql_alchemy_conn"),
+    ("core", "num_dag_runs_to_retain_rendered_fields"): ("core", "max_num_rendered_ti_fields_per_task"),
+    ("api", "host"): ("webserver", "web_server_host"),
+    ("api", "port"): ("webserver", "web_server_port"),
+    ("api", "workers"): ("webserver", "workers"),
+    ("api", "ssl_cert"): ("webserver", "web_server_ssl_cert"),
+    ("api", "ssl_key"): ("webserver", "web_server_ssl_key"),
+    ("api", "base_url"): ("webserver", "base_url"),
+}
 COMMAND_TIMEOUT = 10.0  # seconds; a wrong configuration must end within ten
+EXPANSIONS = 20  # variables that name variables; more are a circle
+_VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})", re.ASCII)
 
 
 class AirflowConfiguration:
@@ -39,26 +61,76 @@ class AirflowConfiguration:
     def __init__(self, environment: Mapping[str, str], *, secret: Callable[[str], str | None] | None = None) -> None:
         self._environment = environment
         self._secret = secret
-        home = Path(environment.get("AIRFLOW_HOME") or Path(environment.get("HOME", "~")).expanduser() / "airflow")
-        self.path = Path(environment.get("AIRFLOW_CONFIG") or home / "airflow.cfg")
-        self._file = configparser.ConfigParser(interpolation=None, strict=False)
+        self._warned: set[tuple[str, str]] = set()
+        home = self._expanded(environment.get("AIRFLOW_HOME", "~/airflow"), "AIRFLOW_HOME")
+        self.path = Path(self._expanded(environment.get("AIRFLOW_CONFIG", f"{home}/airflow.cfg"), "AIRFLOW_CONFIG"))
+        self._file = configparser.ConfigParser()
+        self._file.optionxform = str  # type: ignore[assignment, method-assign]  # names are told apart by case
         try:
-            self._file.read(self.path)
-        except configparser.Error as error:
-            raise ConfigurationError(f"{self.path} cannot be read as an airflow.cfg: {error}") from error
+            self._file.read(self.path, encoding="utf-8")
+        except (configparser.Error, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"{self.path} cannot be read as an airflow.cfg: {_place_of(error)}") from None
 
     def get(self, section: str, key: str, default: str = "") -> str:
-        """Return the option's value as text, or ``default`` when it is set nowhere."""
-        name = f"AIRFLOW__{section.upper()}__{key.upper()}"
-        sensitive = (section, key) in SENSITIVE
+        """Return the option's value as text, or ``default`` when it is set nowhere.
+
+        :raises ConfigurationError: when it cannot be read: the message names the option and where it is, never its value.
+        """
+        names = [(section, key), *filter(None, [MOVED_FROM.get((section, key))])]
+        for look in (self._in_environment, self._in_file, self._by_file):
+            for name in names:
+                if (value := look(*name)) is not None:
+                    if name != names[0] and name not in self._warned:
+                        self._warned.add(name)
+                        log.warning("an option has moved", old="[{}] {}".format(*name), new=f"[{section}] {key}")
+                    return value
+        return default
+
+    def _in_environment(self, section: str, key: str) -> str | None:
+        name = f"AIRFLOW__{section}__{key}".upper()
         if (value := self._environment.get(name)) is not None:
-            return value
-        if sensitive and (value := self._indirect(self._environment.get, f"{name}_CMD", f"{name}_SECRET")):
-            return value
-        if self._file.has_option(section, key):
-            return self._file.get(section, key)
-        section_of_file: Mapping[str, str] = self._file[section] if sensitive and self._file.has_section(section) else {}
-        return self._indirect(section_of_file.get, f"{key}_cmd", f"{key}_secret") or default
+            return self._expanded(value, name)
+        return self._indirect(self._environment.get, f"{name}_CMD", f"{name}_SECRET", (section, key))
+
+    def _in_file(self, section: str, key: str) -> str | None:
+        value = self._option(section, key)
+        return None if value is None else self._expanded(value, f"[{section}] {key} in {self.path}")
+
+    def _by_file(self, section: str, key: str) -> str | None:
+        found = self._indirect(lambda name: self._option(section, name), f"{key}_cmd", f"{key}_secret", (section, key))
+        return found or None
+
+    def _option(self, section: str, key: str) -> str | None:
+        """Return an option of the file with what its percent signs stand for."""
+        try:
+            return self._file.get(section, key) if self._file.has_option(section, key) else None
+        except configparser.InterpolationError:
+            line = next(self._lines_of(section, key), 0)
+            raise ConfigurationError(
+                f"[{section}] {key} in line {line} of {self.path} cannot be read: a percent sign is written %%, and"
+                " %(name)s must name an option of its section"
+            ) from None
+
+    def _lines_of(self, section: str, key: str) -> Iterator[int]:
+        """Yield the numbers of the file's lines that set an option."""
+        inside = False
+        for number, line in enumerate(self.path.read_text(encoding="utf-8").splitlines(), start=1):
+            if header := configparser.ConfigParser.SECTCRE.match(line):
+                inside = header["header"] in (section, self._file.default_section)
+            elif inside and re.match(rf"{re.escape(key)}\s*[=:]", line):
+                yield number
+
+    def _expanded(self, text: str, what: str) -> str:
+        """Return a text with its variables and its home folder in place, again and again until nothing changes."""
+        for _ in range(EXPANSIONS):
+            found = _VARIABLE.sub(lambda name: self._environment.get(name[1].strip("{}"), name[0]), text)
+            if "HOME" in self._environment and (found == "~" or found.startswith("~/")):
+                found = self._environment["HOME"].rstrip("/") + found[1:]
+            found = os.path.expanduser(found)
+            if found == text:
+                return text
+            text = found
+        raise ConfigurationError(f"{what} refers to variables that refer to one another")
 
     def strings(self, section: str, key: str, default: str = "") -> tuple[str, ...]:
         return tuple(part.strip() for part in self.get(section, key, default).split(",") if part.strip())
@@ -102,18 +174,35 @@ class AirflowConfiguration:
             raise ConfigurationError(f"[{section}] {key} must be {what} of at least {minimum}, not {text!r}")
         return value
 
-    def _indirect(self, lookup: Callable[[str], str | None], command_name: str, secret_name: str) -> str | None:
-        if command := lookup(command_name):
+    def _indirect(
+        self, lookup: Callable[[str], str | None], command_name: str, secret_name: str, option: tuple[str, str]
+    ) -> str | None:
+        """Return what a command prints, its newline at the end included, or what the secrets backend has."""
+        if option not in SENSITIVE:
+            return None
+        if (command := lookup(command_name)) is not None:
             try:
-                done = subprocess.run(
-                    shlex.split(command), capture_output=True, text=True, timeout=COMMAND_TIMEOUT / 2, check=True
-                )
-            except (OSError, ValueError, subprocess.SubprocessError) as error:
+                done = subprocess.run(shlex.split(command), capture_output=True, timeout=COMMAND_TIMEOUT / 2, check=True)
+            except (OSError, ValueError, IndexError, subprocess.SubprocessError) as error:
                 reason = getattr(error, "strerror", None) or type(error).__name__
                 raise ConfigurationError(
                     f"the command in {command_name} failed ({reason}); it must print the value"
-                ) from error
-            return done.stdout.strip() or None
+                ) from None
+            return done.stdout.decode(errors="ignore")
         if (reference := lookup(secret_name)) and self._secret:
             return self._secret(reference)
         return None
+
+
+def _place_of(error: Exception) -> str:
+    """Return where an ``airflow.cfg`` cannot be read, and why, without what stands there."""
+    match error:
+        case configparser.MissingSectionHeaderError():  # it is a ParsingError too
+            return f"line {error.lineno} comes before any [section]"
+        case configparser.ParsingError():
+            return f"line {error.errors[0][0]} is neither a [section] nor 'key = value'"
+        case configparser.DuplicateOptionError() | configparser.DuplicateSectionError():
+            what = "an option" if isinstance(error, configparser.DuplicateOptionError) else "a section"
+            return f"line {error.lineno} has {what} for the second time"
+        case _:
+            return "it is no UTF-8 text"

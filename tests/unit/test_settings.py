@@ -8,6 +8,8 @@ from structlog.testing import capture_logs
 
 from app import settings
 from app.errors import ConfigurationError
+from app.settings.airflow import AirflowConfiguration
+from tests.unit.configurations import CONFIGURATIONS, REFUSED, Configuration
 
 URL = "postgresql+psycopg2://airflow:s3cret@db.example.com:5433/airflow?sslmode=require"
 COMPLETE = {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": URL, "AIRFLOW__API_AUTH__JWT_SECRET": "x" * 64}
@@ -50,11 +52,59 @@ def test_a_setting_that_has_no_effect_any_more_is_told_of(tmp_path: Path) -> Non
 
 def test_airflow_cfg_is_read_and_the_environment_wins(tmp_path: Path) -> None:
     (tmp_path / "airflow.cfg").write_text(
-        f"[database]\nsql_alchemy_conn = {URL}\n[api_auth]\njwt_secret = from file %with percent\n"
+        f"[database]\nsql_alchemy_conn = {URL}\n[api_auth]\njwt_secret = from file %%with percent\n"
         "[core]\nmax_map_length = 9\n"
     )
     loaded = load(tmp_path, AIRFLOW__CORE__MAX_MAP_LENGTH="8")
     assert (loaded.tokens.secret, loaded.max_map_length) == ("from file %with percent", 8)
+
+
+@pytest.mark.parametrize("row", CONFIGURATIONS, ids=lambda row: row.name)
+def test_options_are_read_as_airflow_reads_them(row: Configuration, tmp_path: Path) -> None:
+    (tmp_path / "airflow.cfg").write_text(row.file)
+    environment = {"AIRFLOW_HOME": str(tmp_path), "HOME": "/home/me", **row.environment}
+    default = {"host": "0.0.0.0"}.get(row.option[1], "")
+    if row.value is REFUSED:
+        with pytest.raises(ConfigurationError):
+            AirflowConfiguration(environment).get(*row.option)
+    else:
+        assert AirflowConfiguration(environment).get(*row.option, default) == row.value
+
+
+@pytest.mark.parametrize(
+    ("file", "place"),
+    [
+        ("[a]\nb = 1\n[api_auth]\n\njwt_secret = s3cret%x\n", "line 5"),
+        ("[api_auth]\njwt_secret = s3cret %(s3cret)s\n", "line 2"),
+        ("[api_auth]\njwt_secret = s3cret\njwt_secret = s3cret\n", "line 3"),
+        ("[api_auth]\ns3cret\n", "line 2"),
+        ("s3cret = s3cret\n", "line 1"),
+    ],
+)
+def test_a_file_that_airflow_refuses_is_refused_by_line_and_never_by_text(tmp_path: Path, file: str, place: str) -> None:
+    (tmp_path / "airflow.cfg").write_text(file)
+    with pytest.raises(ConfigurationError, match=place) as raised:
+        load(tmp_path, AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=URL)
+    told = [raised.value, raised.value.__cause__]
+    assert all("s3cret" not in str(error) for error in told)
+
+
+def test_variables_that_name_one_another_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="JWT_SECRET refers to variables"):
+        load(tmp_path, **{**COMPLETE, "AIRFLOW__API_AUTH__JWT_SECRET": "$A", "A": "x$A"})
+
+
+def test_an_option_that_has_moved_is_taken_with_a_warning(tmp_path: Path) -> None:
+    with capture_logs() as logs:
+        load(tmp_path, AIRFLOW__CORE__SQL_ALCHEMY_CONN=URL, AIRFLOW__API_AUTH__JWT_SECRET="x" * 64)
+    assert [entry for entry in logs if entry["log_level"] == "warning"] == [
+        {
+            "event": "an option has moved",
+            "log_level": "warning",
+            "old": "[core] sql_alchemy_conn",
+            "new": "[database] sql_alchemy_conn",
+        }
+    ]
 
 
 def test_commands_and_secrets_stand_for_sensitive_options(tmp_path: Path) -> None:
@@ -66,7 +116,7 @@ def test_commands_and_secrets_stand_for_sensitive_options(tmp_path: Path) -> Non
         AIRFLOW__SECRETS__BACKEND="tests.unit.backend.Backend",
         AIRFLOW__SECRETS__BACKEND_KWARGS='{"config": {"conn": "postgresql://h/db"}}',
     )
-    assert (loaded.tokens.secret, loaded.database.url.database) == ("by command", "db")
+    assert (loaded.tokens.secret, loaded.database.url.database) == ("by command\n", "db")
 
 
 def test_commands_in_airflow_cfg(tmp_path: Path) -> None:
