@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -38,12 +39,41 @@ async def test_the_environment_comes_before_the_database() -> None:
         ("http://https://host:8080", {"conn_type": "http", "host": "https://host", "port": 8080}),
         ("spark://%2Fpath%2FTo", {"host": "/path/To"}),
         ("x://h?__extra__=%7B%22a%22%3A%20%5B1%5D%7D", {"extra": '{"a": [1]}'}),
-        ("x://u%40d:@h", {"login": "u@d", "password": ""}),
+        ("x://u%40d:@h", {"login": "u@d", "password": None}),
+        (
+            "aws://?endpoint_url=http://localhost:4566",
+            {"host": "", "port": None, "extra": '{"endpoint_url": "http://localhost:4566"}'},
+        ),
+        ("Postgres://u:p@h/d", {"conn_type": "postgres", "host": "h", "schema": "d"}),
     ],
 )
 def test_connection_uris(uri: str, expected: dict[str, Any]) -> None:
     connection = Connection.from_uri(uri)
     assert {name: getattr(connection, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://user:pw@https://host", "http://a://b://c", "x://h:port", "x://h?__extra__=[1]", "",
+    ],
+)  # fmt: skip
+def test_connection_uris_that_airflow_refuses(text: str) -> None:
+    with pytest.raises(ValueError):
+        Connection.from_uri(text)
+
+
+        {}, {"conn_type": ""}, {"conn_type": "x", "unknown": 1}, {"conn_type": "x", "host": 5}, {"conn_type": "x", "port": [1]},
+        {"conn_type": "x", "uri": "x://h"}, {"conn_type": "x", "extra": [1]}, {"conn_type": "x", "extra": "[1]"},
+        {"conn_type": "x", "port": "a"},
+    [
+        {}, {"conn_type": ""}, {"conn_type": "x", "unknown": 1}, {"conn_type": "x", "host": 5}, {"conn_type": "x", "port": [1]},
+        {"conn_type": "x", "uri": "x://h"}, {"conn_type": "x", "extra": [1]}, {"conn_type": "x", "extra": "[1]"}, {"conn_type": "x", "port": "a"},
+    ],
+)  # fmt: skip
+def test_connection_json_that_airflow_refuses(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):
+        Connection.from_json(json.dumps(fields))
 
 
 def test_connection_json() -> None:

@@ -97,14 +97,8 @@ def test_variables_that_name_one_another_are_refused(tmp_path: Path) -> None:
 def test_an_option_that_has_moved_is_taken_with_a_warning(tmp_path: Path) -> None:
     with capture_logs() as logs:
         load(tmp_path, AIRFLOW__CORE__SQL_ALCHEMY_CONN=URL, AIRFLOW__API_AUTH__JWT_SECRET="x" * 64)
-    assert [entry for entry in logs if entry["log_level"] == "warning"] == [
-        {
-            "event": "an option has moved",
-            "log_level": "warning",
-            "old": "[core] sql_alchemy_conn",
-            "new": "[database] sql_alchemy_conn",
-        }
-    ]
+    moved = {"old": "[core] sql_alchemy_conn", "new": "[database] sql_alchemy_conn"}
+    assert logs == [{"event": "an option has moved", "log_level": "warning", **moved}]
 
 
 def test_commands_and_secrets_stand_for_sensitive_options(tmp_path: Path) -> None:
