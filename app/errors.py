@@ -19,6 +19,7 @@
         │   └── ReadOnlyServer
         ├── TooManyConnections
         ├── PoolExhausted
+        ├── SecretsBackendTimeout     of what the operator configured: it has not answered in time
         └── ServerBusy                of this process: it has not come to the request in time
 
 A refusal that a handler expects (the task runs elsewhere, there is no such XCom) is no error: it returns a
@@ -166,6 +167,12 @@ class PoolExhausted(RetryableDatabaseError):
     """No connection of this worker process became free in time, or could be expected to."""
 
     reason = "pool_exhausted"
+
+
+class SecretsBackendTimeout(RetryableDatabaseError):
+    """The custom secrets backend did not answer in time; the database was not asked."""
+
+    reason = "secrets_backend_timeout"
 
 
 class ServerBusy(RetryableDatabaseError):

@@ -5,7 +5,6 @@ Stored values are encrypted with Fernet; several keys, newest first, allow for r
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import os
 import re
@@ -17,10 +16,11 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 from app.db import connections, variables
 from app.db.session import Database
-from app.errors import ConfigurationError
+from app.errors import ConfigurationError, RefusedRequest, SecretsBackendTimeout
 from app.settings import Settings
 from app.settings.connection import Connection
 from app.settings.secrets_backend import load_backend
+from app.tasks.foreign_calls import ForeignCalls
 
 log = structlog.get_logger(__name__)
 
@@ -55,6 +55,7 @@ SENSITIVE_NAMES = frozenset(
     ]
 )
 REDACTED = "***"
+ACCESS_DENIED = "AirflowSecretsBackendAccessDenied"  # known by its name: Airflow is not installed here
 
 
 class Secrets:
@@ -67,6 +68,7 @@ class Secrets:
 
     def __init__(self, settings: Settings, database: Database, environment: Mapping[str, str] = os.environ) -> None:
         self._database = database
+        self._backend_calls = ForeignCalls()
         self._environment = environment
         self._multi_team = settings.multi_team
         self._fernet = _fernet(settings.fernet_keys)
@@ -78,8 +80,12 @@ class Secrets:
         self._sensitive = SENSITIVE_NAMES | set(settings.sensitive_names) if settings.hide_sensitive_names else frozenset()
 
     async def variable(self, key: str, team_name: str | None) -> str | None:
-        """Return a variable's value, or None when it is defined nowhere."""
-        if (found := await self._from_backend("get_variable", key, team_name)) is not None:
+        """Return a variable's value, or None when it is defined nowhere.
+
+        :raises RefusedRequest: when the custom backend denies access.
+        :raises SecretsBackendTimeout: when the custom backend hangs.
+        """
+        if (found := await self._from_backend("get_variable", team_name, key=key)) is not None:
             return str(found)
         if (found := self._from_environment(VARIABLE_PREFIX, key, team_name)) is not None:
             return found
@@ -88,8 +94,12 @@ class Secrets:
         return None if row is None else self._decrypted(row.val, row.is_encrypted, f"variable {key!r}")
 
     async def connection(self, conn_id: str, team_name: str | None) -> Connection | None:
-        """Return a connection, or None when it is defined nowhere or no Fernet key decrypts it."""
-        if (found := await self._from_backend("get_connection", conn_id, team_name)) is not None:
+        """Return a connection, or None when it is defined nowhere or no Fernet key decrypts it.
+
+        :raises RefusedRequest: when the custom backend denies access.
+        :raises SecretsBackendTimeout: when the custom backend hangs.
+        """
+        if (found := await self._from_backend("get_connection", team_name, conn_id=conn_id)) is not None:
             return _from_foreign(found, conn_id)
         if text := self._from_environment(CONNECTION_PREFIX, conn_id, team_name):
             try:
@@ -149,15 +159,27 @@ class Secrets:
         normalized = re.sub(r"\W+", "_", name.strip().lower())
         return any(word in normalized for word in self._sensitive)
 
-    async def _from_backend(self, method: str, name: str, team_name: str | None) -> Any:
-        """Ask the custom backend, in a thread; whatever it raises means that it has no answer."""
+    async def _from_backend(self, method: str, team_name: str | None, **named: str) -> Any:
+        """Ask the custom backend, by keyword as Airflow does; what it raises means that it has no answer, or denies access.
+
+        :raises RefusedRequest: 403, when it denies access: no place that knows less may be asked then.
+        :raises SecretsBackendTimeout: when it does not answer in time.
+        """
         if self._backend is None:
             return None
         ask = getattr(self._backend, method)
-        kwargs = {"team_name": team_name} if "team_name" in inspect.signature(ask).parameters else {}
+        parameters = inspect.signature(ask).parameters
+        takes_team = "team_name" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        arguments = {**named, "team_name": team_name} if takes_team else named
+        (name,) = named.values()
         try:
-            return await asyncio.to_thread(ask, name, **kwargs)
+            return await self._backend_calls.call(ask, **arguments)
+        except SecretsBackendTimeout:
+            raise
         except Exception as error:
+            if any(kind.__name__ == ACCESS_DENIED for kind in type(error).__mro__):
+                message = f"The secrets backend denies access to {name!r}"
+                raise RefusedRequest(403, {"reason": "access_denied", "message": message}) from error
             log.warning("the secrets backend failed", method=method, name=name, error=type(error).__name__)
             return None
 

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+import threading
+from typing import Any, ClassVar
+
+
+class AirflowSecretsBackendAccessDenied(PermissionError):
+    """As a backend that was written for Airflow raises it."""
+
+
+class Denied(AirflowSecretsBackendAccessDenied):
+    pass
 
 
 class Backend:
@@ -17,7 +26,7 @@ class Backend:
             raise RuntimeError("the vault is sealed")
         return self.variables.get(f"{team_name}/{key}" if team_name else key)
 
-    def get_connection(self, conn_id: str) -> Any:
+    def get_connection(self, *, conn_id: str) -> Any:
         if self.broken:
             raise RuntimeError("the vault is sealed")
         if conn_id != "vaulted":
@@ -26,3 +35,18 @@ class Backend:
 
     def _set_connection_class(self, connection_class: type) -> None:
         self._connection_class: Any = connection_class
+
+
+class Strict(Backend):
+    """Takes what it is asked by keyword only, denies what it knows to be forbidden, and hangs while it is held."""
+
+    released = threading.Event()
+    asked: ClassVar[list[tuple[str, Any]]] = []
+
+    def get_variable(self, *, key: str, **context: Any) -> str | None:
+        self.asked.append((key, context))
+        if key == "forbidden":
+            raise Denied
+        if key == "slow" and not self.released.wait(60):
+            raise TimeoutError
+        return "kept" if key in ("kept", "slow") else None

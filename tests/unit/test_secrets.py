@@ -1,17 +1,22 @@
 from __future__ import annotations
 
+import asyncio
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 from cryptography.fernet import Fernet
 
 from app.db.session import Database
-from app.errors import ConfigurationError
+from app.errors import ConfigurationError, RefusedRequest, SecretsBackendTimeout
 from app.settings import DatabaseSettings, Settings, TokenSettings
 from app.settings.connection import Connection
 from app.settings.database_url import async_url
+from app.tasks.foreign_calls import ForeignCalls
 from app.tasks.secrets import Secrets
+from tests.unit.backend import Strict
 
 OLD, NEW = Fernet.generate_key().decode(), Fernet.generate_key().decode()
 UNREACHABLE = DatabaseSettings(url=async_url("postgresql://postgres@127.0.0.1:1/none", setting="url"))
@@ -53,22 +58,20 @@ def test_connection_uris(uri: str, expected: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        "http://user:pw@https://host", "http://a://b://c", "x://h:port", "x://h?__extra__=[1]", "",
-    ],
-)  # fmt: skip
+    "text", ["http://user:pw@https://host", "http://a://b://c", "x://h:port", "x://h?__extra__=[1]", ""]
+)
 def test_connection_uris_that_airflow_refuses(text: str) -> None:
     with pytest.raises(ValueError):
         Connection.from_uri(text)
 
 
-        {}, {"conn_type": ""}, {"conn_type": "x", "unknown": 1}, {"conn_type": "x", "host": 5}, {"conn_type": "x", "port": [1]},
-        {"conn_type": "x", "uri": "x://h"}, {"conn_type": "x", "extra": [1]}, {"conn_type": "x", "extra": "[1]"},
-        {"conn_type": "x", "port": "a"},
+@pytest.mark.parametrize(
+    "fields",
     [
-        {}, {"conn_type": ""}, {"conn_type": "x", "unknown": 1}, {"conn_type": "x", "host": 5}, {"conn_type": "x", "port": [1]},
-        {"conn_type": "x", "uri": "x://h"}, {"conn_type": "x", "extra": [1]}, {"conn_type": "x", "extra": "[1]"}, {"conn_type": "x", "port": "a"},
+        {}, {"conn_type": ""}, {"conn_type": "x", "unknown": 1}, {"conn_type": "x", "host": 5},
+        {"conn_type": "x", "port": [1]}, {"conn_type": "x", "uri": "x://h"}, {"conn_type": "x", "extra": [1]},
+        {"conn_type": "x", "extra": "[1]"},
+        {"conn_type": "x", "port": "a"},
     ],
 )  # fmt: skip
 def test_connection_json_that_airflow_refuses(fields: dict[str, Any]) -> None:
@@ -92,6 +95,43 @@ async def test_a_custom_backend_comes_first_and_may_fail() -> None:
     assert (connection.conn_type, connection.password, connection.extra) == ("my_type", "p@ss", '{"a": 1}')
     broken = secrets(environment, **backend, secrets_backend_kwargs={"broken": True})
     assert await broken.variable("both", None) == "from env"
+
+
+async def test_a_backend_is_asked_by_keyword_with_the_team_where_it_takes_one() -> None:
+    Strict.asked.clear()
+    found = secrets(secrets_backend="tests.unit.backend.Strict")
+    assert await found.variable("kept", "red") == "kept"
+    assert Strict.asked == [("kept", {"team_name": "red"})]
+
+
+async def test_a_backend_that_denies_access_ends_the_look_up() -> None:
+    found = secrets({"AIRFLOW_VAR_FORBIDDEN": "open"}, secrets_backend="tests.unit.backend.Strict")
+    with pytest.raises(RefusedRequest) as refused:
+        await found.variable("forbidden", None)
+    assert (refused.value.status, refused.value.detail["reason"]) == (403, "access_denied")
+
+
+async def test_a_backend_that_hangs_stops_nothing_else() -> None:
+    found = secrets({"AIRFLOW_VAR_OTHER": "open"}, secrets_backend="tests.unit.backend.Strict")
+    found._backend_calls = ForeignCalls(threads=2, seconds=0.2)
+    Strict.released.clear()
+    hanging = [found.variable("slow", None) for _ in range(3)]  # the third does not even get a thread
+    assert [type(error) for error in await asyncio.gather(*hanging, return_exceptions=True)] == [SecretsBackendTimeout] * 3
+    assert await asyncio.to_thread(len, "the event loop's own threads are free") > 0
+    found._backend_calls = ForeignCalls()
+    assert await found.variable("other", None) == "open"
+    Strict.released.set()
+    assert await found.variable("slow", None) == "kept"
+
+
+def test_a_process_ends_while_its_backend_hangs() -> None:
+    source = """
+import asyncio, threading
+from app.tasks.foreign_calls import ForeignCalls
+asyncio.run(ForeignCalls(seconds=0.1).call(threading.Event().wait))
+"""
+    ended = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=30)
+    assert "did not answer within 0.1 s" in ended.stderr
 
 
 async def test_teams_have_their_own_names_in_the_environment() -> None:
