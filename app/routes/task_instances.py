@@ -26,6 +26,7 @@ from app.schemas.task_instances import (
     TIEnterRunningPayload,
     TIHeartbeatInfo,
     TIRunContext,
+    TIServerTerminatedPayload,
     TISkippedDownstreamTasksStatePayload,
     TIStateUpdate,
 )
@@ -102,6 +103,8 @@ async def ti_update_state(
     request: Request, task_instance_id: UUID, ti_patch_payload: Annotated[TIStateUpdate, Body()]
 ) -> Any:
     """Update the state of a TaskInstance; some states need further information."""
+    if isinstance(ti_patch_payload, TIServerTerminatedPayload):
+        return await reporting.acknowledge_end(service.of(request), ti_id=task_instance_id, payload=ti_patch_payload)
     decision = await reporting.report_state(service.of(request), ti_id=task_instance_id, payload=ti_patch_payload)
     if isinstance(decision, Refuse):
         return decision

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Any
 
 import pydantic
 from pydantic import ConfigDict
@@ -18,6 +19,22 @@ class StrictBaseModel(BaseModel):
     """A model that refuses fields it does not know."""
 
     model_config = ConfigDict(populate_by_name=True, extra="forbid")
+
+
+def without_newer(**fields: bool) -> Any:
+    """Return what leaves out fields that the Task SDK of a later release sends always, though they say nothing here.
+
+    Workers may be newer than the database: a report that is refused for such a field leaves its task ``running``.
+
+    :param fields: by name, whether any value of it says nothing, or null alone.
+    """
+
+    def left_out(payload: Any) -> Any:
+        if isinstance(payload, dict) and not fields.keys().isdisjoint(payload):
+            return {k: v for k, v in payload.items() if k not in fields or not (fields[k] or v is None)}
+        return payload
+
+    return pydantic.model_validator(mode="before")(staticmethod(left_out))
 
 
 class TerminalTIState(StrEnum):

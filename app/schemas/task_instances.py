@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, JsonValue, Tag, WithJsonSchema
+from pydantic.json_schema import SkipJsonSchema
 
 from app.schemas.assets import AssetProfile
 from app.schemas.base import (
@@ -15,6 +16,7 @@ from app.schemas.base import (
     StrictBaseModel,
     TaskInstanceState,
     TerminalTIState,
+    without_newer,
 )
 from app.schemas.connections import ConnectionResponse
 from app.schemas.dag_runs import DagRun
@@ -61,6 +63,8 @@ class TerminalStateNonSuccess(StrEnum):
 class TITerminalStatePayload(StrictBaseModel):
     """A task instance ended otherwise than in success."""
 
+    _newer = without_newer(loop_decision=False, retry_reason=True, hostname=True, pid=True)
+
     state: TerminalStateNonSuccess
     end_date: UtcDateTime
     rendered_map_index: Label | None = None
@@ -69,11 +73,24 @@ class TITerminalStatePayload(StrictBaseModel):
 class TISuccessStatePayload(StrictBaseModel):
     """A task instance succeeded."""
 
+    _newer = without_newer(loop_decision=False)
+
     state: Annotated[Literal[TerminalTIState.SUCCESS], _state("success")]
     end_date: UtcDateTime
     task_outlets: Annotated[list[AssetProfile], Field(default_factory=list)]
     outlet_events: Annotated[JsonObjects, Field(default_factory=list)]
     rendered_map_index: Label | None = None
+
+
+class TIServerTerminatedPayload(BaseModel):
+    """A worker of Task SDK 1.4 says that the process of a task instance that the server took from it is dead.
+
+    No released document of ours has it, for no server of its time takes it.
+    """
+
+    state: Literal["server_terminated"]
+    hostname: str | None = None
+    pid: int | None = None
 
 
 class TITargetStatePayload(StrictBaseModel):
@@ -126,7 +143,7 @@ class TIRetryStatePayload(StrictBaseModel):
 def _state_tag(payload: Any) -> str:
     """Choose the payload's model by its ``state``."""
     state = payload.get("state") if isinstance(payload, dict) else getattr(payload, "state", None)
-    if state in ("success", "deferred", "up_for_reschedule", "awaiting_input", "up_for_retry"):
+    if state in ("server_terminated", "success", "deferred", "up_for_reschedule", "awaiting_input", "up_for_retry"):
         return str(state)
     return "_terminal_" if state in ("failed", "skipped", "removed", "upstream_failed") else "_other_"
 
@@ -138,7 +155,8 @@ TIStateUpdate = Annotated[
     | Annotated[TIDeferredStatePayload, Tag("deferred")]
     | Annotated[TIRescheduleStatePayload, Tag("up_for_reschedule")]
     | Annotated[TIAwaitingInputStatePayload, Tag("awaiting_input")]
-    | Annotated[TIRetryStatePayload, Tag("up_for_retry")],
+    | Annotated[TIRetryStatePayload, Tag("up_for_retry")]
+    | SkipJsonSchema[Annotated[TIServerTerminatedPayload, Tag("server_terminated")]],
     Discriminator(_state_tag),
 ]
 

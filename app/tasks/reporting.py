@@ -26,6 +26,7 @@ from app.schemas.task_instances import (
     TIEnterRunningPayload,
     TIHeartbeatInfo,
     TIRetryStatePayload,
+    TIServerTerminatedPayload,
     TIStateUpdate,
     TISuccessStatePayload,
     TITerminalStatePayload,
@@ -175,6 +176,15 @@ async def _record_state_once_more(
         return await _record_state(service, ti_id, payload)
     except (MissingReference, UniqueViolation):  # whoever was first has committed: now it is found there, or gone
         return await _record_state(service, ti_id, payload)
+
+
+async def acknowledge_end(service: Service, *, ti_id: uuid.UUID, payload: TIServerTerminatedPayload) -> Refuse | None:
+    """Take note of a process that ended because its task instance was taken from it: nothing is left to record."""
+    async with service.database.autocommit() as session:
+        row = await task_instances.identity(session, ti_id=ti_id)
+        if row is None:
+            return None if await task_instances.is_archived(session, ti_id=ti_id) else NOT_FOUND
+    return transitions.still_owned(row, payload)
 
 
 async def _record_state(service: Service, ti_id: uuid.UUID, payload: TIStateUpdate) -> tuple[Decision, AnyRow | None]:

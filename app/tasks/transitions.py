@@ -25,6 +25,7 @@ from app.schemas.task_instances import (
     TIHeartbeatInfo,
     TIRescheduleStatePayload,
     TIRetryStatePayload,
+    TIServerTerminatedPayload,
     TIStateUpdate,
     TISuccessStatePayload,
     TITargetStatePayload,
@@ -236,8 +237,21 @@ def report(row: LockedTaskInstance, payload: TIStateUpdate, now: datetime) -> De
             return _reschedule(row, payload, now)
         case TIAwaitingInputStatePayload():
             return _await_input(payload, now)
-        case TITargetStatePayload():
+        case TITargetStatePayload() | TIServerTerminatedPayload():
             return Refuse(422, {"reason": "invalid_state", "message": f"A worker cannot report the state '{payload.state}'"})
+
+
+def still_owned(row: LockedTaskInstance, payload: TIServerTerminatedPayload) -> Refuse | None:
+    """Refuse to take a process for dead whose task instance is still its own, or that does not say which it was.
+
+    Task SDK 1.4 tells of a process that it ended because the server took the task instance from it.
+    """
+    if payload.hostname is None or payload.pid is None:
+        return Refuse(409, {"reason": "running_elsewhere", "message": "The report does not say whose process has ended"})
+    alive = row.state in (TaskInstanceState.RUNNING, TaskInstanceState.RESTARTING)
+    if alive and (row.hostname, row.pid) == (payload.hostname, payload.pid):
+        return _invalid_state(row, "The task instance is still this process's")
+    return None
 
 
 def fail(row: LockedTaskInstance, now: datetime) -> Accept | None:

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 import pydantic
 
+from app.schemas.base import without_newer
+
 Downgrade = Callable[[dict[str, Any]], None]
 
 
@@ -129,8 +131,14 @@ class OlderModels:
         return self._older[model]
 
     def _create(self, model: type[pydantic.BaseModel], fields: dict[str, Any]) -> type[pydantic.BaseModel]:
+        unknown = dict.fromkeys(self._missing.get(model, ()), False)
         older: type[pydantic.BaseModel] = pydantic.create_model(
-            model.__name__, __config__=model.model_config, __doc__=model.__doc__, __module__=model.__module__, **fields
+            model.__name__,
+            __config__=model.model_config,
+            __doc__=model.__doc__,
+            __module__=model.__module__,
+            __validators__={"_newer": without_newer(**unknown)} if unknown else {},
+            **fields,
         )
         self._newest[older] = model
         return older

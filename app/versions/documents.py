@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from app.schemas import documented
 from app.schemas.base import TerminalTIState
+from app.schemas.task_instances import TIServerTerminatedPayload
 from app.versions.changes import OlderModels
 
 EXTRA = (
@@ -21,6 +22,7 @@ EXTRA = (
     documented.WeightRule,
     TerminalTIState,
 )
+UNDOCUMENTED = (TIServerTerminatedPayload,)  # what is taken from newer workers and no released document has
 SCHEME = "JWTBearer"  # what the released documents call a bearer token
 JSON_VALUE = {"anyOf": [{"type": t} for t in ("object", "array", "string", "number", "integer", "boolean", "null")]}
 UNAVAILABLE = {
@@ -43,6 +45,8 @@ def completed(document: dict[str, Any], models: OlderModels) -> dict[str, Any]:
     for model in EXTRA:
         schemas.setdefault(model.__name__, TypeAdapter(models.annotation(model)).json_schema())
     schemas["JsonValue"] = JSON_VALUE
+    for undocumented in UNDOCUMENTED:
+        schemas.pop(undocumented.__name__, None)
     document["components"]["securitySchemes"] = {SCHEME: {"type": "http", "scheme": "bearer"}}
     version = _version_parameter(document["info"]["version"])
     for operations in document["paths"].values():
