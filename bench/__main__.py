@@ -38,12 +38,14 @@ from bench import curve, data, floors, report
 from bench.driver import Load, Outcome, Task
 from bench.processes import affinity, cpu_seconds, resident_bytes
 from tests.conftest import reachable
-from tests.servers import Server, airflow_server, our_server, pinned_environment
+from tests.relay import Relay, relay
+from tests.servers import Server, airflow_server, beside_the_loop, our_server, pinned_environment
 
 REVISIONS = {"ours": "3.3", "3.2.1": "3.2", "3.3.2": "3.3", "ours, sparing": "3.3"}
 SETTINGS = {"ours": {}, "ours, sparing": {"AIRFLOW__EXECUTION_API_SERVICE__HEARTBEAT_WRITE_INTERVAL": "30"}}
 DEFAULT_TARGETS = ["ours", "3.2.1", "3.3.2"]
 SERVER_CPU, OTHER_CPU = {0}, {max(os.sched_getaffinity(0))}
+ARRIVING = 3  # times as long as any other load: an overload of 30 s, with --seconds 10
 IDLE = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 
 
@@ -73,13 +75,14 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=5, help="how often each figure is taken (default: 5)")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each load (default: 4)")
-    parser.add_argument("--task-instances", type=int, default=50_000, help="rows in the database (default: 50000)")
+    parser.add_argument("--task-instances", type=int, help="rows in the database (default: 50000; a curve: 150000)")
     parser.add_argument("--curve", action="store_true", help="ever more workers, instead of the table")
     parser.add_argument("--memory", action="store_true", help="resident memory over many requests, instead of the table")
     parser.add_argument("--requests", type=int, default=1_000_000, help="of --memory (default: 1000000)")
     parser.add_argument("--json", type=Path, help="also write every figure here")
     options = parser.parse_args()
     targets = options.target or DEFAULT_TARGETS
+    options.task_instances = options.task_instances or (150_000 if options.curve else 50_000)
     compileall.compile_dir(Path(app.__file__).parent, quiet=1)  # as pip compiles what it installs, Airflow too
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))  # a socket a worker, here and in the servers
@@ -139,13 +142,22 @@ async def measure(
 
 async def breaking_points(
     postgres: EmbeddedPostgres, folder: Path, names: list[str], options: argparse.Namespace
-) -> dict[str, list[dict[str, float]]]:
-    """Return each target's curve; each has the machine for itself."""
-    found = {}
+) -> dict[str, list[dict[str, float | str]]]:
+    """Return each target's records; each has the machine for itself."""
+    found: dict[str, list[dict[str, float | str]]] = {}
     for name in names:
         await template(postgres, REVISIONS[name], options.task_instances)
         async with serving(postgres, name, folder) as target:
-            found[name] = await curve.measure(target.server.base_url, target.lives, seconds=options.seconds)
+            server = target.server
+            found[name] = await curve.closed_loops(
+                server.base_url, server.process.pid, target.lives, seconds=options.seconds
+            )
+        async with relay(postgres.url(database(postgres, name))) as between:
+            between.latency = curve.LATENCY / 2
+            async with serving(postgres, name, folder, through=between) as target:
+                found[name] += await curve.arrivals(
+                    target.server.base_url, target.server.process.pid, target.lives, seconds=options.seconds * ARRIVING
+                )
     return found
 
 
@@ -202,15 +214,20 @@ def starts(postgres: EmbeddedPostgres, names: list[str], folder: Path, rounds: i
 
 
 @asynccontextmanager
-async def serving(postgres: EmbeddedPostgres, name: str, folder: Path) -> AsyncIterator[Target]:
-    """Run a target on a copy of its template."""
+async def serving(
+    postgres: EmbeddedPostgres, name: str, folder: Path, *, through: Relay | None = None
+) -> AsyncIterator[Target]:
+    """Run a target on a copy of its template.
+
+    :param through: between the server and its database, if something is.
+    """
     url, own = postgres.url(database(postgres, name)), folder / name
     own.mkdir(exist_ok=True)
-    with started(name, url, own) as server:
+    async with beside_the_loop(started(name, through.url(url) if through else url, own)) as server:
         connection = await asyncpg.connect(url)
         try:
             tasks = await data.tasks(connection, "running", data.RUNNING)
-            lives = iter(await data.tasks(connection, "queued", 30_000))
+            lives = iter(await data.tasks(connection, "queued", 100_000))
             yield Target(name, server, connection, tasks, lives)
         finally:
             await connection.close()

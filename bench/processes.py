@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 TICK = os.sysconf("SC_CLK_TCK")
+CPU_GROUPS = Path("/sys/fs/cgroup/cpu")
+PERIOD = 100_000  # microseconds: the kernel's, after which a quota is given anew
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -44,6 +46,25 @@ def resident_bytes(pid: int) -> int:
         except OSError:
             continue
     return max(sizes, default=0)
+
+
+@contextmanager
+def quota(pid: int, share: float) -> Iterator[None]:
+    """Let a process tree have only this share of one CPU, through a control group.
+
+    :raises OSError: control groups of version 1 with ``cpu`` cannot be made here.
+    """
+    group = CPU_GROUPS / f"bench-{pid}"
+    group.mkdir()
+    try:
+        (group / "cpu.cfs_quota_us").write_text(str(int(share * PERIOD)))
+        for process in tree(pid):
+            (group / "cgroup.procs").write_text(str(process))
+        yield
+    finally:
+        for process in (group / "cgroup.procs").read_text().split():
+            (CPU_GROUPS / "cgroup.procs").write_text(process)
+        group.rmdir()
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -9,8 +10,8 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -111,6 +112,16 @@ def running(command: list[str], *, port: int, environment: Mapping[str, str], lo
         yield server
     finally:
         server.stop()
+
+
+@asynccontextmanager
+async def beside_the_loop(server: AbstractContextManager[Server]) -> AsyncIterator[Server]:
+    """Start and stop a server in a thread: the running loop may have to forward what it sends to its database meanwhile."""
+    started = await asyncio.to_thread(server.__enter__)
+    try:
+        yield started
+    finally:
+        await asyncio.to_thread(server.__exit__, None, None, None)
 
 
 @contextmanager

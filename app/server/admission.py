@@ -21,7 +21,8 @@ from typing import Protocol, TypeVar
 
 import structlog
 from prometheus_client import Gauge
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import metrics, patience
 from app.errors import PoolExhausted
@@ -30,13 +31,10 @@ from app.server.middleware import header, send_unavailable
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
-# Seconds that the first of a line has waited when the last to come goes before it: it will most likely be refused, or
-# answered when its client has gone. Of those who came after it none will, if they are served first.
-HOPELESS = patience.DOOR - 0.5
-HEAD_START = 0.3  # seconds that each kind has before the next, as long as all can be answered in time
 MOST = 10_000  # requests that wait
 TOLD_AFTER = 1.0  # seconds in which refusals are summed up, for one line in the log
 
+WITH_BODY = {"POST", "PUT", "PATCH"}
 BELOW = "/execution/"
 EXEMPT = re.compile(r"/execution/(task-instances/[^/]+/heartbeat|health(/ping)?)")
 
@@ -48,12 +46,21 @@ class Kind(IntEnum):
     RUNNING = 1  # what a task asks on its way
     TRIGGER = 2  # a task that runs asks for new work
     START = 3  # new work: nothing was done for it yet
+    BESIDE = 4  # whatever else it is that somebody asks for who waits already
 
     @property
     def label(self) -> str:
         """The kind's name in metrics and in the log."""
         return self.name.lower()
 
+
+# Seconds within which each is to be let in: who is due first goes first, as long as all can be answered in time. So new work
+# goes before what runs once it has waited two seconds longer, for the one second until it is hopeless: what it started
+# meanwhile has waited a second then, and is served within the next.
+DUE = {Kind.REPORT: 0.5, Kind.RUNNING: 1.0, Kind.TRIGGER: 1.5, Kind.START: 3.0, Kind.BESIDE: patience.DOOR}
+# Seconds that somebody has waited when not all can be answered in time. Who has will most likely be refused, or answered
+# when its client has gone; of those who came later none will, if they are served first.
+HOPELESS = patience.DOOR - 0.5
 
 OF_TASK_INSTANCES = {"run": Kind.START, "state": Kind.REPORT}
 
@@ -72,6 +79,11 @@ def kind_of(method: str, path: str) -> Kind | None:
     return Kind.RUNNING
 
 
+def client_of(scope: Scope) -> bytes:
+    """Return whom a request says that it speaks for."""
+    return header(scope, b"authorization") or b""
+
+
 class Waiting:
     """A request at the door.
 
@@ -86,66 +98,106 @@ class Waiting:
         self.kind, self.client, self.since, self.turn = kind, client, since, turn
 
 
-class Lines:
-    """Requests that wait, a line for each kind.
+class _Line:
+    """Requests that wait for the same kind of thing.
 
-    In a line every client has one place, however much it asks for at once, and goes to the end with what is left when one of
-    its requests was let in. A task asks for one thing at a time; so what somebody asks for beside what it waits for already
-    waits in the last line, and nobody keeps others out by asking for much.
+    Every client has one place, however much it asks for at once: when one of its requests was let in, it goes behind the
+    others with what is left.
     """
 
     def __init__(self) -> None:
         self._by_age: OrderedDict[Waiting, None] = OrderedDict()
-        self._lines: list[OrderedDict[bytes, OrderedDict[Waiting, None]]] = [OrderedDict() for _ in Kind]
+        self._by_client: OrderedDict[bytes, OrderedDict[Waiting, None]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._by_age)
 
+    def __contains__(self, waiting: Waiting) -> bool:
+        return waiting in self._by_age
+
+    def has(self, client: bytes) -> bool:
+        """Say whether a client waits here."""
+        return client in self._by_client
+
     def add(self, waiting: Waiting) -> None:
-        """Put a request into its line."""
-        if waiting.client in self._lines[waiting.kind]:
-            waiting.kind = Kind.START
         self._by_age[waiting] = None
-        self._lines[waiting.kind].setdefault(waiting.client, OrderedDict())[waiting] = None
+        self._by_client.setdefault(waiting.client, OrderedDict())[waiting] = None
 
-    def discard(self, waiting: Waiting) -> None:
-        """Take a request out of its line, if it is there."""
-        if waiting in self._by_age:
-            del self._by_age[waiting]
-            line = self._lines[waiting.kind]
-            del line[waiting.client][waiting]
-            if not line[waiting.client]:
-                del line[waiting.client]
+    def remove(self, waiting: Waiting) -> None:
+        del self._by_age[waiting]
+        theirs = self._by_client[waiting.client]
+        del theirs[waiting]
+        if not theirs:
+            del self._by_client[waiting.client]
 
-    def pop(self, now: float) -> Waiting | None:
-        """Take out who is to be let in next, or return None if nobody waits."""
-        firsts = [_first(_first(line.values())) for line in self._lines if line]
-        if not firsts:
-            return None
-        if any(now - first.since > HOPELESS for first in firsts):
-            found = firsts[0]
-            if now - found.since > HOPELESS:
-                found = _last(_last(self._lines[found.kind].values()))
-        else:
-            found = min(firsts, key=lambda first: first.since + HEAD_START * first.kind)
-        self.discard(found)
-        line = self._lines[found.kind]
-        if found.client in line:
-            line.move_to_end(found.client)
+    @property
+    def oldest(self) -> Waiting:
+        """Who has waited longest."""
+        return _first(self._by_age)
+
+    @property
+    def first(self) -> Waiting:
+        """Whose turn it is."""
+        return _first(_first(self._by_client.values()))
+
+    def pop(self, *, is_last_first: bool) -> Waiting:
+        """Take out whose turn it is, or who came last."""
+        found = _last(_last(self._by_client.values())) if is_last_first else self.first
+        self.remove(found)
+        if found.client in self._by_client:
+            self._by_client.move_to_end(found.client, last=not is_last_first)
         return found
+
+
+class Lines:
+    """Requests that wait, a line for each kind.
+
+    A task asks for one thing at a time: so what somebody asks for beside what it waits for already waits in the last line,
+    whatever it is, and nobody keeps others out by asking for much.
+    """
+
+    def __init__(self) -> None:
+        self._lines = {kind: _Line() for kind in Kind}
+        self.size = 0  # of all; a number, because every request asks for it
 
     def count(self, kind: Kind) -> int:
         """Return how many wait in a line."""
-        return sum(map(len, self._lines[kind].values()))
+        return len(self._lines[kind])
+
+    def add(self, waiting: Waiting) -> None:
+        """Put a request into its line."""
+        if any(line.has(waiting.client) for line in self._lines.values()):
+            waiting.kind = Kind.BESIDE
+        self._lines[waiting.kind].add(waiting)
+        self.size += 1
+
+    def discard(self, waiting: Waiting) -> None:
+        """Take a request out of its line, if it is there."""
+        line = self._lines[waiting.kind]
+        if waiting in line:
+            line.remove(waiting)
+            self.size -= 1
+
+    def pop(self, now: float) -> Waiting | None:
+        """Take out who is to be let in next, or return None if nobody waits."""
+        lines = {kind: line for kind, line in self._lines.items() if line}
+        if not lines:
+            return None
+        hopeless = [kind for kind, line in lines.items() if now - line.oldest.since > HOPELESS]
+        if set(hopeless) - {Kind.BESIDE}:
+            turn = _first(lines)
+        else:
+            turn = min(lines, key=lambda kind: lines[kind].first.since + DUE[kind])
+        self.size -= 1
+        return lines[turn].pop(is_last_first=turn in hopeless)
 
     def oldest(self) -> Waiting | None:
         """Return who has waited longest, whatever for."""
-        return next(iter(self._by_age), None)
+        return min((line.oldest for line in self._lines.values() if line), key=lambda waiting: waiting.since, default=None)
 
     def least(self) -> Waiting:
         """Return whom to refuse if somebody must be: in the last line that is not empty, who has waited longest."""
-        line = next(line for line in reversed(self._lines) if line)
-        return _first(_first(line.values()))
+        return next(line.oldest for line in reversed(self._lines.values()) if line)
 
 
 def _first(items: Iterable[T]) -> T:
@@ -181,32 +233,46 @@ class Door:
         self._lines = Lines()
         self._looks_again = False
         self._expiry: asyncio.TimerHandle | None = None
+        self._refused = Counter[str]()
         behind.when_there_is_room = self._look_again
 
     @property
     def is_open(self) -> bool:
         """Whether who comes now need not wait."""
-        return not self._lines and self._behind.room > 0
+        return not self._lines.size and self._behind.room > 0
 
     def gauges(self) -> dict[Gauge, Callable[[], float]]:
         """Return what tells how many wait in each line."""
         return {metrics.AT_THE_DOOR.labels(kind.label): partial(self._lines.count, kind) for kind in Kind}
 
     async def let_in(self, kind: Kind, client: bytes) -> bool:
-        """Wait to be let in; return whether that was in time."""
+        """Wait to be let in; count who was not in time, and return whether it was."""
         loop = asyncio.get_running_loop()
         waiting = Waiting(kind=kind, client=client, since=loop.time(), turn=loop.create_future())
         self._lines.add(waiting)
-        if len(self._lines) > MOST:
+        if self._lines.size > MOST:
             self._answer(self._lines.least(), False)
         if self._expiry is None:
             self._expiry = loop.call_later(patience.DOOR, self._expire)
         self._look_again()
         try:
-            return await waiting.turn
+            is_let_in = await waiting.turn
         finally:
             self._lines.discard(waiting)
             patience.arrival.set(waiting.since)
+        if not is_let_in:
+            self._count(waiting.kind)
+        return is_let_in
+
+    def _count(self, kind: Kind) -> None:
+        metrics.NOT_LET_IN.labels(kind.label).inc()
+        if not self._refused:
+            asyncio.get_running_loop().call_later(TOLD_AFTER, self._tell)
+        self._refused[kind.label] += 1
+
+    def _tell(self) -> None:
+        log.warning("requests were refused, more is asked than can be served in time", **self._refused)
+        self._refused.clear()
 
     def _answer(self, waiting: Waiting, is_let_in: bool) -> None:
         self._lines.discard(waiting)
@@ -214,7 +280,7 @@ class Door:
             waiting.turn.set_result(is_let_in)
 
     def _look_again(self) -> None:
-        if self._lines and not self._looks_again:
+        if self._lines.size and not self._looks_again:
             self._looks_again = True
             asyncio.get_running_loop().call_soon(self._let_in)
 
@@ -243,7 +309,7 @@ class Door:
 class Admission:
     """Keeps requests at the door until there is room, and answers 503 itself to those for whom there was none in time.
 
-    They are counted by kind, and summed up in the log.
+    They are counted by kind, and summed up in the log. For a client that has gone meanwhile nothing is begun.
 
     :param door: where they wait.
     """
@@ -251,23 +317,38 @@ class Admission:
     def __init__(self, app: ASGIApp, *, door: Door) -> None:
         self.app = app
         self.door = door
-        self._refused = Counter[str]()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not self.door.is_open and scope["type"] == "http":
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        if self.door.is_open or (kind := kind_of(scope["method"], scope["path"])) is None:
+            has_body = scope["method"] in WITH_BODY
+            return await self.app(scope, self._in_turn(scope, receive) if has_body else receive, send)
+        if not await self.door.let_in(kind, client_of(scope)):
+            metrics.RETRYABLE.labels(PoolExhausted.reason).inc()
+            return await send_unavailable(send, PoolExhausted)
+        first = [await receive()]
+        if first[0]["type"] == "http.disconnect":
+            raise ClientDisconnect
+
+        async def from_the_first() -> Message:
+            return first.pop() if first else await receive()
+
+        await self.app(scope, from_the_first, send)
+
+    def _in_turn(self, scope: Scope, receive: Receive) -> Receive:
+        """Let who came through the open door and had to wait for its body go on only if the door is still open.
+
+        Clients send a head and then its body: of a burst, all heads would come through before anybody is in the line.
+        """
+
+        async def received() -> Message:
+            message = await receive()
+            if self.door.is_open or message["type"] != "http.request" or message.get("more_body"):
+                return message
             kind = kind_of(scope["method"], scope["path"])
-            if kind is not None and not await self.door.let_in(kind, header(scope, b"authorization") or b""):
-                self._count(kind)
-                return await send_unavailable(send, PoolExhausted)
-        await self.app(scope, receive, send)
+            if kind is not None and not await self.door.let_in(kind, client_of(scope)):
+                raise PoolExhausted("not let in in time")
+            return message
 
-    def _count(self, kind: Kind) -> None:
-        metrics.RETRYABLE.labels(PoolExhausted.reason).inc()
-        metrics.NOT_LET_IN.labels(kind.label).inc()
-        if not self._refused:
-            asyncio.get_running_loop().call_later(TOLD_AFTER, self._tell)
-        self._refused[kind.label] += 1
-
-    def _tell(self) -> None:
-        log.warning("requests were refused, more is asked than can be served in time", **self._refused)
-        self._refused.clear()
+        return received

@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 import structlog
 from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import metrics
@@ -23,6 +24,7 @@ log = structlog.get_logger(__name__)
 access = structlog.get_logger("access")
 
 CORRELATION_HEADER = b"correlation-id"
+CLIENT_GONE = 499  # no standard has a status for an answer that nobody hears; nginx' is what people know
 JITTER = 2  # seconds; victims of one collision come back spread over three different seconds
 
 
@@ -132,6 +134,8 @@ class Observed:
         self.under_way.now += 1
         try:
             await self.app(scope, receive, observe)
+        except ClientDisconnect:  # it hears nothing: the answer is for our count and the log
+            await send_json(observe, CLIENT_GONE, {"detail": "The client has gone"})
         except Exception:
             log.exception("unexpected error", method=scope["method"], path=scope["path"])
             if status:

@@ -5,10 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
 
+import asyncpg
+import httpx
 import pytest
+from starlette.types import Message, Scope
 from structlog.testing import capture_logs
 
 from app import metrics, patience
@@ -17,6 +23,10 @@ from app.server.admission import Door, Kind
 from app.server.event_loop import TICK, Lag
 from tests.contract.cases.setups import SETUPS
 from tests.faults.conftest import InProcess
+from tests.history import History, Worker, violations
+from tests.relay import relay
+from tests.servers import Server, beside_the_loop, our_server, token
+from tests.world import World
 
 PROCESS = {"hostname": "worker", "pid": 42}
 RUN = {"state": "running", "unixname": "u", "start_date": "2026-01-01T00:00:01Z", **PROCESS}
@@ -66,8 +76,8 @@ async def test_who_was_not_let_in_in_time_is_refused_counted_and_told_of(
     monkeypatch.setattr(patience, "DOOR", 0.05)
     monkeypatch.setattr(admission, "TOLD_AFTER", 0.05)
     ti = await SETUPS["running"](ours.world)
-    counter = metrics.NOT_LET_IN.labels("running")._value
-    before = counter.get()
+    counters = [metrics.NOT_LET_IN.labels(kind)._value for kind in ("running", "beside")]
+    before = [counter.get() for counter in counters]
     with capture_logs() as logs:
         async with no_room(ours), ours.client(ti) as client:
             refused = await asyncio.gather(*(client.get("/variables/any") for _ in range(20)))
@@ -75,8 +85,34 @@ async def test_who_was_not_let_in_in_time_is_refused_counted_and_told_of(
     assert {answer.status_code for answer in refused} == {503}
     assert {answer.json()["detail"]["reason"] for answer in refused} == {"pool_exhausted"}
     assert all(int(answer.headers["retry-after"]) > 0 for answer in refused)
-    assert counter.get() - before == 21
-    assert [line["running"] for line in logs if line["event"].startswith("requests were refused")] in ([20], [20, 1], [21])
+    assert [counter.get() - value for counter, value in zip(counters, before, strict=True)] == [2, 19]
+    told = [line for line in logs if line["event"].startswith("requests were refused")]
+    assert (told[0]["running"], told[0]["beside"]) in [(1, 19), (2, 19)]
+
+
+async def test_for_a_client_that_has_gone_nothing_is_begun(ours: InProcess) -> None:
+    """Nor is it an unexpected error that somebody leaves."""
+    ti = await SETUPS["running"](ours.world)
+    sent = list[Message]()
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    path = "/execution/xcoms/d/manual__1/t/k"
+    headers = [(b"authorization", f"Bearer {token(ti)}".encode())]
+    scope: Scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": headers, "root_path": ""}
+    with capture_logs() as logs:
+        async with no_room(ours):
+            ours.statements.clear()
+            waiting = asyncio.create_task(ours.application(dict(scope), receive, send))
+            await asyncio.sleep(0)
+        await waiting
+    assert [message["status"] for message in sent if "status" in message] == [499]
+    assert {line["status"] for line in logs} == {499}
+    assert ours.statements == []
 
 
 async def test_a_burst_after_long_waits_is_served_whole(ours: InProcess) -> None:
@@ -136,3 +172,75 @@ async def test_the_lag_of_an_event_loop() -> None:
     await asyncio.sleep(TICK / 2)
     assert lag.seconds < 0.2
     lag.stop()
+
+
+@pytest.fixture
+async def small(make_database: Callable[[str], str], tmp_path: Path) -> AsyncIterator[Server]:
+    """Run a server process with one connection, 50 ms from its database: it can serve some twenty statements a second."""
+    url = make_database("3.3")
+    async with relay(url) as between:
+        one = {"AIRFLOW__EXECUTION_API_SERVICE__POOL_SIZE": "1"}
+        async with beside_the_loop(our_server(between.url(url), tmp_path, **one)) as server:
+            server.database_url = url
+            between.latency = 0.025
+            yield server
+
+
+def worker(history: History, server: Server, ti: uuid.UUID, name: str) -> Worker:
+    """Return a worker that spares the loop, in which the relay runs too, the loading of certificates."""
+    plain = partial(httpx.AsyncHTTPTransport, verify=False)
+    return Worker(history, [server.base_url], ti, name, beats=2, interval=0, transport=plain)
+
+
+async def tasks_of(server: Server, count: int) -> dict[str, uuid.UUID]:
+    """Queue so many tasks."""
+    connection = await asyncpg.connect(server.database_url)
+    world = World(connection)
+    await world.dag("d")
+    await world.run("d")
+    queued = {f"t{n}": await world.ti("d", f"t{n}") for n in range(count)}
+    await connection.close()
+    return queued
+
+
+@pytest.mark.slow
+async def test_what_was_started_is_carried_to_its_end(small: Server) -> None:
+    """Many times as many tasks as can be served: who is refused is refused at its start, and nobody in the middle."""
+    history, queued = History(), await tasks_of(small, 120)
+    living = {ti: asyncio.create_task(worker(history, small, ti, name).live()) for name, ti in queued.items()}
+    await asyncio.sleep(2 * patience.CLIENT)
+    started = {each.ti for each in history.exchanges if each.operation == "run" and each.is_acknowledged}
+    for ti in living.keys() - started:
+        living[ti].cancel()
+    await asyncio.gather(*living.values(), return_exceptions=True)
+    refused = Counter(each.operation for each in history.exchanges if each.status == 503)
+    assert history.lost == {}
+    assert started
+    assert refused["run"] > 0
+    assert set(refused) == {"run"}
+    assert set(history.statuses()) <= {200, 201, 204, 503}, "and nobody gave up waiting"
+    connection = await asyncpg.connect(small.database_url)
+    assert await violations(history, connection) == []
+    await connection.close()
+
+
+@pytest.mark.slow
+async def test_one_that_asks_for_much_keeps_nobody_out(small: Server) -> None:
+    """A task that keeps thirty requests under way, beside others that live their lives."""
+    history, queued = History(), await tasks_of(small, 9)
+    *modest, (_, greedy) = queued.items()
+    answers, done = Counter[int](), asyncio.Event()
+
+    async def ask_on(client: httpx.AsyncClient) -> None:
+        while not done.is_set():
+            answers[(await client.get("/variables/any")).status_code] += 1
+
+    limits = httpx.Limits(max_connections=None)
+    async with small.client(greedy, timeout=30, limits=limits) as client:
+        asking = [asyncio.create_task(ask_on(client)) for _ in range(30)]
+        await asyncio.gather(*(worker(history, small, ti, name).live() for name, ti in modest))
+        done.set()
+        await asyncio.gather(*asking)
+    assert set(history.ends.values()) == {("done", "")}
+    assert [(each.operation, each.status) for each in history.exchanges if not each.is_acknowledged] == []
+    assert answers[404] > 0, "it is served too"

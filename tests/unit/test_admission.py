@@ -11,7 +11,7 @@ from app import patience
 from app.server import admission
 from app.server.admission import HOPELESS, Door, Kind, Lines, Waiting, kind_of
 
-REPORT, RUNNING, TRIGGER, START = Kind
+REPORT, RUNNING, TRIGGER, START, BESIDE = Kind
 
 
 class Room:
@@ -68,15 +68,14 @@ def test_what_a_request_is_for(request_line: str, kind: Kind | None) -> None:
 class TestOrder:
     """The order in which requests are let in."""
 
-    async def test_by_arrival_with_a_head_start_for_what_matters_more_while_all_can_be_answered(self) -> None:
+    async def test_by_when_it_is_due_while_all_can_be_answered(self) -> None:
         queue = Queue()
-        for n, kind in enumerate((START, RUNNING, REPORT)):
-            queue.add(kind, f"early {kind.label},", since=n / 100)
-        for n, kind in enumerate((START, RUNNING, REPORT)):
-            queue.add(kind, f"late {kind.label},", since=HOPELESS - 0.1 - n / 100)
-        assert queue.order(now=HOPELESS) == (
-            "early report, early running, early start, late report, late running, late start,"
-        )
+        queue.add(START, "s", since=0)
+        for since in (0.0, 1.9, 2.1):
+            queue.add(RUNNING, f"run{since}", since=since)
+        for since in (0.4, 0.6, 2.4, 2.7):
+            queue.add(REPORT, f"rep{since}", since=since)
+        assert queue.order(now=HOPELESS) == "rep0.4 run0.0 rep0.6 rep2.4 run1.9 s run2.1 rep2.7"
 
     async def test_by_kind_alone_when_not_all_can_be_answered(self) -> None:
         queue = Queue()
@@ -101,15 +100,31 @@ class TestOrder:
             queue.add(RUNNING, "greedy", since=n / 1000)
         queue.add(RUNNING, "modest", since=0.2)
         queue.add(START, "start", since=0.3)
-        assert queue.order(now=1).split()[:4] == ["greedy", "modest", "greedy", "start"]
+        assert queue.lines.count(BESIDE) == 99
+        assert queue.order(now=1).split()[:4] == ["greedy", "modest", "start", "greedy"]
+
+    async def test_nor_does_it_make_anybody_hopeless(self) -> None:
+        queue = Queue()
+        for n in range(3):
+            queue.add(RUNNING, "greedy", since=n / 10)
+        assert queue.lines.pop(now=1)
+        queue.add(START, "start", since=1)
+        queue.add(RUNNING, "running", since=3.2)
+        assert queue.order(now=HOPELESS + 0.4) == "greedy greedy start running"
 
     async def test_its_second_place_is_behind_those_that_wait_for_their_first(self) -> None:
         queue = Queue()
         for n in range(3):
-            queue.add(START, "greedy", since=n / 10)
-        queue.add(START, "a", since=0.4)
-        queue.add(START, "b", since=0.5)
-        assert queue.order(now=1) == "greedy a b greedy greedy"
+            queue.add(RUNNING, "greedy", since=n / 10)
+            queue.add(RUNNING, "b", since=n / 10)
+        assert queue.order(now=1) == "greedy b greedy b greedy b"
+
+    async def test_nor_does_it_come_before_them_where_the_last_goes_first(self) -> None:
+        queue = Queue()
+        for client in ("a", "b", "greedy"):
+            for _ in range(3 if client == "greedy" else 2):
+                queue.add(START, client, since=0)
+        assert queue.order(now=HOPELESS + 0.05) == "greedy b a greedy b a greedy"
 
     async def test_who_left_is_not_let_in(self) -> None:
         queue = Queue()
@@ -117,8 +132,8 @@ class TestOrder:
         queue.add(RUNNING, "here", since=0)
         queue.lines.discard(gone)
         queue.lines.discard(gone)
-        assert (len(queue.lines), queue.lines.count(RUNNING), queue.order(now=0)) == (1, 1, "here")
-        assert (len(queue.lines), queue.lines.oldest()) == (0, None)
+        assert (queue.lines.size, queue.lines.count(RUNNING), queue.order(now=0)) == (1, 1, "here")
+        assert (queue.lines.size, queue.lines.oldest()) == (0, None)
 
 
 class Clients:
@@ -212,7 +227,7 @@ class TestTheDoor:
         assert await door.let_in(RUNNING, b"a")
         arrived = patience.arrival.get()
         assert arrived is not None
-        assert came <= arrived <= loop.time() - 0.02
+        assert came <= arrived <= loop.time() - 0.01
 
     async def test_who_goes_away_leaves_its_place(self) -> None:
         room = Room()
