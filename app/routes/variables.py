@@ -10,7 +10,7 @@ from app.db import teams, variables
 from app.routes.operations import Operations
 from app.schemas.variables import VariableKeysResponse, VariablePostBody, VariableResponse
 from app.server.auth import TaskToken, execution_token
-from app.tasks import service
+from app.tasks import service, task_scope
 from app.tasks.transitions import Refuse
 
 router = Operations()
@@ -23,15 +23,29 @@ Key = Annotated[str, Path(min_length=1)]
 
 
 async def own_team(request: Request, token: Annotated[TaskToken, Depends(execution_token)]) -> str | None:
-    """Return the team of the asking task, in multi-team mode."""
+    """Return the team of the asking task, in multi-team mode.
+
+    :raises RefusedRequest: 403, in scope ``own``, when there is no such task.
+    """
     app = service.of(request)
+    await task_scope.require_task_instance(request, ti_id=token.id)
     if not app.settings.multi_team:
         return None
     async with app.database.autocommit() as session:
         return await teams.of_task_instance(session, ti_id=token.id)
 
 
+async def writing_team(request: Request, token: Annotated[TaskToken, Depends(execution_token)]) -> str | None:
+    """Return the team of the asking task, if it may write variables.
+
+    :raises RefusedRequest: 403, in scope ``own``.
+    """
+    task_scope.require_wide(request, ti_id=token.id)
+    return await own_team(request, token)
+
+
 Team = Annotated[str | None, Depends(own_team)]
+WritingTeam = Annotated[str | None, Depends(writing_team)]
 
 
 @router.get("/keys", response_model=VariableKeysResponse, responses={401: {"description": "Unauthorized"}})
@@ -58,7 +72,7 @@ async def get_variable(request: Request, variable_key: Key, team_name: Team) -> 
 
 
 @router.put("/{variable_key:path}", status_code=201, responses=RESPONSES)
-async def put_variable(request: Request, variable_key: Key, body: VariablePostBody, team_name: Team) -> Any:
+async def put_variable(request: Request, variable_key: Key, body: VariablePostBody, team_name: WritingTeam) -> Any:
     """Set an Airflow Variable; a value of null is stored as the text ``None``, as Airflow stores it."""
     app = service.of(request)
     value, is_encrypted = app.secrets.encrypt(str(body.value))
@@ -76,7 +90,7 @@ async def put_variable(request: Request, variable_key: Key, body: VariablePostBo
 
 
 @router.delete("/{variable_key:path}", status_code=204, responses=RESPONSES)
-async def delete_variable(request: Request, variable_key: Key, team_name: Team) -> Any:
+async def delete_variable(request: Request, variable_key: Key, team_name: WritingTeam) -> Any:
     """Delete an Airflow Variable."""
     async with service.of(request).database.autocommit() as session:
         await variables.remove(session, key=variable_key, team_name=team_name)

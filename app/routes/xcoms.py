@@ -24,7 +24,7 @@ from app.schemas.xcoms import (
 )
 from app.server import bodies
 from app.server.auth import TaskToken, execution_token
-from app.tasks import service
+from app.tasks import service, task_scope
 from app.tasks.clock import utcnow
 from app.tasks.transitions import Refuse
 
@@ -41,11 +41,13 @@ async def accessible_key(
 ) -> XComKey:
     """Return the XCom key in the path, if the asking task may use it.
 
-    In multi-team mode (since 3.3) a task reads XComs of its own team's and of global Dags, and writes its own team's only.
+    In multi-team mode (since 3.3) a task reads XComs of its own team's and of global Dags, and writes its own team's only;
+    in scope ``own``, which says more of what it writes, it reads those of its own Dag.
 
-    :raises RefusedRequest: 403, for another team's.
+    :raises RefusedRequest: 403, for another team's or Dag's.
     """
     app = service.of(request)
+    await task_scope.require_own_dag(request, ti_id=token.id, dag_id=dag_id)
     if app.settings.multi_team and app.revision.xcoms_belong_to_teams:
         async with app.database.autocommit() as session:
             asking = await teams.of_task_instance(session, ti_id=token.id)
@@ -160,12 +162,14 @@ async def get_xcom(request: Request, key: Key, params: Annotated[GetXcomFilterPa
 async def set_xcom(
     request: Request,
     key: Key,
+    token: Token,
     map_index: Annotated[Integer, Query()] = -1,
     dag_result: Annotated[bool, Query(description="Whether this XCom is a dag result")] = False,
     mapped_length: Annotated[Integer | None, Query(description="Number of mapped tasks this value expands into")] = None,
 ) -> Any:
     """Set an XCom."""
     app = service.of(request)
+    await task_scope.require_own_xcom(request, ti_id=token.id, key=key, map_index=map_index)
     value = await _json_text(request)
     if mapped_length is not None and mapped_length > app.settings.max_map_length:
         message = "pushed value is too large to map as a downstream's dependency"
@@ -189,8 +193,9 @@ async def set_xcom(
 
 
 @router.delete(PATH)
-async def delete_xcom(request: Request, key: Key, map_index: Annotated[Integer, Query()] = -1) -> Any:
+async def delete_xcom(request: Request, key: Key, token: Token, map_index: Annotated[Integer, Query()] = -1) -> Any:
     """Delete a single XCom value."""
+    await task_scope.require_own_xcom(request, ti_id=token.id, key=key, map_index=map_index)
     async with service.of(request).database.autocommit() as session:
         await xcoms.remove(session, key=key, map_index=map_index)
     return {"message": f"XCom with key: {key.key} successfully deleted."}

@@ -108,6 +108,7 @@ class Settings:
     """Everything the service is told, read once at start-up.
 
     :param trusted_classes: prefixes of the class paths that may be imported because a serialized Dag names them.
+    :param task_scope: ``own`` narrows what a task's token opens beside its own task instance; ``airflow`` does not.
     :param heartbeat_write_interval: seconds after a recorded heartbeat in which others are verified only; 0 records each.
     """
 
@@ -122,6 +123,7 @@ class Settings:
     max_map_length: int = 1024
     rendered_fields_runs: int = 30
     clear_state_on_success: bool = False
+    task_scope: str = "airflow"
     heartbeat_write_interval: float = 0.0
     run_id_pattern: str = RUN_ID_PATTERN
     max_downstream_keys: int = 1000
@@ -163,6 +165,7 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
         multi_team=conf.boolean("core", "multi_team", False),
         max_map_length=conf.integer("core", "max_map_length", 1024),
         rendered_fields_runs=conf.integer("core", "num_dag_runs_to_retain_rendered_fields", 30),
+        task_scope=conf.choice(OWN_SECTION, "task_scope", "airflow", ("airflow", "own")),
         clear_state_on_success=conf.boolean("state_store", "clear_on_success", False),
         heartbeat_write_interval=_heartbeat_write_interval(conf),
         run_id_pattern=conf.get("scheduler", "allowed_run_id_pattern", RUN_ID_PATTERN).strip(),
