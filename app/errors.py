@@ -18,6 +18,7 @@
         ├── ConnectionLost
         │   └── ReadOnlyServer
         ├── TooManyConnections
+        ├── UnknownRevision           of the metadata database, which is being migrated
         ├── PoolExhausted
         ├── SecretsBackendTimeout     of what the operator configured: it has not answered in time
         └── ServerBusy                of this process: it has not come to the request in time
@@ -161,6 +162,13 @@ class TooManyConnections(RetryableDatabaseError):
 
     reason = "too_many_connections"
     delay = 2  # others must close theirs first
+
+
+class UnknownRevision(RetryableDatabaseError):
+    """The metadata database is being migrated, or is at a revision that this service does not know."""
+
+    reason = "unknown_revision"
+    delay = 2  # a migration takes seconds
 
 
 class PoolExhausted(RetryableDatabaseError):

@@ -6,6 +6,7 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -17,9 +18,10 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app import __version__, metrics
+from app import __version__, metrics, patience
 from app import settings as settings_module
 from app.db.session import Database
+from app.errors import ConfigurationError, RetryableDatabaseError, UnknownRevision
 from app.routes import MOUNT_POINT
 from app.server.admission import Admission, Door
 from app.server.auth import Tokens
@@ -44,6 +46,9 @@ log = structlog.get_logger(__name__)
 
 METRICS = "/metrics"
 BELOW = f"{MOUNT_POINT}/"
+HEALTH = f"{MOUNT_POINT}/health"
+LOOK_EVERY = 1.0  # seconds between two looks at the metadata revision
+MOST_HELD = 1000  # requests that wait for the end of a migration; nothing of them was read but their heads
 
 
 class Application(Starlette):
@@ -83,18 +88,44 @@ class Application(Starlette):
 
 
 class ExecutionApi:
-    """The application under ``/execution``: bound to the metadata revision that is found when the process starts."""
+    """The application under ``/execution``: bound to the metadata revision of the database, whenever that changes."""
 
     def __init__(self, bodies: Bodies) -> None:
         self.service: Service | None = None
         self._bodies = bodies
         self._versions: ApiVersions | None = None
+        self._is_known = asyncio.Event()  # whether the database is at the revision that is served
+        self._held = 0
 
     def open(self, service: Service) -> None:
         """Bind the routes to what they use, before the first request."""
-        self.service = service
-        self._versions = ApiVersions(service, self._bodies)
-        self._versions.app(self._versions.newest)  # the first request shall not pay for it
+        versions = ApiVersions(service, self._bodies)
+        versions.app(versions.newest)  # the first request shall not pay for it
+        self.service, self._versions = service, versions
+        self._is_known.set()
+        metrics.BUILD.labels(__version__, service.revision.name).set(1)
+        log.info("serving", metadata_revision=service.revision.name, newest_api_date=service.revision.newest_api_date)
+
+    async def follow(self) -> None:
+        """Look every second whether the database was migrated; serve as it is then, and nothing while that is unknown."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            assert self.service is not None
+            try:
+                revision = await self.service.database.revision()
+            except RetryableDatabaseError:
+                continue
+            except ConfigurationError as error:
+                if self._is_known.is_set():
+                    self._is_known.clear()
+                    log.error("requests are refused", error=str(error))
+                continue
+            if revision is not self.service.revision:
+                self._is_known.clear()
+                metrics.BUILD.labels(__version__, self.service.revision.name).set(0)
+                self.service.database.forget_connections()  # what they prepared was for the tables as they were
+                await asyncio.to_thread(self.open, replace(self.service, revision=revision))
+            self._is_known.set()
 
     def operation(self, scope: Scope) -> str | None:
         """Return the name of the operation that a request's method and path name, None for none."""
@@ -107,7 +138,24 @@ class ExecutionApi:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert self._versions is not None, "requests come after the lifespan has started"
+        if not self._is_known.is_set() and not scope["path"].startswith(HEALTH):
+            await self._hold()
         await self._versions(scope, receive, send)
+
+    async def _hold(self) -> None:
+        """Let a request wait for the end of a migration, as long as its client waits too.
+
+        :raises UnknownRevision: it has not come by then.
+        """
+        if self._held >= MOST_HELD:
+            raise UnknownRevision
+        self._held += 1
+        try:
+            await asyncio.wait_for(self._is_known.wait(), patience.CONNECTION)
+        except TimeoutError:
+            raise UnknownRevision from None
+        finally:
+            self._held -= 1
 
 
 def create_app(settings: Settings | None = None, *, readiness: Readiness | None = None) -> Starlette:
@@ -150,16 +198,16 @@ def create_app(settings: Settings | None = None, *, readiness: Readiness | None 
                 readiness=readiness or Readiness(),
             )
         )
+        following = asyncio.create_task(api.follow())
         gc.collect()
         gc.freeze()  # what start-up made lives on: no full collection shall walk it again
         gc.enable()
         lag.start()
         sampling.start()
-        metrics.BUILD.labels(__version__, revision.name).set(1)
         if tokens.weakness:
             log.warning("the key of the task tokens is weak", reason=tokens.weakness)
-        log.info("serving", metadata_revision=revision.name, newest_api_date=revision.newest_api_date)
         yield
+        following.cancel()
         sampling.stop()
         lag.stop()
         await database.close()

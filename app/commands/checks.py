@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from sqlalchemy import text
-from sqlalchemy.exc import SQLAlchemyError
 
 from app import settings as settings_module
 from app.db.retrying import DRIVER_ERRORS
@@ -39,19 +38,16 @@ async def require_database(settings: DatabaseSettings) -> Revision:
     :raises ConfigurationError: when it cannot be reached within :data:`DATABASE_TIMEOUT`, is no metadata database or of
         a revision that is not supported.
     """
-    database = Database(settings)
+    database = Database(settings, is_patient=False)
     where = f"{settings.url.host or 'localhost'}:{settings.url.port or 5432}/{settings.url.database}"
     try:
         return await asyncio.wait_for(database.revision(), DATABASE_TIMEOUT)
     except RetryableDatabaseError as error:
-        cause = error.__cause__
-        reason = getattr(getattr(cause, "orig", None), "__cause__", None) or cause
+        reason = str(error.__cause__ or error) or "no answer in time"
         raise ConfigurationError(f"[database] sql_alchemy_conn names {where}, which cannot be reached: {reason}") from error
-    except (*DRIVER_ERRORS, SQLAlchemyError, TimeoutError) as error:
-        reason = getattr(getattr(error, "orig", error), "__cause__", None) or error
-        raise ConfigurationError(
-            f"[database] sql_alchemy_conn names {where}, which does not let us in: {str(reason) or 'no answer in time'}"
-        ) from error
+    except (*DRIVER_ERRORS, TimeoutError) as error:
+        reason = str(error) or "no answer in time"
+        raise ConfigurationError(f"[database] sql_alchemy_conn names {where}, which does not let us in: {reason}") from error
     finally:
         await database.close()
 

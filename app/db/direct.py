@@ -1,15 +1,16 @@
 """Statements of SQLAlchemy Core, compiled once and sent by asyncpg itself.
 
 For what workers ask all the time. A session of SQLAlchemy's costs several times what such a statement does: its connection,
-transaction and result objects, and a greenlet for each await. Statements stay Core expressions, and connections stay those
-of the engine's pool: only what lies between the two is left out.
+transaction and result objects, and a greenlet for each await. Statements stay Core expressions: only what lies between them
+and the driver is left out.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -18,6 +19,7 @@ from sqlalchemy import Dialect, Executable
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from app import metrics
+from app.db.pool import Pool, Pooled, is_ended_unasked
 from app.errors import InvalidValue
 
 Compiler = Callable[[Executable, tuple[str, ...]], "Compiled"]
@@ -107,11 +109,22 @@ class Compiled:
 
 
 class DirectSession:
-    """Executes statements on one connection; see :class:`app.db.session.Database` for when they are committed."""
+    """Executes statements on one connection; see :class:`app.db.session.Database` for when they are committed.
 
-    def __init__(self, connection: asyncpg.Connection, compiled: Compiler) -> None:
-        self._connection = connection
+    A connection that the server ended while nobody used it may be found dead by the first statement only. That one was not
+    executed, and is sent once more on another connection if there is time: nobody needs to hear of it.
+
+    :param until: when to give up waiting for another connection, by the event loop's clock.
+    """
+
+    __slots__ = ("_compiled", "_is_first", "_pool", "_pooled", "_until")
+
+    def __init__(self, pool: Pool, pooled: Pooled, compiled: Compiler, *, until: float) -> None:
+        self._pool = pool
+        self._pooled = pooled
         self._compiled = compiled
+        self._until = until
+        self._is_first = True
 
     async def execute(self, statement: Executable, params: Any = None) -> DirectRows:
         """Execute one statement.
@@ -149,26 +162,39 @@ class DirectSession:
 
     async def fetch(self, sql: str, arguments: Sequence[Any]) -> Sequence[Any]:
         """Send one statement in a round trip of its own."""
-        rows: Sequence[Any] = await self._connection.fetch(sql, *arguments, record_class=DirectRow)
+        rows: Sequence[Any] = await self._sent(lambda connection: connection.fetch(sql, *arguments, record_class=DirectRow))
         return rows
 
     async def send(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         """Send one statement with the arguments of many rows, all of which are written or none."""
-        await self._connection.executemany(sql, rows)
+        await self._sent(lambda connection: connection.executemany(sql, rows))
 
     async def control(self, command: str) -> None:
         """Send a command that controls the transaction."""
-        await self._connection.execute(command)
+        await self._sent(lambda connection: connection.execute(command))
+
+    async def _sent(self, send: Callable[[asyncpg.Connection], Awaitable[Any]]) -> Any:
+        try:
+            result = await send(self._pooled.connection)
+        except asyncpg.PostgresError as error:
+            is_in_time = asyncio.get_running_loop().time() + self._pool.longest_statement < self._until
+            if not (self._is_first and is_in_time and is_ended_unasked(error)):
+                raise
+            self._is_first = False
+            await self._pool.renew(self._pooled, until=self._until)
+            result = await send(self._pooled.connection)
+        self._is_first = False
+        return result
 
     @property
     def is_open(self) -> bool:
         """Whether the connection can still be used."""
-        return not self._connection.is_closed()
+        return not self._pooled.connection.is_closed()
 
     @property
     def is_in_transaction(self) -> bool:
         """Whether a transaction is open on the connection."""
-        return bool(self._connection.is_in_transaction())
+        return bool(self._pooled.connection.is_in_transaction())
 
 
 def _described(compiled: SQLCompiler) -> str:

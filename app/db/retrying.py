@@ -116,7 +116,7 @@ def breaks_connection(error: BaseException) -> bool:
     It was lost, the server ends it, or it leads to a server that does not write. What happened to one of a pool's
     connections has most likely happened to the others.
     """
-    if isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError | OSError):
+    if isinstance(error, errors.ConnectionLost | asyncpg.InterfaceError | asyncpg.InternalClientError | OSError):
         return True
     return any(_ends_session(cause) for cause in _causes(error)) or isinstance(classify(error), errors.ConnectionLost)
 
@@ -160,6 +160,8 @@ def _kind(error: BaseException) -> type[errors.RetryableDatabaseError | errors.R
         return errors.InvalidValue
     if isinstance(error, asyncpg.InterfaceError):  # "connection is closed" and its like; the others are misuse of the driver
         return errors.ConnectionLost if "connection" in str(error) else None
+    if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
+        return errors.ReadOnlyServer
     if isinstance(error, asyncpg.InternalClientError | OSError):  # its last word came and its end has not yet; unreachable
         return errors.ConnectionLost
     return None

@@ -7,25 +7,22 @@ sent, and then a client could hold a 2xx for a transaction that fails to commit.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
-from math import inf
 from typing import TYPE_CHECKING, Any, Protocol
 
 from prometheus_client import Gauge
-from sqlalchemy import Engine, Executable, PoolProxiedConnection, text
-from sqlalchemy.util import greenlet_spawn
+from sqlalchemy import Engine, Executable, text
 
-from app import metrics
+from app import metrics, patience
 from app.db.direct import DirectSession, compiler
-from app.db.engine import create_engine, timeouts
+from app.db.engine import connect_arguments, create_engine, timeouts
+from app.db.pool import Pool
 from app.db.retrying import breaks_connection, translated
 from app.db.slots import Slots
 from app.db.tables import AnyRow
-from app.errors import ConfigurationError
+from app.errors import ConfigurationError, ConnectionLost, ReadOnlyServer, RetryableDatabaseError
 from app.releases import Revision, revision_of
 from app.settings import DatabaseSettings
 
@@ -33,6 +30,12 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
+PING_TIMEOUT = 2.0  # seconds; who cannot do its work tells before the one who asks has gone
+FALLBACK_TIMEOUT = 4.0  # seconds for the whole transaction of the fallback
+
+_READ_ONLY = text("SELECT current_setting('transaction_read_only')")
+_HAS_REVISION = text("SELECT to_regclass('alembic_version') IS NOT NULL")
+_REVISION = text("SELECT version_num FROM alembic_version")
 
 
 class Rows(Protocol):
@@ -53,29 +56,19 @@ class Session(Protocol):
     async def scalars(self, statement: Executable, params: Any = None) -> Iterable[Any]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Taken:
-    """A connection that was taken out of the pool, which costs as much as a statement.
-
-    :param until: when it must be put back, by the monotonic clock, so that the pool can replace it by age.
-    """
-
-    proxied: PoolProxiedConnection
-    session: DirectSession
-    until: float
-
-
 class Database:
     """The metadata database of one process.
 
     :param settings: where it is and how long to wait.
+    :param is_patient: whether a session waits for a connection as long as its client waits for it; else it tries once.
     """
 
-    def __init__(self, settings: DatabaseSettings) -> None:
+    def __init__(self, settings: DatabaseSettings, *, is_patient: bool = True) -> None:
         self.settings = settings
-        self.engine: Engine = create_engine(settings)
+        self._is_patient = is_patient
+        self._pool = Pool(settings, lambda url: connect_arguments(self.engine, settings, url))
+        self.engine: Engine = create_engine(settings, lambda *_, **__: self._pool.connect())
         self._compiled = compiler(self.engine.dialect)
-        self._idle: list[_Taken] = []
         self.slots = Slots(settings.pool_size)
         self._sessions: async_sessionmaker[AsyncSession] | None = None
 
@@ -113,6 +106,33 @@ class Database:
                 await session.control("COMMIT")
 
     @asynccontextmanager
+    async def _direct(self, *, urgent: bool = False, is_patient: bool = True) -> AsyncIterator[DirectSession]:
+        """Open a session on a connection of the pool, outside any transaction.
+
+        Who loses it hears so when there is another, or when the time is over: a client that is told at once comes back at
+        once, while nothing has changed, and has so many attempts.
+        """
+        now = asyncio.get_running_loop().time
+        until = (patience.arrival.get() or now()) + patience.CONNECTION if is_patient and self._is_patient else now()
+        with translated():
+            async with self.slots.held(urgent=urgent):
+                pooled = await self._pool.take(until=until)
+                try:
+                    yield DirectSession(self._pool, pooled, self._compiled, until=until)
+                except Exception as error:
+                    if not breaks_connection(error):
+                        self._pool.give_back(pooled)
+                        raise
+                    self._pool.lose(pooled)
+                    with suppress(RetryableDatabaseError):
+                        await self._pool.prove(until=until)
+                    raise
+                except BaseException:  # cancelled, in a statement perhaps
+                    pooled.connection.terminate()
+                    raise
+                self._pool.give_back(pooled)
+
+    @asynccontextmanager
     async def fallback(self) -> AsyncIterator[AsyncSession]:
         """Open a transaction in an ``AsyncSession`` of its own, for what is left to do when a session has failed.
 
@@ -124,48 +144,14 @@ class Database:
             self._sessions = await asyncio.to_thread(_session_maker, self.engine)
         with translated():
             async with self.slots.held():
-                self._put_back()
-                async with self._sessions.begin() as session:
-                    yield session
-
-    @asynccontextmanager
-    async def _direct(self, *, urgent: bool = False) -> AsyncIterator[DirectSession]:
-        """Open a session on a connection of the pool, outside any transaction."""
-        with translated():
-            async with self.slots.held(urgent=urgent), self._connected() as session:
-                yield session
-
-    @asynccontextmanager
-    async def _connected(self) -> AsyncIterator[DirectSession]:
-        """Take a connection out of the pool, or the one that was given back last and was not put back yet."""
-        now = time.monotonic()
-        taken = self._idle.pop() if self._idle else None
-        if taken is not None and now > taken.until:
-            taken.proxied.close()
-            taken = None
-        if taken is None:
-            proxied = await greenlet_spawn(self.engine.raw_connection)
-            session = DirectSession(proxied.driver_connection, self._compiled)
-            lifetime = self.settings.pool_recycle if self.settings.pool_recycle > 0 else inf
-            taken = _Taken(proxied, session, until=now + lifetime)
-        is_idle = False
-        try:
-            yield taken.session
-            is_idle = True
-        except Exception as error:
-            is_idle = not breaks_connection(error)
-            raise
-        finally:
-            if is_idle and taken.session.is_open and not taken.session.is_in_transaction:
-                self._idle.append(taken)
-            else:  # cancelled in a statement, lost, or left in a transaction: nobody shall get it
-                taken.proxied.invalidate()
-                taken.proxied.close()
-
-    def _put_back(self) -> None:
-        """Make room in the pool: whoever holds a slot finds a connection there, or may open one."""
-        if self._idle:
-            self._idle.pop(0).proxied.close()
+                self._pool.make_room()
+                with ExitStack() as bounds:
+                    async with self._sessions() as session:
+                        connection = await (await session.connection()).get_raw_connection()
+                        terminate = connection.driver_connection.terminate  # type: ignore[union-attr]
+                        bounds.callback(asyncio.get_running_loop().call_later(FALLBACK_TIMEOUT, terminate).cancel)
+                        yield session
+                        await session.commit()
 
     @staticmethod
     async def stop_waiting(session: Session) -> None:
@@ -190,18 +176,26 @@ class Database:
         }
 
     async def close(self) -> None:
-        """Close every connection."""
-        while self._idle:
-            self._put_back()
-        await greenlet_spawn(self.engine.dispose)
+        """End every connection."""
+        await self._pool.close()
+
+    def forget_connections(self) -> None:
+        """Use no connection again that was opened before now."""
+        self._pool.forget()
 
     async def ping(self) -> None:
-        """Ask the database for nothing.
+        """Ask the database whether it does what requests need, within :data:`PING_TIMEOUT`.
 
-        :raises RetryableDatabaseError: when it cannot answer now.
+        :raises RetryableDatabaseError: when it is read-only, or cannot answer now.
+        :raises ConfigurationError: when it is of a revision that is not supported.
         """
-        async with self.autocommit(urgent=True) as session:
-            await session.execute(text("SELECT 1"))
+        try:
+            async with asyncio.timeout(PING_TIMEOUT), self._direct(urgent=True, is_patient=False) as session:
+                if await session.scalar(_READ_ONLY) != "off":
+                    raise ReadOnlyServer("the database is read-only")
+                await self._revision(session)
+        except TimeoutError:
+            raise ConnectionLost(f"the database did not answer within {PING_TIMEOUT:g} s") from None
 
     async def revision(self) -> Revision:
         """Return the metadata revision of this database.
@@ -209,9 +203,12 @@ class Database:
         :raises ConfigurationError: when it is no metadata database, or of a revision that is not supported.
         :raises RetryableDatabaseError: when the database cannot be reached.
         """
-        async with self.autocommit() as session:
-            exists = await session.scalar(text("SELECT to_regclass('alembic_version') IS NOT NULL"))
-            found = list(await session.scalars(text("SELECT version_num FROM alembic_version"))) if exists else []
+        async with self.autocommit(urgent=True) as session:
+            return await self._revision(session)
+
+    async def _revision(self, session: DirectSession) -> Revision:
+        exists = await session.scalar(_HAS_REVISION)
+        found = list(await session.scalars(_REVISION)) if exists else []
         where = f"{self.settings.url.host or 'localhost'}/{self.settings.url.database}"
         if not found:
             raise ConfigurationError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,8 @@ class DatabaseSettings:
     :param pgbouncer: whether a PgBouncer in transaction mode stands between: no prepared statements and no start-up
         parameters, the timeouts are set inside each transaction instead.
     :param schema: the PostgreSQL schema of the tables; empty for the role's own search path.
+    :param ask: reads the URL again from where it came, which may block: a password or a token in it may be rotated.
+        It raises ConfigurationError when there is none.
     """
 
     url: URL
@@ -51,6 +53,7 @@ class DatabaseSettings:
     statement_timeout: float = 3.0
     pgbouncer: bool = False
     schema: str = ""
+    ask: Callable[[], URL] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +155,7 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
 
     conf = AirflowConfiguration(environment, secret=from_backend)
     return Settings(
-        database=_database(conf),
+        database=_database(conf, lambda: _database_url(AirflowConfiguration(environment, secret=from_backend))),
         tokens=_tokens(conf),
         server=_server(conf),
         log=LogSettings(
@@ -190,7 +193,7 @@ def _heartbeat_write_interval(conf: AirflowConfiguration) -> float:
     return interval
 
 
-def _database(conf: AirflowConfiguration) -> DatabaseSettings:
+def _database_url(conf: AirflowConfiguration) -> URL:
     name = "sql_alchemy_conn_async" if conf.get("database", "sql_alchemy_conn_async") else "sql_alchemy_conn"
     text = conf.get("database", name).strip()  # what a command prints ends with a newline
     if not text:
@@ -198,6 +201,10 @@ def _database(conf: AirflowConfiguration) -> DatabaseSettings:
             "[database] sql_alchemy_conn is not set: expected the URL of Airflow's metadata database,"
             " such as postgresql://user:password@host/airflow (AIRFLOW__DATABASE__SQL_ALCHEMY_CONN)"
         )
+    return async_url(text, setting=f"[database] {name}")
+
+
+def _database(conf: AirflowConfiguration, ask: Callable[[], URL]) -> DatabaseSettings:
     own = OWN_SECTION
     if conf.get(own, "pool_timeout"):
         log.warning(
@@ -205,13 +212,14 @@ def _database(conf: AirflowConfiguration) -> DatabaseSettings:
             setting=f"[{own}] pool_timeout",
         )
     return DatabaseSettings(
-        url=async_url(text, setting=f"[database] {name}"),
+        url=_database_url(conf),
         pool_size=conf.integer(own, "pool_size", 10, minimum=1),
         pool_recycle=conf.integer("database", "sql_alchemy_pool_recycle", 1800, minimum=-1),
         lock_timeout=conf.seconds(own, "lock_timeout", 1.5, minimum=0.001),
         statement_timeout=conf.seconds(own, "statement_timeout", 3.0, minimum=0.001),
         pgbouncer=conf.boolean(own, "pgbouncer", False),
         schema=conf.get("database", "sql_alchemy_schema").strip(),
+        ask=ask,
     )
 
 

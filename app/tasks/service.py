@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from starlette.requests import Request
 
 from app.db.session import Database
-from app.errors import RetryableDatabaseError
+from app.errors import ConfigurationError, RetryableDatabaseError
 from app.releases import Revision
 from app.server.auth import Tokens
 from app.server.draining import Readiness
@@ -21,7 +21,7 @@ from app.tasks.turns import Turns
 class Service:
     """The parts that handlers use.
 
-    :param revision: the metadata revision of the database, found at start-up.
+    :param revision: the metadata revision of the database; once that is migrated, there is another service.
     """
 
     settings: Settings
@@ -34,7 +34,7 @@ class Service:
     turns: Turns = field(default_factory=Turns)
 
     async def ping(self) -> dict[str, str | None]:
-        """Ask every part that a request needs; return what is wrong with each, or None, by name.
+        """Ask every part that a request needs, within a bound; return what is wrong with each, or None, by name.
 
         A server that ends is not ready, however well its parts are: balancers shall turn to others while it still serves.
         """
@@ -44,6 +44,8 @@ class Service:
             await self.database.ping()
         except RetryableDatabaseError as error:
             return {"database": error.reason}
+        except ConfigurationError as error:
+            return {"database": str(error)}
         return {"database": None}
 
 

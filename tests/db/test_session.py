@@ -111,20 +111,6 @@ async def test_a_terminated_backend(database: Database, admin: asyncpg.Connectio
         assert await session.scalar(text("SELECT 1")) == 1
 
 
-async def test_an_idle_connection_that_was_terminated(database: Database, admin: asyncpg.Connection) -> None:
-    """The pool does not ask whether a connection lives; the request that finds it dead is asked again by its client."""
-    async with database.autocommit() as session:
-        pid = await session.scalar(text("SELECT pg_backend_pid()"))
-    await admin.execute("SELECT pg_terminate_backend($1, 5000)", pid)
-    for _ in range(3):
-        try:
-            await database.ping()
-            break
-        except errors.ConnectionLost:
-            continue
-    await database.ping()
-
-
 async def test_an_exhausted_pool(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "CONNECTION", 0.1)
     async with database.transaction() as first, database.transaction() as second:
