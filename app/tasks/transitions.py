@@ -33,7 +33,6 @@ from app.schemas.task_instances import (
 )
 
 RETRY_REASON_LENGTH = 500  # characters; task_instance.retry_reason is varchar(500), longer reasons are cut
-LABEL_LENGTH = 250  # characters; task_instance.rendered_map_index is varchar(250)
 EMPTY_JSON = (None, "", "null", "{}", "[]", '""')
 
 
@@ -276,8 +275,7 @@ def _end(
         **_ended(row, payload.end_date),
     }
     if "rendered_map_index" in payload.model_fields_set:
-        label = payload.rendered_map_index
-        values["rendered_map_index"] = label[:LABEL_LENGTH] if label else label
+        values["rendered_map_index"] = payload.rendered_map_index
     return Accept(values, event=payload.state.value, effects=effects)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.contract.cases.case import (
     BETTER_REFUSAL,
-    CUT_LABEL,
+    CUT,
     DEFER,
     END,
     ENDED,
@@ -87,7 +87,7 @@ CASES: list[Case] = [
     *(state(s, {"state": s, **ENDED}) for s in ("success", "failed", "skipped", "removed", "upstream_failed")),
     state("success with a label", {"state": "success", **ENDED, "rendered_map_index": "label"}, "mapped_one"),
     state("failed with a null label", {"state": "failed", **ENDED, "rendered_map_index": None}),
-    state("label too long", {"state": "failed", **ENDED, "rendered_map_index": "l" * 251}, differs=CUT_LABEL, ours=204),
+    state("label too long", {"state": "failed", **ENDED, "rendered_map_index": "l" * 251}, differs=CUT, ours=204),
     state("success that never started", {"state": "success", **ENDED}, "never_started"),
     state("success of a resumed task", {"state": "success", **ENDED}, "resuming", differs=None),
     state("success before its start", {"state": "success", "end_date": "2025-12-31T00:00:00Z"}),
@@ -173,7 +173,7 @@ CASES: list[Case] = [
     *(state(f"retry of {setup}", {"state": "up_for_retry", **ENDED}, setup) for setup in ("labelled", "tried_already", "labelled_and_tried_already")),
     *(state(f"{s} without a label any more", {"state": s, **ENDED, "rendered_map_index": None}, "labelled") for s in ("success", "failed", "skipped")),
     *(
-        state(f"{s} with a long label", {"state": s, **ENDED, "rendered_map_index": "x" * 251}, "labelled", differs=CUT_LABEL, ours=204)
+        state(f"{s} with a long label", {"state": s, **ENDED, "rendered_map_index": "x" * 251}, "labelled", differs=CUT, ours=204)
         for s in ("success", "failed", "skipped", "up_for_retry")
     ),
     # --- skip downstream
