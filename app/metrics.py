@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
@@ -135,7 +136,10 @@ def exposition() -> bytes:
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     registry.register(_Processes())
-    return generate_latest(registry)
+    try:
+        return generate_latest(registry)
+    except (FileNotFoundError, struct.error):  # a file was taken away, or was not yet written, in this very moment
+        return generate_latest(registry)
 
 
 def forget(pid: int, *, has_served: bool = True) -> None:

@@ -39,7 +39,13 @@ def run(options: argparse.Namespace) -> int:
     server = overridden(loaded.server, options)
     create_app(loaded)  # what is wrong with the rest of the configuration is told here, once; and the workers share it all
     asyncio.run(checks.require_database(loaded.database))
-    sockets = [each for port in (server.port, server.metrics_port) if port for each in bound(server.host, port)]
+    if server.metrics_port == server.port:  # which two sockets that do not listen yet could both be bound to
+        raise ConfigurationError(
+            f"[execution_api_service] metrics_port is {server.port}, the port of all else: expected another"
+        )
+    sockets = bound(server.host, server.port)
+    if server.metrics_port:
+        sockets += bound(server.host, server.metrics_port, option="[execution_api_service] metrics_port")
     raise_file_limit()
     metrics.forget(os.getpid())  # it serves nothing itself
     workers = Workers(
@@ -82,9 +88,10 @@ def overridden(server: ServerSettings, options: argparse.Namespace) -> ServerSet
     return server
 
 
-def bound(host: str, port: int) -> list[socket.socket]:
+def bound(host: str, port: int, *, option: str = "--port") -> list[socket.socket]:
     """Return sockets bound to every address of a host; ``::`` is every address of both families.
 
+    :param option: that chooses another port.
     :raises ConfigurationError: when one cannot be.
     """
     sockets: list[socket.socket] = []
@@ -102,7 +109,7 @@ def bound(host: str, port: int) -> list[socket.socket]:
         for each in sockets:
             each.close()
         reason = getattr(error, "strerror", None) or str(error)
-        raise ConfigurationError(f"cannot listen on {host} port {port} ({reason}): choose another with --port") from error
+        raise ConfigurationError(f"cannot listen on {host} port {port} ({reason}): choose another with {option}") from error
     return sockets
 
 

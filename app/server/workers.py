@@ -273,10 +273,11 @@ class Workers:
             worker.tell(order, within=within)
 
     def _reap(self) -> None:
-        for pid, worker in list(self._workers.items()):
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
-                self._ended(worker, os.waitstatus_to_exitcode(status))
+        """Take notice of every process that has ended; as the first of a container we are given others' children too."""
+        with suppress(ChildProcessError):  # there is none any more
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                if (worker := self._workers.get(ended[0])) is not None:
+                    self._ended(worker, os.waitstatus_to_exitcode(ended[1]))
 
     def _ended(self, worker: Worker, code: int) -> None:
         del self._workers[worker.pid]

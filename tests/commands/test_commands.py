@@ -108,6 +108,11 @@ class TestServe:
             done = run("serve", "--host", "127.0.0.1", "--port", port, **airflow_settings(metadata_url))
         assert_one_sentence(done, port, "--port")
 
+    def test_a_port_for_metrics_that_is_the_other(self, metadata_url: str) -> None:
+        port = str(free_port())
+        settings = airflow_settings(metadata_url, AIRFLOW__EXECUTION_API_SERVICE__METRICS_PORT=port)
+        assert_one_sentence(run("serve", "--host", "127.0.0.1", "--port", port, **settings), port, "metrics_port")
+
     def test_a_bad_fernet_key(self, metadata_url: str) -> None:
         settings = airflow_settings(metadata_url, AIRFLOW__CORE__FERNET_KEY="short")
         assert_one_sentence(run("serve", **settings), "[core] fernet_key")
@@ -282,6 +287,9 @@ class TestDev:
             headers={"Authorization": f"Bearer {token(ti, secret=secret)}"},
         )
         assert answer.status_code == 204, "the sample still runs, started before the restart"
+        again.process.send_signal(signal.SIGTERM)
+        assert again.process.wait(30) == 0
+        assert not (data / "postgres" / "postmaster.pid").exists()
 
     def test_kill_9_leaves_nothing_that_blocks_the_next_start(self, dev: Callable[[], Dev]) -> None:
         one = dev()

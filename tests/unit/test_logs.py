@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from typing import Any
 
 import pytest
+
+from app.server.middleware import AccessLog
 
 SECRET = "hunter2"
 EVENTS = """
@@ -83,3 +86,23 @@ def test_text_is_for_people() -> None:
     written = lines("INFO", "text", rich=False)
     assert not written.startswith("{")
     assert "a request" in written
+
+
+@pytest.mark.parametrize(
+    ("access_log", "path", "status", "has"),
+    [
+        (AccessLog(), "/heartbeat", 204, True),
+        (AccessLog(share=0.0), "/xcoms", 200, False),
+        (AccessLog(share=0.0), "/xcoms", 404, True),
+        (AccessLog(heartbeats=False), "/task-instances/1/heartbeat", 204, False),
+        (AccessLog(heartbeats=False), "/task-instances/1/heartbeat", 409, True),
+        (AccessLog(heartbeats=False), "/xcoms", 200, True),
+    ],
+)
+def test_which_requests_have_a_line(access_log: AccessLog, path: str, status: int, has: bool) -> None:
+    assert access_log.has(path, status) is has
+
+
+def test_a_share_of_requests_has_a_line() -> None:
+    random.seed(1)
+    assert 80 < sum(AccessLog(share=0.1).has("/xcoms", 200) for _ in range(1000)) < 120

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from typing import Any
 
 import httpx
+import pytest
 from fastapi import FastAPI
 
 from app.versions.building import VersionedApp
@@ -32,5 +34,23 @@ async def test_routes_are_made_once_beside_the_event_loop() -> None:
         go_on.set()
         answers = await asyncio.gather(first, second, client.get("/answer"))
     assert [(answer.status_code, answer.json()) for answer in answers] == [(200, "made")] * 3
+    assert len(made_in) == 1
+    assert made_in[0] != threading.get_ident()
+
+
+async def test_the_document_is_made_once_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    made_in = list[int]()
+
+    def document(self: VersionedApp) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            made_in.append(threading.get_ident())
+            self.openapi_schema = {"openapi": "3.1.0"}
+        return self.openapi_schema
+
+    monkeypatch.setattr(VersionedApp, "openapi", document)
+    app = VersionedApp(lambda _: None)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
+        answers = await asyncio.gather(*(client.get("/openapi.json") for _ in range(3)))
+    assert {answer.status_code for answer in answers} == {200}
     assert len(made_in) == 1
     assert made_in[0] != threading.get_ident()
