@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
+from starlette.types import Message, Receive, Scope, Send
 
 from app import patience
 from app.server import admission
-from app.server.admission import HOPELESS, Door, Kind, Lines, Waiting, kind_of
+from app.server.admission import HOPELESS, Admission, Door, Kind, Lines, Waiting, kind_of
 
 REPORT, RUNNING, TRIGGER, START, BESIDE = Kind
 
@@ -252,3 +253,41 @@ class TestTheDoor:
         room.make(3)
         await asyncio.gather(*tasks)
         assert clients.let_in == ["running 1", "running 2", "running 3"]
+
+
+class TestBodies:
+    """Clients send a head, and then its body."""
+
+    async def test_who_had_to_wait_for_its_body_goes_on_only_while_the_door_is_open(self) -> None:
+        room, order, bodies = Room(2), list[str](), [asyncio.Event() for _ in range(3)]
+
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            order.append(f"head {scope['path'][-1]}")
+            await receive()
+            order.append(f"body {scope['path'][-1]}")
+            room.room -= 1
+
+        async def send(_: Message) -> None:
+            raise AssertionError("nothing is refused")
+
+        def asked(number: int) -> asyncio.Task[None]:
+            async def receive() -> Message:
+                await bodies[number].wait()
+                return {"type": "http.request", "body": b"{}", "more_body": False}
+
+            path = f"/execution/task-instances/ti/rtif?{number}"
+            return asyncio.create_task(
+                entered({"type": "http", "method": "PUT", "path": path, "headers": []}, receive, send)
+            )
+
+        entered = Admission(application, door=Door(room))
+        asking = [asked(number) for number in range(3)]
+        await turns(2)
+        assert order == ["head 0", "head 1", "head 2"], "nobody is in the line yet"
+        for body in bodies:
+            body.set()
+        await turns(5)
+        assert order[3:] == ["body 0", "body 1"]
+        room.make(1)
+        await asyncio.gather(*asking)
+        assert order[5:] == ["body 2"]
