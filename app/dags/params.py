@@ -1,7 +1,8 @@
 """The params of a Dag, against which a triggered run's conf is validated.
 
 Run as a program it does so in a process of its own: a ``pattern`` is a regular expression of the Dag's author, it can take
-longer than the universe lasts, and while Python's ``re`` searches no other thread of its process runs (decision 24).
+longer than the universe lasts, and while Python's ``re`` searches no other thread of its process runs (decision 24). Nor
+can a thread be ended that follows references for as long.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Any
 from app.dags.base_serialization import decoded
 
 CPU_SECONDS = 2  # of the process of its own: whole seconds, as setrlimit takes them
-SEARCHING = ("pattern", "patternProperties")  # keywords whose value, or whose keys, are regular expressions
+# Keywords whose validation may take any time: regular expressions, definitions that refer to each other, pairs of items.
+UNBOUNDED = ("pattern", "patternProperties", "$ref", "$dynamicRef", "$recursiveRef", "uniqueItems")
 
 Params = Sequence[tuple[str, Mapping[str, Any]]]
 
@@ -47,9 +49,9 @@ def invalid(params: Params, conf: Mapping[str, Any]) -> str | None:
     return None
 
 
-def may_search(params: Params) -> bool:
-    """Say whether validating these can run a regular expression that a Dag's author wrote."""
-    return any(_mentions(param.get("schema"), SEARCHING) for _, param in params)
+def may_take_any_time(params: Params) -> bool:
+    """Say whether validating these can take longer than a schema and a conf of their size usually do."""
+    return any(_mentions(param.get("schema"), UNBOUNDED) for _, param in params)
 
 
 def _mentions(schema: Any, keywords: Sequence[str]) -> bool:

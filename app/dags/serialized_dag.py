@@ -27,11 +27,14 @@ def tasks_in_group(root: Mapping[str, Any], group_id: str) -> list[str] | None:
 
 
 def assets_of(task: Mapping[str, Any]) -> set[tuple[str, str]]:
-    """Return (name, uri) of the assets among a serialized task's inlets and outlets."""
+    """Return (name, uri) of the assets among a serialized task's inlets and outlets.
+
+    Those of a mapped task, which are among its partial arguments, Airflow does not read either.
+    """
     return {
         (item["__var"]["name"], item["__var"]["uri"])
         for side in ("inlets", "outlets")
-        for item in _list(_attribute(task, side))
+        for item in _list(task.get(side))
         if isinstance(item, Mapping) and item.get("__type") == ASSET_TYPE
     }
 
@@ -192,11 +195,16 @@ def _display_name(task: Mapping[str, Any]) -> str:
     return name
 
 
+def dates_of(task: Mapping[str, Any], dag: Mapping[str, Any]) -> tuple[datetime | None, datetime | None]:
+    """Return a task's start and end date; where it names none itself, its Dag's dates are its own."""
+    start, end = (_moment(_attribute(task, name) or dag.get(name)) for name in ("start_date", "end_date"))
+    return start, end
+
+
 def _runs_at(task: Mapping[str, Any], dag: Mapping[str, Any], logical_date: datetime | None) -> bool:
-    """Say whether a task runs at a date; where it names none itself, its Dag's dates are its own."""
     if logical_date is None:
         return True
-    start, end = (_moment(_attribute(task, name) or dag.get(name)) for name in ("start_date", "end_date"))
+    start, end = dates_of(task, dag)
     return (start is None or start <= logical_date) and (end is None or logical_date <= end)
 
 

@@ -72,7 +72,9 @@ async def invalid_param(found: params.Params, conf: Mapping[str, Any]) -> str | 
     :raises TookTooLong: validating them does not end in time.
     :raises ServerBusy: there was no process to do it in.
     """
-    if not params.may_search(found):
+    if not found:
+        return None
+    if not params.may_take_any_time(found):
         return await in_thread(params.invalid, found, conf, what="validating the params")
     try:
         async with asyncio.timeout(PROCESS_LIMIT), PROCESSES:
@@ -92,7 +94,9 @@ async def _in_process(found: params.Params, conf: Mapping[str, Any]) -> str | No
         if process.returncode is None:
             process.kill()
             await process.wait()
-    if process.returncode != 0:
+    if process.returncode is not None and process.returncode < 0:  # by the signal that ends who has computed too long
         raise TookTooLong(f"validating the params did not end within {params.CPU_SECONDS} s: is a pattern at fault?")
+    if process.returncode != 0:
+        raise RuntimeError(f"the process that validates params ended with exit code {process.returncode}")
     answer: str | None = json.loads(output)
     return answer

@@ -170,8 +170,9 @@ NESTED = {
     *("max_downstream_keys", "n", "output_format", "segments", "upstream_mapper", "wait_policy", "window"),
     *("callback", "datetime", "max_runs", "min_runs", "reference", "reference_type", "key", "path", "kwargs", "executor"),
     *("name", "uri", "group", "extra", "objects"),
-    *("months", "days", "hours", "weekday"),
-    # only the scheduler's
+    *("months", "days", "hours", "weekday", "__class_path"),
+    # only the scheduler's, and, of assets' teams, rows of their own
+    *("access_control", "allow_global", "consumer_teams", "producer_teams"),
     *("run_immediately", "run_offset", "description", "_summary"),
 }
 OWN = {"a", "k", "when", "timestamp", "tz"}  # what our Dags call things that no release knows

@@ -144,11 +144,12 @@ async def test_a_schema_that_is_none(schema: dict[str, Any]) -> None:
     assert (await threads.invalid_param(_param(schema), {"p": "a"}) or "").startswith("Invalid input for param p: ")
 
 
-def test_where_a_pattern_may_be() -> None:
-    assert params.may_search(_param({"pattern": "a"}))
-    assert params.may_search(_param({"properties": {"a": {"anyOf": [{"patternProperties": {"a": {}}}]}}}))
-    assert params.may_search(_param({"$defs": {"x": {"propertyNames": {"pattern": "a"}}}}))
-    assert not params.may_search(_param({"type": "string", "enum": ["pattern"], "description": "a pattern"}))
+def test_what_is_validated_elsewhere() -> None:
+    assert params.may_take_any_time(_param({"pattern": "a"}))
+    assert params.may_take_any_time(_param({"properties": {"a": {"anyOf": [{"patternProperties": {"a": {}}}]}}}))
+    assert params.may_take_any_time(_param({"$defs": {"x": {"propertyNames": {"pattern": "a"}}}}))
+    assert params.may_take_any_time(_param({"items": [{"uniqueItems": True}]}))
+    assert not params.may_take_any_time(_param({"type": "string", "enum": ["pattern"], "description": "a pattern"}))
 
 
 async def test_a_pattern_is_searched_elsewhere() -> None:

@@ -98,6 +98,12 @@ async def with_serialized(world: World) -> Any:
     return ti
 
 
+@setup
+async def mapped_with_serialized(world: World) -> Any:
+    await with_serialized(world)
+    return await world.running("d", "mapped", map_index=0)
+
+
 # --- consumers by partitions
 
 # The key of the run whose success each mapper maps.

@@ -21,6 +21,20 @@ from tests.contract.cases.case import (
 )
 
 CASES: list[Case] = [
+    # --- a path with a newline, which is no path
+    *(
+        on("variables", method, path, *body)
+        for method, path, *body in (
+            ("GET", "/variables/clear%0A"),
+            ("GET", "/variables/%0Aclear"),
+            ("PUT", "/variables/a%0Ab", {"value": "v"}),
+            ("POST", "/xcoms/d/manual__1/job/k%0A", 1),
+            ("GET", "/dag-runs/d/manual__1/state%0A"),
+            ("GET", "/health%0A"),
+            ("GET", "%0A/health"),
+        )
+    ),
+    on("variables", "GET", "/variables/clear%0A", headers={"Airflow-API-Version": "2025-04-28"}, note="2025-04-28"),
     # --- the service itself
     get("health", "/health", token="none"),
     get("ping", "/health/ping", token="none", differs=PING, ours=200),
@@ -50,6 +64,7 @@ CASES: list[Case] = [
         for s, method, path, *body in (
             ("queued", "PATCH", f"{TI}/run", ENTER),
             ("queued_early", "PATCH", f"{TI}/run", ENTER),
+            ("queued_with_a_null_conf", "PATCH", f"{TI}/run", ENTER),
             ("resuming", "PATCH", f"{TI}/run", ENTER),
             ("resuming_with_types", "PATCH", f"{TI}/run", ENTER),
             ("resuming_with_a_class", "PATCH", f"{TI}/run", ENTER),

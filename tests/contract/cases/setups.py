@@ -85,6 +85,14 @@ async def queued_early(world: World) -> Any:
     return ti
 
 
+@setup
+async def queued_with_a_null_conf(world: World) -> Any:
+    """Its run's conf is JSON's null, not SQL's."""
+    ti = await world.one("d")
+    await world.connection.execute("UPDATE dag_run SET conf = 'null'")
+    return ti
+
+
 SETUPS["mapped_one"] = _in_state("running", map_index=2)
 SETUPS["labelled"] = _in_state("running", map_index=2, rendered_map_index="old", max_tries=3)
 SETUPS["labelled_alone"] = _in_state("running", rendered_map_index="old", max_tries=3)

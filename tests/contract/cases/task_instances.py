@@ -223,6 +223,7 @@ CASES: list[Case] = [
     get("previous task instance unknown", "/task-instances/previous/d/nope", "several_runs"),
     get("previous task instance bad state", "/task-instances/previous/d/work?state=awaiting_input", "several_runs", revisions=("3.3",)),
     get("validate inlets and outlets", f"{TI}/validate-inlets-and-outlets", "with_serialized"),
+    get("validate inlets and outlets of a mapped task", f"{TI}/validate-inlets-and-outlets", "mapped_with_serialized"),
     get("validate without a serialized Dag", f"{TI}/validate-inlets-and-outlets"),
     get("validate unknown", f"{TI}/validate-inlets-and-outlets", "nothing"),
     get("first reschedule", "/task-reschedules/{ti}/start_date", "with_reschedules"),

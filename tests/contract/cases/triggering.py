@@ -103,7 +103,8 @@ CASES: list[Case] = [
     on("sample", "POST", RUN_IT, _at(FEB), note="run after a date that 3.2 does not take"),
     on("sample, a cron that never comes", "POST", RUN_IT, WHEN, differs=BETTER_REFUSAL, ours=400),
     on("sample, a cron that never comes", "POST", RUN_IT, {}),
-    *(on(f"sample, {name}", "POST", RUN_IT, WHEN) for name in (*_modules("tasks"), "other defaults")),
+    *(on(f"sample, {name}", "POST", RUN_IT, WHEN) for name in (*_modules("tasks.py"), "other defaults")),
+    on("sample, many fields of 3.3", "POST", RUN_IT, WHEN, **NEW),
     *(
         on(f"sample, {name}", "POST", RUN_IT, body, note="dated")
         for name in _modules("dates")
@@ -133,7 +134,8 @@ CASES: list[Case] = [
     on("sample, quarters", "POST", RUN_IT, {"partition_key": "2026-Q5"}, revisions=("3.3",), differs=WORDS, ours=400),
     on("sample, cron partitions with offsets", "POST", RUN_IT, {"partition_key": "2026-02-03T00:00:00+0100"}, revisions=("3.3",), differs=WORDS, ours=400),
     *(on(name, "POST", RUN_IT, {"partition_key": "2026-02-03"}, revisions=("3.2",)) for name in ("sample", "sample, cron partitions", "sample, days")),
-    *(on(f"sample, {name}", "POST", RUN_IT, WHEN, revisions=since(name)) for name in WITH_DEADLINES.values()),
+    *(on(f"sample, {name}", "POST", RUN_IT, WHEN, revisions=since(name)) for name in WITH_DEADLINES.values() if "custom" not in name),
+    on("sample, deadline of a custom reference", "POST", RUN_IT, WHEN, revisions=("3.3",), differs=BETTER_REFUSAL, ours=400),
     *(on(name, "POST", RUN_IT, WHEN) for name in AVERAGED),
     on("sample, deadline after its logical date", "POST", RUN_IT, {"partition_key": None}),
     *(

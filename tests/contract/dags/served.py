@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from airflow.providers.standard.operators.bash import BashOperator
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, Asset, TaskGroup
 
@@ -18,6 +19,7 @@ def grouped() -> DAG:
     active, gone = Asset("a", uri="s3://bucket/a"), Asset("gone", uri="s3://bucket/gone")
     with DAG("d", schedule=None) as dag:
         EmptyOperator(task_id="job", inlets=[active], outlets=[active, gone])
+        BashOperator.partial(task_id="mapped", inlets=[active], outlets=[active, gone]).expand(bash_command=["1"])
         with TaskGroup("g"):
             EmptyOperator(task_id="one")
             with TaskGroup("inner"):
