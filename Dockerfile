@@ -1,5 +1,7 @@
 # syntax=docker/dockerfile:1
-FROM python:3.13-slim AS build
+# Whoever builds for production pins the base by digest (python:3.13-slim-bookworm@sha256:...), which a registry tells and no file
+# here can know. All that is installed on it is pinned by hash.
+FROM python:3.13-slim-bookworm AS build
 WORKDIR /build
 COPY requirements/serve.txt requirements/build.txt ./requirements/
 RUN python -m venv /opt/execution-api \
@@ -10,7 +12,7 @@ COPY app ./app
 RUN pip wheel --no-deps --no-build-isolation --wheel-dir /wheel . \
  && /opt/execution-api/bin/pip install --no-cache-dir --no-deps /wheel/*.whl
 
-FROM python:3.13-slim
+FROM python:3.13-slim-bookworm
 COPY --from=build /opt/execution-api /opt/execution-api
 RUN useradd --system --no-create-home --uid 50000 execution-api
 USER execution-api

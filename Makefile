@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+AUDIT := $(VENV)-audit/bin
 
-.PHONY: help serve test test-fast bench loadtest serialized lint format lock clean
+.PHONY: help serve test test-fast fuzz bench loadtest serialized lint format lock sbom audit clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -18,6 +19,9 @@ test: $(READY) lint ## pass every test, with real Airflows (installed on first u
 
 test-fast: $(READY) ## pass the tests that need no Airflow: for every save
 	$(BIN)/python -m pytest $(ARGS)
+
+fuzz: $(READY) ## compare generated sequences with Airflow's own servers (ARGS="--steps 20000 --seed 7")
+	$(BIN)/python -m tests.contract.fuzz $(ARGS)
 
 bench: $(READY) ## measure ours beside Airflow's own servers, about seven minutes (ARGS="--curve"; --help tells more)
 	$(BIN)/python -m bench $(ARGS)
@@ -42,8 +46,21 @@ format: $(READY) ## format the code
 lock: $(READY) ## pin every dependency anew
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/lock
 
+sbom: ## write what an image holds, with licences, as CycloneDX (sbom.json)
+	$(AUDIT)/cyclonedx-py requirements requirements/serve.txt --pyproject pyproject.toml --output-reproducible --of JSON -o sbom.json
+
+audit: ## ask for known vulnerabilities of what an image holds; needs a network
+	$(AUDIT)/pip-audit --require-hashes --disable-pip -r requirements/serve.txt
+
+sbom audit: $(VENV)-audit/.ready
+
+$(VENV)-audit/.ready: requirements/audit.txt
+	$(PYTHON) -m venv $(VENV)-audit
+	$(AUDIT)/python -m pip install --quiet --require-hashes -r requirements/audit.txt
+	@touch $@
+
 clean: ## remove the virtual environment
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV)-audit
 
 $(READY): requirements/dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

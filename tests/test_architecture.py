@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -112,6 +115,19 @@ def test_public_things_say_what_they_are_for(path: Path) -> None:
     for node in tree.body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_"):
             assert ast.get_docstring(node), node.name
+
+
+def test_every_import_is_a_declared_dependency() -> None:
+    """What only another package happens to bring may be gone with its next version."""
+    declared = {
+        re.split(r"[^\w.-]", requirement)[0].lower()
+        for requirement in tomllib.loads((APP.parent / "pyproject.toml").read_text())["project"]["dependencies"]
+    }
+    imported = {name.partition(".")[0] for path in MODULES for name in _imports(_tree(path))}
+    foreign = imported - sys.stdlib_module_names - {"app", ""}
+    distributions = packages_distributions()
+    brought_by = {name: {each.lower().replace("_", "-") for each in distributions[name]} for name in foreign}
+    assert {name for name, by in brought_by.items() if not by & declared} == set()
 
 
 def test_what_a_start_does_not_import() -> None:

@@ -49,11 +49,11 @@ class Environment:
 
     settings: Settings
     folder: Path
-    database_url: str
 
     def welcome(self) -> str:
         """Return what a person needs next."""
         base = f"http://127.0.0.1:{self.settings.server.port}/execution"
+        database = self.settings.database.url
         token = Tokens(self.settings.tokens).mint({"sub": SAMPLE_ID}, valid_for=SAMPLE_TOKEN_LIFETIME)
         start = json.dumps(
             {
@@ -67,7 +67,8 @@ class Environment:
         return f"""
 Task Execution API   {base}
 API documents        {base}/docs
-Database             {self.database_url}
+Database             postgresql://{database.username}@{database.host}:{database.port}/{database.database}
+                     (with its password: {self.folder / "database_url"})
 Data folder          {self.folder}
 
 Start the sample task instance (valid for a day):
@@ -79,7 +80,7 @@ Start the sample task instance (valid for a day):
 Point an Airflow 3.3 at it ('airflow db migrate' first; it adds what Airflow itself needs):
 
   export AIRFLOW__CORE__EXECUTION_API_SERVER_URL={base}/
-  export AIRFLOW__DATABASE__SQL_ALCHEMY_CONN={self.database_url}
+  export AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_CMD='cat {self.folder / "database_url"}'
   export AIRFLOW__API_AUTH__JWT_SECRET_CMD='cat {self.folder / "jwt_secret"}'
 
 and, so that both read the same encrypted connections and variables:
@@ -95,6 +96,7 @@ def run(folder: Path, *, port: int) -> int:
 
     :raises ConfigurationError: when it cannot be made.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until it serves, the same as Ctrl-C: stop PostgreSQL
     logs.configure()
     sockets = bound("127.0.0.1", port)
     with environment(folder, port=port) as made:
@@ -140,7 +142,8 @@ def environment(folder: Path, *, port: int) -> Iterator[Environment]:
         fernet_key = _kept(folder / "fernet_key", lambda: Fernet.generate_key().decode())
         known_port = folder / "postgres.port"
         preferred = int(known_port.read_text()) if known_port.exists() else 0
-        postgres = EmbeddedPostgres(folder, port=preferred)
+        password = _kept(folder / "postgres_password", lambda: secrets.token_urlsafe(32))
+        postgres = EmbeddedPostgres(folder, port=preferred, password=password)
         postgres.start()
     except (OSError, ValueError, EmbeddedPostgresError) as error:
         raise ConfigurationError(f"--data {folder} cannot be used: {error}") from error
@@ -153,6 +156,7 @@ def environment(folder: Path, *, port: int) -> Iterator[Environment]:
             postgres.run("psql", "-qX", "-v", "ON_ERROR_STOP=1", "-1", "airflow_new", stdin=SAMPLE.encode())
             postgres.run("psql", "-qXc", f'ALTER DATABASE airflow_new RENAME TO "{DATABASE}"', "postgres")
         url = postgres.url(DATABASE)
+        _keep(folder / "database_url", url)
         yield Environment(
             settings=Settings(
                 database=DatabaseSettings(url=async_url(url, setting="the embedded database")),
@@ -161,7 +165,6 @@ def environment(folder: Path, *, port: int) -> Iterator[Environment]:
                 fernet_keys=(fernet_key,),
             ),
             folder=folder,
-            database_url=url,
         )
     finally:
         postgres.stop()
@@ -170,8 +173,12 @@ def environment(folder: Path, *, port: int) -> Iterator[Environment]:
 def _kept(path: Path, make: Callable[[], str]) -> str:
     """Return the secret in a file, made on first use and readable by its owner only."""
     if not path.exists():
-        partial = path.with_suffix(".new")
-        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(make())
-        partial.rename(path)
+        _keep(path, make())
     return path.read_text()
+
+
+def _keep(path: Path, secret: str) -> None:
+    partial = path.with_suffix(".new")
+    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(secret)
+    partial.rename(path)

@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
+from urllib.parse import quote
 
 from app import releases
 
@@ -56,14 +57,17 @@ class EmbeddedPostgres:
     :param folder: where the cluster lives (``folder/postgres``, its log and its socket); created when missing.
     :param port: the TCP port to prefer on 127.0.0.1; another free one is taken when it is busy.
     :param options: server settings (``name: value``), as in ``postgresql.conf``.
+    :param password: what user ``postgres`` must know to connect; without one, every user of this machine is trusted.
     :raises EmbeddedPostgresError: from :meth:`start`, when the server is not ready within :data:`START_TIMEOUT`.
     """
 
     folder: Path
     port: int = 0
     options: Mapping[str, str] = field(default_factory=dict)
+    password: str | None = field(default=None, repr=False)
     _process: subprocess.Popen[bytes] | None = None
     _owned: TextIO | None = None
+    _may_run: bool = False
 
     def __enter__(self) -> EmbeddedPostgres:
         self.start()
@@ -89,8 +93,9 @@ class EmbeddedPostgres:
         return self.folder / "postgres.log"
 
     def url(self, database: str = "airflow") -> str:
-        """Return the libpq URL of ``database``; its only user is ``postgres``, trusted on loopback."""
-        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+        """Return the libpq URL of ``database``, whose only user is ``postgres``."""
+        user = "postgres" if self.password is None else f"postgres:{quote(self.password, safe='')}"
+        return f"postgresql://{user}@127.0.0.1:{self.port}/{database}"
 
     def _start(self) -> None:
         self.folder = self.folder.absolute()
@@ -104,9 +109,12 @@ class EmbeddedPostgres:
         self._programs = _programs_for(self._user, self.folder)
         self._create_cluster()
         self._end_leftover()
+        if self.password is not None:
+            self._require_password(self.password)
         self.port = free_port(self.port)
         settings = {"listen_addresses": "127.0.0.1", "port": str(self.port), "unix_socket_directories": "", **self.options}
         arguments = [f"-c{name}={value}" for name, value in settings.items()]
+        self._may_run = True
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [str(self._programs / "postgres"), "-D", str(self.data), *arguments],
@@ -124,6 +132,9 @@ class EmbeddedPostgres:
         if self._process is not None:
             self._end_process(self._process)
             self._process = None
+        elif self._may_run:
+            self._end_leftover()  # a signal came after it was started and before that was noted
+        self._may_run = False
         if self._owned is not None:
             self._owned.close()
             self._owned = None
@@ -144,7 +155,12 @@ class EmbeddedPostgres:
         """
         connection = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres"]
         done = subprocess.run(
-            [self._programs / program, *connection, *arguments], input=stdin, capture_output=True, cwd="/", check=False
+            [self._programs / program, *connection, *arguments],
+            input=stdin,
+            capture_output=True,
+            cwd="/",
+            check=False,
+            env=os.environ if self.password is None else {**os.environ, "PGPASSWORD": self.password},
         )
         if done.returncode:
             raise EmbeddedPostgresError(f"{program}: {done.stderr.decode(errors='replace').strip()}")
@@ -203,6 +219,28 @@ class EmbeddedPostgres:
         )
         if done.returncode:
             raise EmbeddedPostgresError(f"initdb failed: {done.stderr.decode(errors='replace').strip()}")
+
+    def _require_password(self, password: str) -> None:
+        """Let nobody in without the password, not on a cluster that was made without one either.
+
+        It is set while no server runs, by the program's single-user mode, which asks for none.
+        """
+        rules = self.data / "pg_hba.conf"
+        wanted = "host all postgres 127.0.0.1/32 scram-sha-256\n"
+        if rules.read_text() == wanted:
+            return
+        alone = ("--single", "-D", self.data, "-c", "password_encryption=scram-sha-256", "postgres")
+        done = subprocess.run(
+            [self._programs / "postgres", *alone],
+            input=f"ALTER USER postgres PASSWORD '{password}'\n".encode(),
+            capture_output=True,
+            cwd="/",
+            check=False,
+            **_as(self._user),
+        )
+        if done.returncode or b"ERROR" in done.stderr:
+            raise EmbeddedPostgresError("the embedded PostgreSQL did not take a password")  # its own words would show it
+        rules.write_text(wanted)  # last: what was interrupted before is done again
 
     def _end_leftover(self) -> None:
         """Stop a server that an earlier, killed owner left running on this folder."""

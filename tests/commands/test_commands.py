@@ -259,19 +259,52 @@ class TestDev:
         printed = one.until_ready()
         assert one.url in printed
         assert "postgresql://postgres@127.0.0.1:" in printed
-        for setting in ("CORE__EXECUTION_API_SERVER_URL", "DATABASE__SQL_ALCHEMY_CONN", "API_AUTH__JWT_SECRET_CMD"):
+        for setting in ("CORE__EXECUTION_API_SERVER_URL", "DATABASE__SQL_ALCHEMY_CONN_CMD", "API_AUTH__JWT_SECRET_CMD"):
             assert f"export AIRFLOW__{setting}=" in printed
         assert '"dag_id":"sample"' in paste_curl(printed).text
-        for name in ("jwt_secret", "fernet_key"):
+        for name in ("jwt_secret", "fernet_key", "postgres_password", "database_url"):
             assert (data / name).stat().st_mode & 0o777 == 0o600
             assert (data / name).read_text() not in printed
         assert httpx.get(f"{one.url}/docs").status_code == 200
 
-    def test_ctrl_c_stops_everything_and_a_second_start_finds_its_data(self, dev: Callable[[], Dev], data: Path) -> None:
+    async def test_nobody_gets_in_without_the_password(self, dev: Callable[[], Dev], data: Path) -> None:
+        dev().until_ready()
+        url = (data / "database_url").read_text()
+        connection = await asyncpg.connect(url)
+        verifier = await connection.fetchval("SELECT rolpassword FROM pg_authid WHERE rolname = 'postgres'")
+        await connection.close()
+        assert verifier.startswith("SCRAM-SHA-256$")
+        for password in ("", "postgres"):
+            with pytest.raises(asyncpg.InvalidPasswordError):
+                await asyncpg.connect(url.replace((data / "postgres_password").read_text(), password), password=password)
+
+    def test_data_that_was_made_without_a_password_gets_one(self, dev: Callable[[], Dev], data: Path) -> None:
+        one = dev()
+        one.until_ready()
+        one.process.send_signal(signal.SIGTERM)
+        assert one.process.wait(30) == 0
+        (data / "postgres" / "pg_hba.conf").write_text("host all all 127.0.0.1/32 trust\n")
+        dev().until_ready()
+        assert "trust" not in (data / "postgres" / "pg_hba.conf").read_text()
+
+    def test_sigterm_stops_postgresql_while_it_starts_too(self, dev: Callable[[], Dev], data: Path) -> None:
+        one = dev()
+        running = data / "postgres" / "postmaster.pid"
+        while not running.exists():
+            assert one.process.poll() is None
+            time.sleep(0.005)
+        one.process.send_signal(signal.SIGTERM)
+        one.process.wait(30)
+        assert not running.exists()
+
+    @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+    def test_a_stop_stops_everything_and_a_second_start_finds_its_data(
+        self, dev: Callable[[], Dev], data: Path, sent: signal.Signals
+    ) -> None:
         one = dev()
         one.until_ready()
         server = int((data / "postgres" / "postmaster.pid").read_text().split()[0])
-        one.process.send_signal(signal.SIGINT)
+        one.process.send_signal(sent)
         assert one.process.wait(30) == 0
         assert not (data / "postgres" / "postmaster.pid").exists()
         with pytest.raises(ProcessLookupError):

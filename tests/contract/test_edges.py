@@ -13,9 +13,9 @@ import httpx
 import pytest
 
 from tests.conftest import empty
-from tests.contract.cases.case import CUT, KEPT_READABLE, NOT_FAILED
+from tests.contract.cases.case import CUT
 from tests.contract.cases.setups import SETUPS
-from tests.contract.edges import FIELDS, POOLS, TOO_DEEP, Field
+from tests.contract.edges import FIELDS, POOLS, Field, kept_difference
 from tests.contract.test_differential import Side, assert_refusal
 from tests.rows import rows
 from tests.servers import Server, token
@@ -37,21 +37,6 @@ async def sides(servers: tuple[Server, Server]) -> AsyncIterator[tuple[Side, Sid
     for side in opened:
         await side.client.aclose()
         await side.connection.close()
-
-
-def kept_difference(field: Field, value: str) -> str | None:
-    """Return the name of the difference in what is stored that is kept on purpose for this value, if any."""
-    if (field.name == "rendered_map_index" or "rendered-map-index" in field.path) and len(value) > 252:
-        return CUT
-    if field.name == "task_outlets" and ("u0000" in value or "ud800" in value):
-        return NOT_FAILED
-    poison = value in TOO_DEEP or "\\ud800" in value or "\\udc00" in value
-    if field.name == "value":
-        poison |= any(sign in value for sign in ("NaN", "Infinity", "1e400", "1e5000", "1e131071", "1.5")) and len(value) > 4
-        poison |= value in ("NaN",)
-    if field.name == "retry_delay_seconds":
-        poison |= value in ("NaN", "Infinity", "1e15", "1e300", "-1e300", "1e400", str(10**30))
-    return KEPT_READABLE if poison else None
 
 
 @pytest.mark.parametrize("field", FIELDS, ids=str)
