@@ -41,9 +41,13 @@ def create_engine(settings: DatabaseSettings, connect: Callable[..., Awaitable[a
 
 
 def timeouts(settings: DatabaseSettings) -> dict[str, str]:
-    """Return the server settings that bound every wait, in milliseconds as PostgreSQL reads them."""
+    """Return the server settings that bound every wait, in milliseconds as PostgreSQL reads them.
+
+    No statement waits for a lock: who meets one lets go of everything and comes back (:class:`app.db.retrying.ComingBack`),
+    so that rows which somebody holds keep no connection, and nobody waits for us while we wait for them.
+    """
     return {
-        "lock_timeout": str(round(settings.lock_timeout * 1000)),
+        "lock_timeout": "1",  # the shortest there is; 0 would mean for ever
         "statement_timeout": str(round(settings.statement_timeout * 1000)),
     }
 

@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import asyncpg
 from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
@@ -23,6 +23,7 @@ from app import errors, metrics
 _Result = TypeVar("_Result")
 
 PAUSE = (0.01, 0.05)  # seconds: as long as a scheduler's or another success' rows stay locked; spread, to meet once
+CROWD = 10  # who pause at once without pausing longer: at 30 ms each, they ask 330 times a second; an answer takes 0.3 ms
 
 # A code's own entry decides, else that of its class (the first two characters), else that of no code: whatever is not the
 # request's own fault is the database's condition, in which nothing was written and another try is right. A healthy task must
@@ -132,21 +133,39 @@ def translated() -> Iterator[None]:
         raise ours from error
 
 
-async def coming_back(attempt: Callable[[], Awaitable[_Result]], *, within: float) -> _Result:
-    """Repeat a transaction that met a lock while it held its own row: between two attempts it holds nothing.
+class ComingBack:
+    """Units of work that met a lock come back: between two attempts one holds neither a lock nor a connection.
 
-    :param within: seconds after which it gives up.
-    :raises LockTimeout: when the lock is still held then; nothing was written.
+    So rows that somebody holds keep nobody else waiting, and nothing of ours can be part of a deadlock. Each pauses for as
+    long as a row usually stays locked; the more of them do, the longer each does: together they ask no more often than
+    :data:`CROWD` of them would, whoever came first.
+
+    :param within: seconds after which one gives up.
     """
-    deadline = time.monotonic() + within
-    while True:
-        try:
-            return await attempt()
-        except errors.LockTimeout as error:
-            if time.monotonic() > deadline:
-                raise
-            metrics.REPEATED.labels(error.reason).inc()
-        await asyncio.sleep(random.uniform(*PAUSE))
+
+    def __init__(self, within: float) -> None:
+        self._within = within
+        self._away = 0
+
+    async def __call__(self, work: Callable[..., Awaitable[_Result]], **arguments: Any) -> _Result:
+        """Do a unit of work: what may be done again from its beginning, as often as it meets a lock.
+
+        :raises LockTimeout: when the lock is still held in the end; nothing was written.
+        """
+        deadline = time.monotonic() + self._within
+        while True:
+            try:
+                return await work(**arguments)
+            except errors.LockTimeout as error:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise
+                metrics.REPEATED.labels(error.reason).inc()
+            self._away += 1
+            try:
+                await asyncio.sleep(min(left, random.uniform(*PAUSE) * max(1, self._away / CROWD)))
+            finally:
+                self._away -= 1
 
 
 def _kind(error: BaseException) -> type[errors.RetryableDatabaseError | errors.RejectedByDatabase] | None:

@@ -19,7 +19,7 @@ from app import metrics, patience
 from app.db.direct import DirectSession, compiler
 from app.db.engine import connect_arguments, create_engine, timeouts
 from app.db.pool import Pool
-from app.db.retrying import breaks_connection, translated
+from app.db.retrying import ComingBack, breaks_connection, translated
 from app.db.slots import Slots
 from app.db.tables import AnyRow
 from app.errors import ConfigurationError, ConnectionLost, ReadOnlyServer, RetryableDatabaseError
@@ -71,6 +71,7 @@ class Database:
         self._compiled = compiler(self.engine.dialect)
         self.slots = Slots(settings.pool_size)
         self._sessions: async_sessionmaker[AsyncSession] | None = None
+        self.coming_back = ComingBack(within=settings.lock_timeout)
 
     @asynccontextmanager
     async def autocommit(self, *, urgent: bool = False) -> AsyncIterator[DirectSession]:
@@ -152,15 +153,6 @@ class Database:
                         bounds.callback(asyncio.get_running_loop().call_later(FALLBACK_TIMEOUT, terminate).cancel)
                         yield session
                         await session.commit()
-
-    @staticmethod
-    async def stop_waiting(session: Session) -> None:
-        """Make every further lock that somebody else holds an error at once.
-
-        For a transaction that holds a row and is about to write what others write too: who waits for one row while it
-        holds another can deadlock. It raises ``LockTimeout`` instead, lets go of everything, and its caller comes back.
-        """
-        await session.execute(text("SET LOCAL lock_timeout = 1"))  # milliseconds; 0 would mean for ever
 
     @staticmethod
     async def abandon(session: DirectSession) -> None:

@@ -131,7 +131,7 @@ async def lock_by_pk(session: Session, *, ti_id: uuid.UUID, rename: bool = False
 
     :param ti_id: the primary key.
     :param rename: whether the id itself will change, which needs ``FOR UPDATE``: what refers to it must wait.
-    :raises RetryableDatabaseError: when the lock is not granted within the lock timeout.
+    :raises LockTimeout: when somebody holds it.
     """
     return (await session.execute(_LOCK_TO_RENAME if rename else _LOCK, {"pk": ti_id})).one_or_none()
 
@@ -158,7 +158,7 @@ async def lock_ready(session: Session, *, where: ColumnElement[bool]) -> Sequenc
 async def lock_run(session: Session, *, dag_id: str, run_id: str) -> Sequence[AnyRow]:
     """Lock every task instance of a run so that it can be renamed, in id order.
 
-    For a transaction that holds the run already and called :meth:`~app.db.session.Database.stop_waiting`.
+    For a transaction that holds the run already.
 
     :raises LockTimeout: when somebody holds one of them.
     """
@@ -177,14 +177,9 @@ async def lock_run(session: Session, *, dag_id: str, run_id: str) -> Sequence[An
     return (await session.execute(statement)).all()
 
 
-async def ids(session: Session, *, where: ColumnElement[bool]) -> Sequence[uuid.UUID]:
-    """Return the ids of the matching task instances, in order; without a lock."""
-    return list(await session.scalars(select(task_instance.c.id).where(where).order_by(task_instance.c.id)))
-
-
-async def still(session: Session, *, ti_id: uuid.UUID, where: ColumnElement[bool]) -> Sequence[AnyRow]:
-    """Return a locked task instance if it still matches: as a list of one, or of none."""
-    return (await session.execute(select(*_STOPPABLE).where(task_instance.c.id == ti_id, where))).all()
+async def any_left(session: Session, *, where: ColumnElement[bool]) -> bool:
+    """Say whether a task instance matches; without a lock."""
+    return bool(await session.scalar(select(exists().where(where))))
 
 
 def skippable(*, dag_id: str, run_id: str, tasks: Sequence[tuple[str, int]]) -> ColumnElement[bool]:
@@ -233,6 +228,7 @@ async def force_failed(session: Session, *, ids: Sequence[uuid.UUID], now: datet
     await session.execute(statement)
 
 
+Process = tuple[uuid.UUID, str, int]  # a task instance, with host and process id of who says to run it
 _HEARTBEAT = (
     update(task_instance)
     .where(
@@ -244,15 +240,6 @@ _HEARTBEAT = (
     .values(last_heartbeat_at=bindparam("now"), updated_at=bindparam("now"))
     .returning(literal(1))
 )
-
-
-async def heartbeat(session: Session, *, ti_id: uuid.UUID, hostname: str, pid: int, now: datetime) -> bool:
-    """Record a heartbeat if this very process runs the task instance; one statement, guarded by its own WHERE.
-
-    :returns: whether it does.
-    """
-    parameters = {"pk": ti_id, "on_host": hostname, "by_process": pid, "now": now}
-    return await session.scalar(_HEARTBEAT, parameters) is not None
 
 
 _PROCESSES = (
@@ -280,14 +267,20 @@ _HEARTBEATS = (
     .values(last_heartbeat_at=bindparam("now"), updated_at=bindparam("now"))
     .returning(task_instance.c.id, task_instance.c.hostname, task_instance.c.pid)
 )
-Process = tuple[uuid.UUID, str, int]  # a task instance, with host and process id of who says to run it
 
 
 async def heartbeats(session: Session, *, processes: Sequence[Process], now: datetime) -> set[Process]:
-    """Record heartbeats, except of task instances that somebody holds; one statement, which waits for no row.
+    """Record heartbeats of task instances that these very processes run; one statement, guarded by its own WHERE.
 
-    :returns: those of the processes that were recorded.
+    One alone needs no more than its row: in the form for many it would cost PostgreSQL twice as much.
+
+    :returns: those of the processes that were recorded; of several, those whose row somebody holds are passed over.
+    :raises LockTimeout: when somebody holds the row of the only one.
     """
+    if len(processes) == 1:
+        ((pk, host, pid),) = processes
+        found = await session.scalar(_HEARTBEAT, {"pk": pk, "on_host": host, "by_process": pid, "now": now})
+        return set(processes) if found is not None else set()
     pks, hosts, pids = (list(column) for column in zip(*processes, strict=True))
     rows = await session.execute(_HEARTBEATS, {"pks": pks, "hosts": hosts, "pids": pids, "now": now})
     return {tuple(row) for row in rows}

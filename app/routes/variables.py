@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from typing import Annotated, Any
+from uuid import UUID
 
 from fastapi import Depends, Path, Query, Request
 
 from app.db import teams, variables
+from app.db.session import Database
 from app.routes.operations import Operations
 from app.schemas.variables import VariableKeysResponse, VariablePostBody, VariableResponse
 from app.server.auth import TaskToken, execution_token
@@ -31,8 +33,12 @@ async def own_team(request: Request, token: Annotated[TaskToken, Depends(executi
     await task_scope.require_task_instance(request, ti_id=token.id)
     if not app.settings.multi_team:
         return None
-    async with app.database.autocommit() as session:
-        return await teams.of_task_instance(session, ti_id=token.id)
+    return await app.database.coming_back(_team, database=app.database, ti_id=token.id)
+
+
+async def _team(*, database: Database, ti_id: UUID) -> str | None:
+    async with database.autocommit() as session:
+        return await teams.of_task_instance(session, ti_id=ti_id)
 
 
 async def writing_team(request: Request, token: Annotated[TaskToken, Depends(execution_token)]) -> str | None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from typing import Annotated, Any
+from uuid import UUID
 
 from fastapi import Depends, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 
 from app.db import teams, xcoms
+from app.db.session import Database
 from app.db.xcoms import XComKey
 from app.errors import RefusedRequest, invalid_value
 from app.routes.operations import Operations
@@ -49,13 +51,16 @@ async def accessible_key(
     app = service.of(request)
     await task_scope.require_own_dag(request, ti_id=token.id, dag_id=dag_id)
     if app.settings.multi_team and app.revision.xcoms_belong_to_teams:
-        async with app.database.autocommit() as session:
-            asking = await teams.of_task_instance(session, ti_id=token.id)
-            owning = await teams.of_dag(session, dag_id=dag_id)
+        asking, owning = await app.database.coming_back(_teams, database=app.database, ti_id=token.id, dag_id=dag_id)
         if asking != owning and not (owning is None and request.method in SAFE_METHODS):
             message = "Task does not have access to this XCom in multi-team mode"
             raise RefusedRequest(403, {"reason": "access_denied", "message": message})
     return XComKey(dag_id, run_id, task_id, key)
+
+
+async def _teams(*, database: Database, ti_id: UUID, dag_id: str) -> tuple[str | None, str | None]:
+    async with database.autocommit() as session:
+        return await teams.of_task_instance(session, ti_id=ti_id), await teams.of_dag(session, dag_id=dag_id)
 
 
 async def countable_key(

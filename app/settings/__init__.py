@@ -37,7 +37,8 @@ class DatabaseSettings:
     :param url: the SQLAlchemy URL, driver ``asyncpg``.
     :param pool_size: connections kept open per worker process; the pool never overflows.
     :param pool_recycle: seconds after which a connection is replaced; -1 for never.
-    :param lock_timeout: seconds a statement may wait for a lock; below the client's 5 s with room for an answer.
+    :param lock_timeout: seconds for which a request comes back to a lock that somebody holds; below the client's 5 s with
+        room for an answer.
     :param statement_timeout: seconds a statement may run, its lock waits included.
     :param pgbouncer: whether a PgBouncer in transaction mode stands between: no prepared statements and no start-up
         parameters, the timeouts are set inside each transaction instead.

@@ -19,7 +19,7 @@ import structlog
 from app.dags.partitions import PartitionedSchedule, UnknownMapper, downstream, kind
 from app.db import assets, audit, dags, partitions, teams
 from app.db.assets import AssetKey
-from app.db.session import Database, Session
+from app.db.session import Session
 from app.db.tables import AnyRow
 from app.errors import UnknownInDag
 from app.releases import Revision
@@ -56,10 +56,8 @@ async def register(
 
     :param row: the locked task instance with its run.
     :returns: the refusal of what cannot be recorded faithfully; the caller must then roll back.
-    :raises LockTimeout: when somebody else writes the same assets or queues the same Dags right now; the row that the
-        caller holds must not wait for that.
+    :raises LockTimeout: when somebody else writes the same assets or queues the same Dags right now.
     """
-    await Database.stop_waiting(session)
     emissions = await _direct(session, row, effect, revision)
     through_aliases = await _through_aliases(session, row, effect, now)
     if isinstance(through_aliases, Refuse):

@@ -14,7 +14,6 @@ from app.dags import mapping, serialized_dag
 from app.dags.mapping import Lengths
 from app.dags.serialized_dag import TaskToRepeat, UnknownWeightRule
 from app.db import dag_runs, dags, task_instances, xcoms
-from app.db.retrying import coming_back
 from app.db.tables import AnyRow
 from app.releases import Revision
 from app.settings import Settings
@@ -59,9 +58,6 @@ class Clearing:
 async def clear(service: Service, *, dag_id: str, run_id: str) -> Refuse | None:
     """Try every task instance of a run anew; those that run are stopped for it. A finished run is queued again.
 
-    The run is the one lock that is waited for. Its task instances are locked while it is held, so nothing may wait for
-    them: where somebody holds one, everything is let go and taken again.
-
     :raises RetryableDatabaseError: nothing was written.
     """
     async with service.database.autocommit() as reading:
@@ -81,7 +77,7 @@ async def clear(service: Service, *, dag_id: str, run_id: str) -> Refuse | None:
     if may_move and (run.created_dag_version_id is None or reruns_on_newest(service.settings, newest[1])):
         unversioned = newest[1]["dag"].get("disable_bundle_versioning")
         version = Version(*newest, None if unversioned or dag is None else dag.bundle_version, is_newest=True)
-    return await coming_back(lambda: _clear(service, dag_id, run_id, version), within=service.settings.database.lock_timeout)
+    return await _clear(service, dag_id, run_id, version)
 
 
 def reruns_on_newest(settings: Settings, data: Mapping[str, Any]) -> bool:
@@ -96,7 +92,6 @@ async def _clear(service: Service, dag_id: str, run_id: str, version: Version) -
         run = await dag_runs.lock(session, dag_id=dag_id, run_id=run_id)
         if run is None:
             return _no_such_run(run_id)
-        await service.database.stop_waiting(session)
         rows = await task_instances.lock_run(session, dag_id=dag_id, run_id=run_id)
         if not rows:
             return None

@@ -7,8 +7,7 @@ import re
 from uuid import UUID
 
 from app.db import connection_tests
-from app.db.retrying import coming_back
-from app.db.session import Database, Session
+from app.db.session import Session
 from app.db.tables import AnyRow
 from app.schemas.connection_tests import TERMINAL, ConnectionTestResultBody
 from app.settings.connection import Connection
@@ -45,10 +44,6 @@ async def finish(service: Service, *, test_id: UUID, result: ConnectionTestResul
 
     :raises RetryableDatabaseError: nothing was written.
     """
-    return await coming_back(lambda: _finish(service, test_id, result), within=service.settings.database.lock_timeout)
-
-
-async def _finish(service: Service, test_id: UUID, result: ConnectionTestResultBody) -> Refuse | None:
     state, message = result.state.value, result.result_message
     async with service.database.transaction() as session:
         tested = await connection_tests.finish(session, test_id=test_id, state=state, result_message=message, now=utcnow())
@@ -56,11 +51,10 @@ async def _finish(service: Service, test_id: UUID, result: ConnectionTestResultB
             found = await connection_tests.state(session, test_id=test_id)
             kind = "already in terminal state" if found in TERMINAL else "not in an active state"
             return _refusal(test_id, found, f"is {kind}: {found}")
-        if state == "success" and tested.commit_on_success:
-            await Database.stop_waiting(session)  # the test is held, and somebody may edit the connection
-            if (refusal := await _save(service, session, tested)) is not None:
-                await service.database.abandon(session)
-                return refusal
+        is_to_store = state == "success" and tested.commit_on_success
+        if is_to_store and (refusal := await _save(service, session, tested)) is not None:
+            await service.database.abandon(session)
+            return refusal
     return None
 
 

@@ -1,8 +1,7 @@
 """Heartbeats that arrive while others are recorded go together: one statement, one commit, one flush.
 
-One goes alone, as long as no other does; it may wait for its row. Those that come meanwhile go in one batch after another.
-A batch skips the rows that somebody holds, and is a transaction of its own: it waits for no row, so it keeps nobody waiting
-and cannot take part in a deadlock. What it skipped, or did not find running in the process that asks, is asked alone.
+Whoever comes while none is recorded goes at once. Those that come meanwhile are the next batch. Nothing waits for a row that
+somebody holds: who met one comes back, and goes with those who come then.
 """
 
 from __future__ import annotations
@@ -14,18 +13,20 @@ from dataclasses import dataclass
 from app import metrics
 from app.db import task_instances
 from app.db.session import Database
+from app.db.task_instances import Process
 from app.errors import RejectedByDatabase
 from app.schemas.task_instances import TIHeartbeatInfo
 from app.tasks.clock import utcnow
 
 LARGEST = 1000  # heartbeats in a batch, so that no transaction gets long: more of them are several batches
+LATE = 0.5  # seconds after which the next batch goes on another connection: with the statement timeout below a client's 5 s
 
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     """A heartbeat that goes with others; ``recorded`` becomes whether it was."""
 
-    process: task_instances.Process
+    process: Process
     recorded: asyncio.Future[bool]
 
 
@@ -37,55 +38,76 @@ class Heartbeats:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._is_one_alone = False
+        self._under_way: list[Process] | None = None  # those for which the ones that come now wait
         self._waiting: list[_Waiting] = []
-        self._batches: asyncio.Task[None] | None = None
+        self._late: asyncio.TimerHandle | None = None
+        self._batches: set[asyncio.Task[None]] = set()
 
     async def record(self, *, ti_id: uuid.UUID, payload: TIHeartbeatInfo) -> bool:
         """Record a heartbeat if this very process runs the task instance.
 
         :returns: whether it was recorded; if not, it may be only that somebody held the row.
+        :raises RejectedByDatabase: it does not take a value of this heartbeat.
         :raises RetryableDatabaseError: nothing was written.
         """
-        if not self._is_one_alone:
-            self._is_one_alone = True
-            try:
-                async with self._database.autocommit(urgent=True) as session:
-                    return await task_instances.heartbeat(
-                        session, ti_id=ti_id, hostname=payload.hostname, pid=payload.pid, now=utcnow()
-                    )
-            except RejectedByDatabase:  # no such host can have been recorded
-                return False
-            finally:
-                self._is_one_alone = False
+        process = (ti_id, payload.hostname, payload.pid)
+        if self._under_way is None:
+            return bool(await self._recorded([process]))
         recorded: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting((ti_id, payload.hostname, payload.pid), recorded))
-        if self._batches is None:
-            self._batches = asyncio.create_task(self._record_batches())
+        self._waiting.append(_Waiting(process, recorded))
+        self._bound()
         return await recorded
 
-    async def _record_batches(self) -> None:
-        """Record batch after batch, until nobody waits."""
-        try:
-            while self._waiting:
-                batch, self._waiting = self._waiting[:LARGEST], self._waiting[LARGEST:]
-                await self._record_batch(batch)
-        finally:
-            self._batches = None
-
-    async def _record_batch(self, batch: list[_Waiting]) -> None:
-        recorded: set[task_instances.Process] = set()
-        metrics.BATCH.observe(len(batch))
+    async def _recorded(self, processes: list[Process]) -> set[Process]:
+        """Record these, while those that come now wait; and then let them go."""
+        self._under_way = processes
         try:
             async with self._database.autocommit(urgent=True) as session:
-                recorded = await task_instances.heartbeats(session, processes=[each.process for each in batch], now=utcnow())
-        except RejectedByDatabase:
-            pass  # one has a value that PostgreSQL does not take: each is asked alone
+                return await task_instances.heartbeats(session, processes=processes, now=utcnow())
+        finally:
+            if self._under_way is processes:
+                self._go_on()
+
+    def _bound(self) -> None:
+        """See to it that those who wait do not wait for long, whatever happens to the batch before them."""
+        if self._late is None:
+            self._late = asyncio.get_running_loop().call_later(LATE, self._go_on)
+
+    def _go_on(self) -> None:
+        """Let those that wait go; who comes next waits for them alone."""
+        self._under_way = None
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+        if self._waiting:
+            batch, self._waiting = self._waiting[:LARGEST], self._waiting[LARGEST:]
+            self._under_way = [each.process for each in batch]
+            task = asyncio.create_task(self._record_batch(batch, self._under_way))
+            self._batches.add(task)  # the event loop keeps none alive
+            task.add_done_callback(self._batches.discard)
+        if self._waiting:
+            self._bound()
+
+    async def _record_batch(self, batch: list[_Waiting], processes: list[Process]) -> None:
+        """Record a batch, and tell each of it what is its own."""
+        metrics.BATCH.observe(len(batch))
+        try:
+            recorded = await self._recorded(processes)
+        except RejectedByDatabase as error:
+            if len(batch) > 1:  # one has a value that PostgreSQL does not take: each goes alone
+                for each in batch:
+                    await self._record_batch([each], [each.process])
+            else:
+                _raise(batch, error)
         except Exception as error:  # whatever it is, it is raised where each of them waits
-            batch, self._waiting = [*batch, *self._waiting], []  # who came meanwhile hears it too: nobody waits twice
+            _raise(batch, error)
+        else:
             for each in batch:
                 if not each.recorded.done():
-                    each.recorded.set_exception(error)
-        for each in batch:
-            if not each.recorded.done():
-                each.recorded.set_result(each.process in recorded)
+                    each.recorded.set_result(each.process in recorded)
+
+
+def _raise(batch: list[_Waiting], error: Exception) -> None:
+    for each in batch:
+        if not each.recorded.done():
+            each.recorded.set_exception(error)

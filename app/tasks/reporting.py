@@ -1,7 +1,7 @@
-"""What workers report, each report in transactions that hold one waiting lock at most.
+"""What workers report.
 
-``transitions`` decides; this module locks, writes what was decided and commits. ``docs/lock-order.md`` says why no
-deadlock with Airflow's own writers is possible.
+``transitions`` decides; this module reads or locks, writes what was decided and commits. Nothing here waits for a lock: what
+meets one raises ``LockTimeout``, and the request begins again (``docs/lock-order.md``).
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from sqlalchemy import ColumnElement
 from app import metrics
 from app.dags import serialized_dag
 from app.db import audit, dag_runs, dags, hitl, state_store, task_instances, teams, triggers
-from app.db.retrying import coming_back
 from app.db.session import Session
 from app.db.tables import AnyRow
-from app.errors import MissingReference, RejectedByDatabase, RetryableDatabaseError, UniqueViolation
+from app.errors import LockTimeout, MissingReference, RejectedByDatabase, RetryableDatabaseError, UniqueViolation
 from app.schemas.task_instances import (
     TIEnterRunningPayload,
     TIHeartbeatInfo,
@@ -65,8 +64,8 @@ async def start_task(service: Service, *, ti_id: uuid.UUID, payload: TIEnterRunn
 
     :raises RetryableDatabaseError: nothing was written.
     """
-    now, database = utcnow(), service.database
-    async with database.autocommit() as session:
+    now = utcnow()
+    async with service.database.autocommit() as session:
         row = await task_instances.seen(session, ti_id=ti_id)
         if row is None:
             return NOT_FOUND
@@ -74,19 +73,9 @@ async def start_task(service: Service, *, ti_id: uuid.UUID, payload: TIEnterRunn
         if isinstance(decision, Refuse):
             return decision
         context = await _context(session, service, row)
-        if isinstance(decision, Same) or await _record(session, service, row, decision, payload.hostname, now):
-            return context
-    async with database.transaction() as transaction:  # somebody changed the row: now it is held
-        row = await task_instances.lock_by_pk(transaction, ti_id=ti_id)
-        if row is None:
-            return NOT_FOUND
-        decision = transitions.start(row, payload, now)
-        if isinstance(decision, Refuse):
-            return decision
         if isinstance(decision, Accept):
-            await task_instances.write(transaction, ti_id=ti_id, values=decision.values, revision=service.revision)
-            await audit.record_transition(transaction, row=row, event=decision.event, hostname=payload.hostname, now=now)
-        return await _context(transaction, service, row)
+            await _record(session, service, row, decision, payload.hostname, now)
+    return context
 
 
 async def _context(session: Session, service: Service, row: AnyRow) -> StartedTask:
@@ -101,9 +90,13 @@ async def _context(session: Session, service: Service, row: AnyRow) -> StartedTa
 
 async def _record(
     session: Session, service: Service, row: AnyRow, decision: Accept, hostname: str | None, now: datetime
-) -> bool:
-    """Write a transition that is nothing but its columns and its audit row, if the row is still what it was decided on."""
-    return await task_instances.record(
+) -> None:
+    """Write a transition that is nothing but its columns and its audit row, if the row is still what it was decided on.
+
+    :param row: from :func:`task_instances.seen`.
+    :raises LockTimeout: when somebody holds or changed the row: it must be read and decided on anew.
+    """
+    is_unchanged = await task_instances.record(
         session,
         row=row,
         values=decision.values,
@@ -112,6 +105,8 @@ async def _record(
         now=now,
         revision=service.revision,
     )
+    if not is_unchanged:
+        raise LockTimeout("somebody changed the task instance after it was read")
 
 
 async def heartbeat(service: Service, *, ti_id: uuid.UUID, payload: TIHeartbeatInfo) -> Refuse | None:
@@ -122,22 +117,28 @@ async def heartbeat(service: Service, *, ti_id: uuid.UUID, payload: TIHeartbeatI
     :raises RetryableDatabaseError: nothing was written.
     """
     interval = timedelta(seconds=service.settings.heartbeat_write_interval)
-    if not interval and await service.heartbeats.record(ti_id=ti_id, payload=payload):
-        return None
+    rejected: RejectedByDatabase | None = None
+    if not interval:
+        try:
+            if await service.heartbeats.record(ti_id=ti_id, payload=payload):
+                return None
+        except RejectedByDatabase as error:  # no such host can have been recorded, so it runs elsewhere
+            rejected = error
     async with service.database.autocommit(urgent=True) as session:
-        for _ in range(2):  # once more if the task came back to this process between the two statements
-            if (row := await task_instances.identity(session, ti_id=ti_id)) is None:
-                archived = await task_instances.is_archived(session, ti_id=ti_id)
-                return transitions.ARCHIVED if archived else NOT_FOUND
-            if refusal := transitions.refuse_heartbeat(row, payload):
-                return refusal
-            now = utcnow()
-            if interval and row.last_heartbeat_at is not None and now - row.last_heartbeat_at < interval:
-                metrics.NOT_WRITTEN.inc()
-                return None
-            if await task_instances.heartbeat(session, ti_id=ti_id, hostname=payload.hostname, pid=payload.pid, now=now):
-                return None
-    raise RetryableDatabaseError("the task instance changed while its heartbeat was recorded")
+        if (row := await task_instances.identity(session, ti_id=ti_id)) is None:
+            archived = await task_instances.is_archived(session, ti_id=ti_id)
+            return transitions.ARCHIVED if archived else NOT_FOUND
+    if refusal := transitions.refuse_heartbeat(row, payload):
+        return refusal
+    if rejected is not None:
+        raise rejected
+    if interval:
+        if row.last_heartbeat_at is not None and utcnow() - row.last_heartbeat_at < interval:
+            metrics.NOT_WRITTEN.inc()
+            return None
+        if await service.heartbeats.record(ti_id=ti_id, payload=payload):
+            return None
+    raise LockTimeout("somebody holds or changed the task instance of a heartbeat")
 
 
 async def report_state(service: Service, *, ti_id: uuid.UUID, payload: TIStateUpdate) -> Decision:
@@ -147,17 +148,17 @@ async def report_state(service: Service, *, ti_id: uuid.UUID, payload: TIStateUp
     :raises RetryableDatabaseError: nothing was written; a deadlock is never a reason to write ``failed``.
     :raises RejectedByDatabase: it does not take a value; nothing was written, and the task runs on.
     """
-    patience = service.settings.database.lock_timeout
     try:
-        async with service.turns.taken(_written_by_others_too(payload), within=patience):
-            decision, row = await coming_back(lambda: _record_state_once_more(service, ti_id, payload), within=patience)
+        async with service.turns.taken(_written_by_others_too(payload), within=service.settings.database.lock_timeout):
+            decision, row = await _record_state_once_more(service, ti_id, payload)
     except (RetryableDatabaseError, RejectedByDatabase):
         raise
     except Exception:
         log.exception("the reported state could not be recorded", ti_id=str(ti_id), state=str(payload.state))
         return await _fail_unrecorded(service, ti_id, payload)
     if row is not None and row.fail_fast and payload.state == "failed" and not isinstance(decision, Refuse):
-        await _stop_held(service, row)  # on a repeated report too: the first may have ended in between
+        # On a repeated report too: the first may have ended in between. It comes back by itself, to answer for the report.
+        await service.database.coming_back(_stop_held, service=service, row=row)
     return decision
 
 
@@ -197,7 +198,8 @@ async def _record_state(service: Service, ti_id: uuid.UUID, payload: TIStateUpda
             decision = transitions.report(row, payload, now)
             if not isinstance(decision, Accept):
                 return decision, row
-            if _is_plain(service, row, decision) and await _record(session, service, row, decision, row.hostname, now):
+            if _is_plain(service, row, decision):
+                await _record(session, service, row, decision, row.hostname, now)
                 return decision, row
     renames = isinstance(payload, TIRetryStatePayload)
     async with service.database.transaction() as session:
@@ -246,7 +248,6 @@ async def _apply(session: Session, service: Service, row: AnyRow, decision: Acce
                     reschedule_date=effect.reschedule_date,
                 )
             case transitions.ArchiveTry():
-                await service.database.stop_waiting(session)  # clear inserts the same history row before it locks ours
                 values |= await _archive_try(session, service, row, values, now)
             case transitions.ResumeIfAnswered():
                 answer = await hitl.get(session, ti_id=row.id)
@@ -312,7 +313,7 @@ async def _fail_unrecorded(service: Service, ti_id: uuid.UUID, payload: TIStateU
         )
     log.error("task instance set to failed: its reported state could not be recorded", ti_id=str(ti_id))
     if row.fail_fast:
-        await _stop_held(service, row)
+        await service.database.coming_back(_stop_held, service=service, row=row)
     return Refuse(
         409,
         {
@@ -386,12 +387,10 @@ async def _change_all(
     where: ColumnElement[bool],
     change: Callable[[Session, Sequence[AnyRow], datetime], Awaitable[None]],
 ) -> None:
-    """Apply ``change`` to every matching task instance without ever waiting for a row while another is held.
-
-    First in batches of rows that are free, in id order. Then, one transaction each, those that somebody else held: such
-    a transaction may wait, for it holds nothing.
+    """Apply ``change`` to every matching task instance, in batches of those that nobody holds, in id order.
 
     :param where: matches what is left to change; a changed row must not match any more.
+    :raises LockTimeout: when somebody holds those that are left; what was changed stays so.
     """
     while True:
         async with service.database.transaction() as session:
@@ -399,11 +398,6 @@ async def _change_all(
             if not rows:
                 break
             await change(session, rows, utcnow())
-    async with service.database.autocommit() as reading:
-        held = await task_instances.ids(reading, where=where)
-    for ti_id in held:
-        async with service.database.transaction() as session:
-            if await task_instances.lock_by_pk(session, ti_id=ti_id) is None:
-                continue
-            if rows := await task_instances.still(session, ti_id=ti_id, where=where):
-                await change(session, rows, utcnow())
+    async with service.database.autocommit() as session:
+        if await task_instances.any_left(session, where=where):
+            raise LockTimeout("somebody holds some of the task instances")

@@ -19,6 +19,7 @@ from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.db.retrying import ComingBack
 from app.errors import RefusedRequest, RejectedByDatabase
 from app.routes import ROUTERS
 from app.routes.operations import Operation, Operations
@@ -147,7 +148,10 @@ def build_app(service: Service, version: str, bodies: Bodies) -> Dispatcher:
     undone = tuple(change for newer in _newer_than(version) for change in newer.changes)
     undone += tuple(change for newer in _newer_than(service.revision.newest_api_date) for change in newer.server_changes)
     models = OlderModels(undone)
-    routers = [(prefix, tag, list(_as_of(undone, operations, models))) for prefix, tag, operations in ROUTERS]
+    routers = [
+        (prefix, tag, list(_as_of(undone, operations, models, service.database.coming_back)))
+        for prefix, tag, operations in ROUTERS
+    ]
 
     def make_routes(app: FastAPI) -> None:
         for prefix, tag, operations in routers:
@@ -197,7 +201,9 @@ def _downgrades(changes: tuple[Change, ...], operation: str) -> tuple[Downgrade,
     return tuple(change.downgrades[operation] for change in changes if operation in change.downgrades)
 
 
-def _as_of(undone: tuple[Change, ...], operations: Operations, models: OlderModels) -> Iterator[Operation]:
+def _as_of(
+    undone: tuple[Change, ...], operations: Operations, models: OlderModels, coming_back: ComingBack
+) -> Iterator[Operation]:
     """Yield the operations of a router as they were before some changes."""
     gone = {name for change in undone for name in change.added_operations}
     moved = {name: before for change in undone for name, before in change.moved_operations.items()}
@@ -207,7 +213,7 @@ def _as_of(undone: tuple[Change, ...], operations: Operations, models: OlderMode
             options = {**operation.options, "name": name}
             if operation.name in moved:
                 options["response_model"] = None
-            endpoint = _endpoint(operation, models, _downgrades(undone, operation.name))
+            endpoint = _endpoint(operation, models, _downgrades(undone, operation.name), coming_back)
             yield Operation(path, endpoint, options)
 
 
@@ -230,9 +236,12 @@ def _token_requirements(dependant: Dependant) -> Iterator[tuple[str, ...]]:
 
 
 def _endpoint(
-    operation: Operation, models: OlderModels, downgrades: tuple[Downgrade, ...]
+    operation: Operation, models: OlderModels, downgrades: tuple[Downgrade, ...], coming_back: ComingBack
 ) -> Callable[..., Awaitable[Response]]:
-    """Return a handler for one API date: it takes that date's models and answers that date's body."""
+    """Return a handler for one API date: it takes that date's models and answers that date's body.
+
+    A request is a unit of work: its client asks it again when it hears 503. So when it meets a lock, it begins again here.
+    """
     handler, status = operation.endpoint, operation.options["status_code"] or 200
     signature = inspect.signature(handler, eval_str=True)
     parameters = [p.replace(annotation=models.annotation(p.annotation)) for p in signature.parameters.values()]
@@ -242,7 +251,7 @@ def _endpoint(
     async def endpoint(**arguments: Any) -> Response:
         if wants_upgrade:
             arguments = {name: models.upgrade(value) for name, value in arguments.items()}
-        result = await handler(**arguments)
+        result = await coming_back(handler, **arguments)
         if downgrades and isinstance(result, dict):
             for downgrade in downgrades:
                 downgrade(result)

@@ -49,7 +49,7 @@ TABLE = [
     Row("success", "running", "PATCH", "/task-instances/{ti}/state", {"state": "success", **END}, 0, 2, 2),
     Row("success again", "success", "PATCH", "/task-instances/{ti}/state", {"state": "success", **END}, 0, 1, 1),
     Row("failed", "running", "PATCH", "/task-instances/{ti}/state", {"state": "failed", **END}, 0, 2, 2),
-    Row("retry", "running", "PATCH", "/task-instances/{ti}/state", {"state": "up_for_retry", **END}, 1, 7, 9),
+    Row("retry", "running", "PATCH", "/task-instances/{ti}/state", {"state": "up_for_retry", **END}, 1, 6, 8),
     Row(
         "deferred", "running", "PATCH", "/task-instances/{ti}/state",
         {"state": "deferred", "classpath": "T", "next_method": "m"}, 1, 4, 6,
@@ -60,11 +60,11 @@ TABLE = [
     ),
     Row(
         "success with outlets", "outlets", "PATCH", "/task-instances/{ti}/state",
-        {"state": "success", **END, "task_outlets": OUTLETS}, 1, 11, 13,
+        {"state": "success", **END, "task_outlets": OUTLETS}, 1, 10, 12,
     ),
     Row("fail fast", "fail_fast", "PATCH", "/task-instances/{ti}/state", {"state": "failed", **END}, 4, 14, 18),
     Row("skip downstream", "downstream", "PATCH", "/task-instances/{ti}/skip-downstream", {"tasks": ["t0", "t1"]}, 2, 5, 9),
-    Row("clear a run", "fail_fast", "POST", "/dag-runs/d/manual__1/clear", None, 2, 15, 17),
+    Row("clear a run", "fail_fast", "POST", "/dag-runs/d/manual__1/clear", None, 2, 14, 16),
     Row("rtif", "running", "PUT", "/task-instances/{ti}/rtif", {"a": 1}, 0, 2, 2),
     Row("rendered map index", "running", "PATCH", "/task-instances/{ti}/rendered-map-index", "x", 0, 1, 1),
     Row("xcom set", "running", "POST", "/xcoms/d/manual__1/job/k", 1, 0, 1, 1),

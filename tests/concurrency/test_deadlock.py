@@ -165,27 +165,61 @@ async def test_a_success_whose_asset_rows_deadlock(duel: Duel, revision: str) ->
         assert (answer.status_code, await duel.state()) == (204, "failed"), "3.3.2 records a successful task as failed"
 
 
-async def test_the_task_sdk_left_to_itself_succeeds_on_its_retry(duel: Duel, revision: str, tmp_path: Path) -> None:
-    """Our transaction is the victim; the real client, knowing nothing of it, reports again and succeeds."""
+DEADLOCK_ONCE = """
+CREATE SEQUENCE raised;
+CREATE FUNCTION raise_deadlock() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF nextval('raised') = 1 THEN  -- which is not rolled back
+        RAISE EXCEPTION 'as if' USING ERRCODE = 'deadlock_detected';
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER deadlock BEFORE INSERT ON log FOR EACH ROW EXECUTE FUNCTION raise_deadlock();
+"""
+
+
+@pytest.mark.parametrize("kind", ["deadlock", "lock_timeout"])
+async def test_the_task_sdk_left_to_itself_succeeds_on_its_retry(
+    duel: Duel, revision: str, tmp_path: Path, kind: str
+) -> None:
+    """The real client, knowing nothing of it, reports again and succeeds.
+
+    Ours is the victim of no real deadlock any more: it waits for no lock for as long as PostgreSQL takes to look for one.
+    So the database says it is, once. Or a table is locked for longer than we come back to it.
+    """
     if not duel.ours:
         pytest.skip("about our answer")
     ti = await SETUPS["running"](World(duel.observer, revision))
     version = {"3.2": "3.2.1", "3.3": "3.3.2"}[revision]
+    before, asked = duel.deadlocks(), len(_answers(duel, ti))
     transaction = duel.writer.transaction()
-    await transaction.start()
-    await duel.writer.execute("LOCK TABLE log IN EXCLUSIVE MODE")  # our audit row has to wait, with the task instance held
-    before = duel.deadlocks()
+    if kind == "deadlock":
+        await duel.observer.execute(DEADLOCK_ONCE)
+    else:
+        await transaction.start()
+        await duel.writer.execute("LOCK TABLE log IN EXCLUSIVE MODE")  # our audit row's, written with the task instance held
     report = asyncio.create_task(asyncio.to_thread(_reschedule_with_the_sdk, version, duel.server.base_url, ti, tmp_path))
-    assert await duel.until_waiting(besides=report)
-    await duel.writer.execute("SELECT 1 FROM task_instance WHERE id = $1 FOR UPDATE", ti)
-    assert duel.deadlocks() == before + 1
-    assert await duel.state() == "running"
-    await transaction.commit()
+    while 503 not in _answers(duel, ti)[asked:]:
+        assert not report.done()
+        await asyncio.sleep(0.005)
+    if kind == "lock_timeout":
+        await duel.writer.execute("SELECT 1 FROM task_instance WHERE id = $1 FOR UPDATE NOWAIT", ti)  # nobody holds it
+        assert await duel.state() == "running"
+        await transaction.commit()
     await report
+    await duel.observer.execute("DROP FUNCTION IF EXISTS raise_deadlock CASCADE; DROP SEQUENCE IF EXISTS raised")
     assert await duel.state() == "up_for_reschedule"
     assert await duel.observer.fetchval("SELECT count(*) FROM log WHERE event = 'up_for_reschedule'") == 1
-    answers = [json.loads(line) for line in duel.server.log.read_text().splitlines() if '"event":"request"' in line]
-    assert [a["status"] for a in answers if str(ti) in a["path"] and a["path"].endswith("/state")][-2:] == [503, 204]
+    assert set(_answers(duel, ti)[asked:-1]) == {503}
+    assert _answers(duel, ti)[-1] == 204
+    assert f'"reason":"{kind}"' in duel.server.log.read_text()
+    assert duel.deadlocks() == before
+
+
+def _answers(duel: Duel, ti: Any) -> list[int]:
+    lines = duel.server.log.read_text().splitlines()
+    answers = [json.loads(line) for line in lines if '"event":"request"' in line]
+    return [answer["status"] for answer in answers if str(ti) in answer["path"] and answer["path"].endswith("/state")]
 
 
 def _reschedule_with_the_sdk(version: str, base_url: str, ti: Any, home: Path) -> None:

@@ -1,8 +1,9 @@
 """Each of our transactions against each of Airflow's writers, statement by statement, in every order, on PostgreSQL.
 
 Both sides stop before every statement that shares a table with the other side, and before COMMIT; two statements that
-share none can be swapped without a difference, so they need no stop of their own. A schedule says whose turn it is. A side
-whose statement waits for a lock keeps waiting while the other one goes on.
+share none can be swapped without a difference, so they need no stop of their own. A schedule says whose turn it is. When
+the writer's statement waits for a lock, it keeps waiting while we go on; when ours meets one, we let go of everything, and
+stop again before the first of our statements.
 
 Of every schedule it must be true that nobody deadlocks, that we answer no 5xx, and that the rows are those that one of the
 two serial orders leaves: no update is lost. Where our operation is several transactions (fail-fast, skip-downstream), or the
@@ -17,7 +18,8 @@ import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from itertools import combinations, islice
 from typing import Any
 
@@ -26,6 +28,7 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.util import await_only
 
+from app.db import retrying, task_instances
 from app.db.direct import DirectSession
 from app.main import create_app
 from app.settings import DatabaseSettings, Settings, TokenSettings
@@ -69,6 +72,7 @@ class Operation:
         and for one over many rows: a writer that waits for it has picked its rows before.
     :param every: run only every so many-th order; most statements of a long transaction touch what it holds already.
     :param in_batch: whether it is a heartbeat that goes with others.
+    :param clears: whether ``[state_store] clear_on_success`` is set.
     """
 
     name: str
@@ -80,6 +84,7 @@ class Operation:
     atomic: bool = True
     every: int = 1
     in_batch: bool = False
+    clears: bool = False
 
 
 _STATE = ("PATCH", "/task-instances/{ti}/state")
@@ -88,6 +93,9 @@ OPERATIONS = (
     Operation(
         "heartbeat in a batch", "fail_fast", "PUT", "/task-instances/{ti}/heartbeat",
         {"hostname": "worker", "pid": 42}, in_batch=True,
+    ),
+    Operation(
+        "success that clears its values", "state_stores", *_STATE, {"state": "success", **END}, "success", clears=True,
     ),
     Operation("run", "queued", "PATCH", "/task-instances/{ti}/run", START, "running"),
     Operation("success", "fail_fast", *_STATE, {"state": "success", **END}, "success"),
@@ -98,7 +106,7 @@ OPERATIONS = (
         "rescheduled", "running", *_STATE,
         {"state": "up_for_reschedule", **END, "reschedule_date": END["end_date"]}, "up_for_reschedule",
     ),
-    Operation("fail fast", "fail_fast", *_STATE, {"state": "failed", **END}, "failed", atomic=False),
+    Operation("fail fast", "fail_fast", *_STATE, {"state": "failed", **END}, "failed", atomic=False, every=6),
     Operation(
         "skip downstream", "downstream", "PATCH", "/task-instances/{ti}/skip-downstream",
         {"tasks": ["t0", "t1"]}, atomic=False,
@@ -160,6 +168,7 @@ class Explorer:
         self.ours, self.writing, self.watching = ours, writing, watching
         self.gate: Steps | None = None
         self.shared: set[str] = set()
+        self.in_batch = False
         engine = ours.service.database.engine
 
         @event.listens_for(engine, "before_cursor_execute")
@@ -179,6 +188,13 @@ class Explorer:
                 await self.gate.stop()
             await controlled(session, command)
 
+        beaten = task_instances.heartbeats
+
+        async def beat(session: DirectSession, *, processes: Sequence[Any], now: datetime) -> set[Any]:
+            return await beaten(session, processes=[*processes, *processes] if self.in_batch else processes, now=now)
+
+        patch.setattr(task_instances, "heartbeats", beat)
+        patch.setattr(retrying, "PAUSE", (0.0, 0.002))  # whose turn it is decides the schedule
         patch.setattr(DirectSession, "fetch", fetch)
         patch.setattr(DirectSession, "control", control)
 
@@ -213,7 +229,9 @@ class Explorer:
         await self.restore()
         ours, theirs = Steps(), Steps()
         self.gate = ours
-        self.ours.service.heartbeats._is_one_alone = operation.in_batch
+        self.in_batch = operation.in_batch
+        settings = replace(self.ours.service.settings, clear_state_on_success=operation.clears)
+        object.__setattr__(self.ours.service, "settings", settings)
         async with self.ours.client(ti) as client, asyncio.timeout(PATIENCE):
             path = operation.path.format(ti=ti)
             ours.task = asyncio.create_task(client.request(operation.method, path, json=operation.body))
@@ -282,11 +300,12 @@ def schedules(ours: int, theirs: int) -> Iterator[str]:
         yield "".join("W" if turn in turns else "O" for turn in range(ours + theirs))
 
 
+BESIDE = {"outlets": "asset_dag_run_queue", "state_stores": "task_state_store"}  # tables of operations with these setups
 PAIRS = [
     pytest.param(operation, writer, id=f"{operation.name} / {writer.name}")
     for operation in OPERATIONS
     for writer in WRITERS
-    if operation.setup == "outlets" or "task_instance" in "".join(writer.statements)
+    if {"task_instance", BESIDE.get(operation.setup)} & set(CHANGED.findall(" ".join(writer.statements)))
 ]
 
 

@@ -221,4 +221,14 @@ WRITERS = (
             "INSERT INTO asset_dag_run_queue (asset_id, target_dag_id, created_at) VALUES (1, 'c1', now()) ON CONFLICT DO NOTHING",
         ),
     ),
+    Writer(
+        "values that expired",
+        "state/metastore.py: cleanup",
+        ("DELETE FROM task_state_store WHERE expires_at < now()",),
+    ),
+    Writer(
+        "a run is deleted, its values first",
+        "models/dagrun.py: DELETE of a Dag run, what belongs to it with it, in an order that is PostgreSQL's own",
+        (f"DELETE FROM task_state_store WHERE {_RUN}", f"DELETE FROM task_instance WHERE {_RUN}"),
+    ),
 )

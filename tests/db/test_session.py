@@ -56,7 +56,7 @@ async def ti(admin: asyncpg.Connection) -> uuid.UUID:
 async def test_every_session_is_bounded(database: Database) -> None:
     for opened in (database.transaction, database.autocommit, database.fallback):
         async with opened() as session:
-            assert await session.scalar(text("SHOW lock_timeout")) == "300ms"
+            assert await session.scalar(text("SHOW lock_timeout")) == "1ms", "no statement waits for a lock"
             assert await session.scalar(text("SHOW statement_timeout")) == "600ms"
             assert await session.scalar(text("SHOW transaction_isolation")) == "read committed"
 
@@ -155,7 +155,8 @@ async def test_a_deadlock_in_which_we_are_the_victim(database: Database, admin: 
     await admin.execute("SET deadlock_timeout = '10s'; SET lock_timeout = 0")
     with pytest.raises(errors.DeadlockDetected):
         async with database.transaction() as session:
-            await session.execute(text("SET LOCAL deadlock_timeout = '10ms'"))
+            for setting in ("deadlock_timeout = '10ms'", "lock_timeout = 0"):
+                await session.execute(text(f"SET LOCAL {setting}"))
             await task_instances.lock_by_pk(session, ti_id=ti)
             async with admin.transaction():
                 await admin.execute(lock, other)

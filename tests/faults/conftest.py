@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 
 from app.db.direct import DirectSession
 from app.main import create_app
+from app.server import logs
 from app.settings import DatabaseSettings, Settings, TokenSettings
 from app.settings.database_url import async_url
 from app.tasks.service import Service
@@ -67,6 +68,7 @@ async def ours(
         tokens=TokenSettings(secret=SECRET),
         fernet_keys=(FERNET_KEY,),
     )
+    logs.configure(form="json")  # as in production: the tests' own libraries would paint each traceback for a second
     application = create_app(settings)
     async with application.router.lifespan_context(application):
         service: Service = application.routes[1].app.service  # type: ignore[attr-defined]

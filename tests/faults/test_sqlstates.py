@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import pytest
 
+from app.server import middleware
 from tests.contract.cases.setups import SETUPS
 from tests.faults.conftest import InProcess
 from tests.rows import rows
@@ -176,9 +178,11 @@ async def test_what_a_race_made_is_not_there_the_second_time(
 
 
 async def test_the_log_tells_the_code_of_what_is_no_class_of_its_own(
-    ours: InProcess, planted: Any, capsys: pytest.CaptureFixture[str]
+    ours: InProcess, planted: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ti = await SETUPS["running"](ours.world)
+    log = Mock()
+    monkeypatch.setattr(middleware, "log", log)
     await planted("53100")
     assert told(await REQUESTS["success"].send(ours, ti)) == (503, "database_unavailable")
-    assert "53100" in capsys.readouterr().out
+    assert log.warning.call_args.kwargs["sqlstate"] == "53100"
