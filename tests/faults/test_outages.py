@@ -62,7 +62,7 @@ async def tasks_running(cluster: EmbeddedPostgres, folder: Path) -> AsyncIterato
     queued: dict[str, uuid.UUID] = {f"t{n}": await world.ti("d", f"t{n}") for n in range(TASKS)}
     await connection.close()
     async with relay(cluster.url()) as between:
-        with our_server(between.url(cluster.url()), folder) as server:
+        async with served_through(between, cluster.url(), folder) as server:
             running = Running(between, server, History(), cluster)
             over = asyncio.Event()
             lives = [
@@ -80,6 +80,17 @@ async def tasks_running(cluster: EmbeddedPostgres, folder: Path) -> AsyncIterato
     connection = await asyncpg.connect(running.reached.url())
     assert await violations(running.history, connection) == []
     await connection.close()
+
+
+@asynccontextmanager
+async def served_through(between: Relay, url: str, folder: Path) -> AsyncIterator[Server]:
+    """Run our server, which reaches its database through the relay: that must forward while it starts."""
+    running = our_server(between.url(url), folder)
+    server = await asyncio.to_thread(running.__enter__)
+    try:
+        yield server
+    finally:
+        await asyncio.to_thread(running.__exit__, None, None, None)
 
 
 async def ping(server: Server) -> tuple[int, float]:
@@ -107,17 +118,16 @@ async def test_every_pooled_connection_falls_silent(cluster: EmbeddedPostgres, t
 
 
 async def test_a_silent_network_is_told_by_ping_and_not_by_liveness(cluster: EmbeddedPostgres, tmp_path: Path) -> None:
-    async with relay(cluster.url()) as between:
-        with our_server(between.url(cluster.url()), tmp_path) as server:
-            assert (await ping(server))[0] == 200
-            between.is_accepting_silently = True
-            between.silence()
-            status, seconds = await ping(server)
-            assert (status, seconds < 4) == (500, True)
-            async with server.client() as client:
-                assert (await client.get("/health")).status_code == 200
-            between.is_accepting_silently = False
-            await served(server, within=5)
+    async with relay(cluster.url()) as between, served_through(between, cluster.url(), tmp_path) as server:
+        assert (await ping(server))[0] == 200
+        between.is_accepting_silently = True
+        between.silence()
+        status, seconds = await ping(server)
+        assert (status, seconds < 4) == (500, True)
+        async with server.client() as client:
+            assert (await client.get("/health")).status_code == 200
+        between.is_accepting_silently = False
+        await served(server, within=5)
 
 
 async def test_postgresql_is_away(cluster: EmbeddedPostgres, tmp_path: Path) -> None:
@@ -133,10 +143,10 @@ async def test_postgresql_is_away(cluster: EmbeddedPostgres, tmp_path: Path) -> 
         await served(running.server, within=4)
 
 
-async def test_a_failover_to_a_standby_and_back(cluster: EmbeddedPostgres, tmp_path: Path) -> None:
+async def test_a_failover_to_a_standby(cluster: EmbeddedPostgres, tmp_path: Path) -> None:
     """First its address leads to the standby, which reads only; then that is promoted."""
-    with standby_of(cluster, tmp_path / "standby") as standby:
-        async with tasks_running(cluster, tmp_path / "server") as running:
+    with standby_of(cluster, reachable(tmp_path) / "standby") as standby:
+        async with tasks_running(cluster, tmp_path) as running:
             running.reached = standby
             await asyncio.to_thread(cluster.run, "psql", "-qc", "CHECKPOINT", "postgres")
             running.between.target_port = standby.port
