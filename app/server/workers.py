@@ -89,6 +89,7 @@ class Parent:
     def is_ready(self) -> None:
         """Tell that this process serves."""
         self._tell(READY)
+        log.info("accepting requests")
 
     def _beat(self) -> None:
         self._tell(BEAT)

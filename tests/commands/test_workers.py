@@ -54,8 +54,8 @@ def lines(server: Server) -> list[dict[str, object]]:
 
 
 def serving(server: Server) -> list[object]:
-    """Return the processes that have told that they serve."""
-    return [line["pid"] for line in lines(server) if line["event"] == "serving"]
+    """Return the processes that have told that they accept requests."""
+    return [line["pid"] for line in lines(server) if line["event"] == "accepting requests"]
 
 
 def root(server: Server) -> str:
