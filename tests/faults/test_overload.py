@@ -226,8 +226,8 @@ async def test_what_was_started_is_carried_to_its_end(small: Server) -> None:
 
 @pytest.mark.slow
 async def test_one_that_asks_for_much_keeps_nobody_out(small: Server) -> None:
-    """A task that keeps thirty requests under way, beside others that live their lives."""
-    history, queued = History(), await tasks_of(small, 9)
+    """A task that keeps sixty requests under way, beside others that live their lives."""
+    history, queued = History(), await tasks_of(small, 4)
     *modest, (_, greedy) = queued.items()
     answers, done = Counter[int](), asyncio.Event()
 
@@ -237,7 +237,7 @@ async def test_one_that_asks_for_much_keeps_nobody_out(small: Server) -> None:
 
     limits = httpx.Limits(max_connections=None)
     async with small.client(greedy, timeout=30, limits=limits) as client:
-        asking = [asyncio.create_task(ask_on(client)) for _ in range(30)]
+        asking = [asyncio.create_task(ask_on(client)) for _ in range(60)]
         await asyncio.gather(*(worker(history, small, ti, name).live() for name, ti in modest))
         done.set()
         await asyncio.gather(*asking)
