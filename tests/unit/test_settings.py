@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from structlog.testing import capture_logs
+from structlog.testing import CapturingLogger, capture_logs
 
 from app import settings
 from app.errors import ConfigurationError
@@ -42,12 +42,13 @@ def test_airflow_settings_from_the_environment(tmp_path: Path) -> None:
     assert (loaded.max_map_length, loaded.multi_team, loaded.rendered_fields_runs, loaded.server.workers) == (7, True, 5, 3)
 
 
-def test_a_setting_that_has_no_effect_any_more_is_told_of(tmp_path: Path) -> None:
-    with capture_logs() as logs:
-        load(tmp_path, **COMPLETE)
-        assert logs == []
-        load(tmp_path, **COMPLETE, AIRFLOW__EXECUTION_API_SERVICE__POOL_TIMEOUT="2")
-    assert [line["setting"] for line in logs] == ["[execution_api_service] pool_timeout"]
+def test_a_setting_that_has_no_effect_any_more_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = CapturingLogger()
+    monkeypatch.setattr(settings, "log", told)
+    load(tmp_path, **COMPLETE)
+    assert told.calls == []
+    load(tmp_path, **COMPLETE, AIRFLOW__EXECUTION_API_SERVICE__POOL_TIMEOUT="2")
+    assert [call.kwargs["setting"] for call in told.calls] == ["[execution_api_service] pool_timeout"]
 
 
 def test_airflow_cfg_is_read_and_the_environment_wins(tmp_path: Path) -> None:
