@@ -163,7 +163,7 @@ CASES: list[Case] = [
     Case("rendered map index empty", "PATCH", f"{TI}/rendered-map-index", ""),
     Case("rendered map index is a number", "PATCH", f"{TI}/rendered-map-index", 5),
     Case("rendered map index unknown", "PATCH", f"{TI}/rendered-map-index", "x", setup="nothing"),
-    Case("rendered map index too long", "PATCH", f"{TI}/rendered-map-index", "x" * 251, differs=BETTER_REFUSAL, ours=422),
+    Case("rendered map index too long", "PATCH", f"{TI}/rendered-map-index", "x" * 251, differs=CUT, ours=204),
     # --- labels of mapped tasks, and tries that the history has already
     *(
         state(f"retry labelled {label!r} of {setup}", {"state": "up_for_retry", **ENDED, "rendered_map_index": label}, setup)
