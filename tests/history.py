@@ -119,10 +119,11 @@ class Worker:
         self._headers = {"Authorization": f"Bearer {token(ti)}", "Content-Type": "application/json"}
         self._clients: list[httpx.AsyncClient] = []
 
-    async def live(self, meanwhile: asyncio.Event | None = None) -> None:
+    async def live(self, started: asyncio.Barrier | None = None, over: asyncio.Event | None = None) -> None:
         """Run the task from ``queued`` to ``success``.
 
-        :param meanwhile: it sends heartbeats until this is set, ``beats`` of them at least.
+        :param started: where it waits once it runs.
+        :param over: it sends heartbeats until this is set, ``beats`` of them at least.
         """
         async with AsyncExitStack() as stack:
             for url in self._urls:
@@ -131,19 +132,21 @@ class Worker:
                 )
                 self._clients.append(await stack.enter_async_context(client))
             try:
-                await self._steps(meanwhile)
+                await self._steps(started, over)
                 self.history.ends[self.ti] = ("done", "")
             except _Ended as ended:
                 end, at = ended.args
                 self.history.ends[self.ti] = (end, at)
 
-    async def _steps(self, meanwhile: asyncio.Event | None) -> None:
+    async def _steps(self, started: asyncio.Barrier | None, over: asyncio.Event | None) -> None:
         who = {"hostname": self.process.hostname, "pid": self.process.pid}
         start = {"state": "running", "unixname": "u", "start_date": "2026-01-01T00:00:01Z", **who}
         await self._must("PATCH", "run", start)
+        if started is not None:
+            await started.wait()
         await self._must("PUT", "rtif", {"command": "echo"})
         number = failed = 0
-        while number < self._beats or (meanwhile is not None and not meanwhile.is_set()):
+        while number < self._beats or (over is not None and not over.is_set()):
             failed = 0 if await self._ask("PUT", "heartbeat", who) else failed + 1
             if failed == FAILED_HEARTBEATS:
                 raise _Ended("lost", "heartbeat")
