@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -16,6 +17,11 @@ from tests.world import World
 REVISIONS = ("3.2", "3.3")
 # Nothing in the tests outlives a crash of the machine, so nothing waits for the disk.
 OPTIONS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "200"}
+
+
+def pytest_configure() -> None:
+    """Take SIGTERM as Ctrl-C is taken: whatever ends a run, what it started is stopped."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
