@@ -18,11 +18,12 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app import __version__, metrics, patience
+from app import __version__
 from app import settings as settings_module
 from app.db.session import Database
 from app.errors import ConfigurationError, RetryableDatabaseError, UnknownRevision
 from app.routes import MOUNT_POINT
+from app.server import metrics, patience
 from app.server.admission import Admission, Door
 from app.server.auth import Tokens
 from app.server.bodies import Bodies

@@ -68,7 +68,7 @@ def _serve(options: argparse.Namespace) -> int:
     except OSError as error:
         raise ConfigurationError(f"no temporary folder can be made ({error.strerror}): name one by TMPDIR") from error
     with folder as name:
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = name  # before anything that counts is imported, see app.metrics
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = name  # before anything that counts is imported, see app.server.metrics
         from app.commands import serve
 
         return serve.run(options)

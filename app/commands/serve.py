@@ -14,11 +14,11 @@ from typing import Any
 
 import uvicorn
 
-from app import metrics, settings
+from app import settings
 from app.commands import checks
 from app.errors import ConfigurationError
 from app.main import create_app
-from app.server import logs
+from app.server import logs, metrics
 from app.server.draining import UNDER_WAY, DrainingServer, Readiness, serve
 from app.server.workers import Parent, Workers
 from app.settings import ServerSettings

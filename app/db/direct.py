@@ -18,9 +18,9 @@ import asyncpg
 from sqlalchemy import Dialect, Executable
 from sqlalchemy.sql.compiler import SQLCompiler
 
-from app import metrics
 from app.db.pool import Pool, Pooled, is_ended_unasked
 from app.errors import InvalidValue
+from app.server import metrics
 
 Compiler = Callable[[Executable, tuple[str, ...]], "Compiled"]
 TABLE = re.compile(r'\b(?:FROM|UPDATE|INTO) (?:ONLY )?"?(?:\w+"?\."?)?(\w+)')  # without the schema before it

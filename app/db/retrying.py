@@ -18,7 +18,8 @@ from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from app import errors, metrics
+from app import errors
+from app.server import metrics
 
 _Result = TypeVar("_Result")
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from prometheus_client import Gauge
 from sqlalchemy import Engine, Executable, text
 
-from app import metrics, patience
 from app.db.direct import DirectSession, compiler
 from app.db.engine import connect_arguments, create_engine, timeouts
 from app.db.pool import Pool
@@ -24,6 +23,7 @@ from app.db.slots import Slots
 from app.db.tables import AnyRow
 from app.errors import ConfigurationError, ConnectionLost, ReadOnlyServer, RetryableDatabaseError
 from app.releases import Revision, revision_of
+from app.server import metrics, patience
 from app.settings import DatabaseSettings
 
 if TYPE_CHECKING:

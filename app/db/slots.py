@@ -14,8 +14,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from app import metrics, patience
 from app.errors import PoolExhausted
+from app.server import metrics, patience
 
 
 class Slots:

@@ -4,9 +4,9 @@ A request that is refused in the middle of a task costs all that the task did; o
 nothing. So requests wait at the door, before they cost anything (token, body, a connection), and are let in by what they ask
 for, as the line for database connections (:mod:`app.db.slots`) has room. Heartbeats never wait here.
 
-Who is not let in within :data:`app.patience.DOOR` hears 503, and nobody hears it earlier: no model says how long a wait will
-be, and who is held cannot ask again meanwhile. So refusing cannot feed itself: of a thousand clients that ask again at once,
-three hundred a second are refused at most, for 0.1 ms each, a third of what an answer costs.
+Who is not let in within :data:`app.server.patience.DOOR` hears 503, and nobody hears it earlier: no model says how long a
+wait will be, and who is held cannot ask again meanwhile. So refusing cannot feed itself: of a thousand clients that ask
+again at once, three hundred a second are refused at most, for 0.1 ms each, a third of what an answer costs.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from prometheus_client import Gauge
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app import metrics, patience
 from app.errors import PoolExhausted
+from app.server import metrics, patience
 from app.server.middleware import header, send_unavailable
 
 log = structlog.get_logger(__name__)

@@ -30,8 +30,8 @@ from fastapi import Request
 from jwt.algorithms import OKPAlgorithm, RSAAlgorithm
 from jwt.utils import base64url_encode
 
-from app import metrics
 from app.errors import ConfigurationError, RefusedRequest
+from app.server import metrics
 from app.settings import TokenSettings
 
 log = structlog.get_logger(__name__)

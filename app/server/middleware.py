@@ -15,9 +15,8 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app import metrics
 from app.errors import RetryableDatabaseError
-from app.server import logs
+from app.server import logs, metrics
 from app.server.auth import REFRESH_HEADER, Tokens
 
 log = structlog.get_logger(__name__)

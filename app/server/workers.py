@@ -25,8 +25,8 @@ from typing import Any, NoReturn
 
 import structlog
 
-from app import metrics
 from app.errors import ConfigurationError
+from app.server import metrics
 from app.server.draining import FIRST_REQUEST, UNDER_WAY, DrainingServer
 
 log = structlog.get_logger(__name__)

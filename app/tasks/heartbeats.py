@@ -10,12 +10,12 @@ import asyncio
 import uuid
 from dataclasses import dataclass
 
-from app import metrics
 from app.db import task_instances
 from app.db.session import Database
 from app.db.task_instances import Process
 from app.errors import RejectedByDatabase
 from app.schemas.task_instances import TIHeartbeatInfo
+from app.server import metrics
 from app.tasks.clock import utcnow
 
 LARGEST = 1000  # heartbeats in a batch, so that no transaction gets long: more of them are several batches

@@ -15,7 +15,6 @@ from typing import Any
 import structlog
 from sqlalchemy import ColumnElement
 
-from app import metrics
 from app.dags import serialized_dag
 from app.db import audit, dag_runs, dags, hitl, state_store, task_instances, teams, triggers
 from app.db.session import Session
@@ -30,6 +29,7 @@ from app.schemas.task_instances import (
     TISuccessStatePayload,
     TITerminalStatePayload,
 )
+from app.server import metrics
 from app.tasks import asset_registration, transitions, turns
 from app.tasks.clock import utcnow
 from app.tasks.service import Service

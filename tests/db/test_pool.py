@@ -12,10 +12,11 @@ import asyncpg
 import pytest
 from sqlalchemy import text
 
-from app import errors, patience
+from app import errors
 from app.commands.embedded import EmbeddedPostgres
 from app.db import pool
 from app.db.session import Database
+from app.server import patience
 from app.settings import DatabaseSettings
 from app.settings.database_url import async_url
 from tests.conftest import reachable

@@ -11,9 +11,10 @@ import asyncpg
 import pytest
 from sqlalchemy import Integer, bindparam, column, select, text
 
-from app import errors, patience
+from app import errors
 from app.db import task_instances
 from app.db.session import Database
+from app.server import patience
 from app.settings import DatabaseSettings
 from app.settings.database_url import async_url
 from tests.world import World, ti_id

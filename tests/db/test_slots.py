@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from app import patience
 from app.db.slots import Slots
 from app.errors import PoolExhausted
+from app.server import patience
 
 
 class Users:

@@ -9,9 +9,10 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from app import main, patience
+from app import main
 from app.main import create_app
 from app.releases import AIRFLOW_3_2, AIRFLOW_3_3
+from app.server import patience
 from app.settings import DatabaseSettings, Settings, TokenSettings
 from app.settings.database_url import async_url
 from app.tasks.service import Service

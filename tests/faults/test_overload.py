@@ -17,8 +17,7 @@ import pytest
 from starlette.types import Message, Scope
 from structlog.testing import CapturingLogger
 
-from app import metrics, patience
-from app.server import admission, middleware
+from app.server import admission, metrics, middleware, patience
 from app.server.admission import Door, Kind
 from app.server.event_loop import TICK, Lag
 from tests.contract.cases.setups import SETUPS

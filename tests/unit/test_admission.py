@@ -8,8 +8,7 @@ from collections.abc import Callable
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from app import patience
-from app.server import admission
+from app.server import admission, patience
 from app.server.admission import HOPELESS, Admission, Door, Kind, Lines, Waiting, kind_of
 
 REPORT, RUNNING, TRIGGER, START, BESIDE = Kind

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 
-from app import metrics
+from app.server import metrics
 from tests import debian
 
 ROOT = Path(__file__).parent.parent.parent
