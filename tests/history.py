@@ -12,8 +12,8 @@ import json
 import random
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -21,7 +21,9 @@ from typing import Any
 import asyncpg
 import httpx
 
+from tests.conftest import empty
 from tests.servers import token
+from tests.world import World
 
 ATTEMPTS = 5  # the Task SDK's, for every request
 TIME_OUT = 5.0  # seconds that it waits for an answer
@@ -119,7 +121,7 @@ class Worker:
         self._headers = {"Authorization": f"Bearer {token(ti)}", "Content-Type": "application/json"}
         self._clients: list[httpx.AsyncClient] = []
 
-    async def live(self, started: asyncio.Barrier | None = None, over: asyncio.Event | None = None) -> None:
+    async def live(self, *, started: asyncio.Barrier | None = None, over: asyncio.Event | None = None) -> None:
         """Run the task from ``queued`` to ``success``.
 
         :param started: where it waits once it runs.
@@ -181,11 +183,35 @@ class Worker:
         return False
 
 
-async def violations(history: History, connection: asyncpg.Connection) -> list[str]:
+async def queue(url: str, count: int, *, revision: str = "3.3") -> dict[str, uuid.UUID]:
+    """Empty a metadata database and queue tasks ``t0``, ``t1`` ... in it for workers; return their ids by name."""
+    async with _connected(url) as connection:
+        await empty(connection)
+        world = World(connection, revision)
+        await world.dag("d")
+        await world.run("d")
+        return {f"t{n}": await world.ti("d", f"t{n}") for n in range(count)}
+
+
+async def violations(history: History, url: str) -> list[str]:
     """Return what contradicts what workers were told, a sentence each; nothing when all is as it was promised.
 
-    :param connection: to the database that the servers used, which have nothing under way any more.
+    :param url: of the database that the servers used, which have nothing under way any more.
     """
+    async with _connected(url) as connection:
+        return await _violations(history, connection)
+
+
+@asynccontextmanager
+async def _connected(url: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(url)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def _violations(history: History, connection: asyncpg.Connection) -> list[str]:
     rows = {row["id"]: row for row in await connection.fetch("SELECT * FROM task_instance")}
     found = [sentence for ti, exchanges in _by_task(history) for sentence in _of_task(exchanges, rows.get(ti), str(ti))]
     found += [f"xcom: {sentence}" for sentence in await _wrong_xcoms(history, connection, rows)]

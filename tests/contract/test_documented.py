@@ -18,4 +18,4 @@ def test_differences_are_documented() -> None:
 def test_names_are_unique_and_the_corpus_is_large() -> None:
     names = Counter(case.name for case in CASES)
     assert [name for name, times in names.items() if times > 1] == []
-    assert len(names) >= 600
+    assert len(names) >= 900

@@ -6,7 +6,6 @@ Twelve workers (``tests/history.py``) live their tasks while the fault happens. 
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -15,10 +14,9 @@ import httpx
 import pytest
 
 from app.commands.embedded import EmbeddedPostgres
-from tests.conftest import empty, reachable
-from tests.history import History, Process, Worker, violations
+from tests.conftest import reachable
+from tests.history import History, Process, Worker, queue, violations
 from tests.servers import Server, our_server
-from tests.world import World
 
 TASKS = 12
 
@@ -35,26 +33,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgr
 def server(cluster: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with our_server(cluster.url(), tmp_path_factory.mktemp("checker")) as running:
         yield running
-
-
-async def tasks_in(cluster: EmbeddedPostgres) -> dict[str, uuid.UUID]:
-    """Empty the database and queue :data:`TASKS` tasks in it."""
-    connection = await asyncpg.connect(cluster.url())
-    await empty(connection)
-    world = World(connection)
-    await world.dag("d")
-    await world.run("d")
-    queued = {f"t{n}": await world.ti("d", f"t{n}") for n in range(TASKS)}
-    await connection.close()
-    return queued
-
-
-async def found(history: History, cluster: EmbeddedPostgres) -> list[str]:
-    connection = await asyncpg.connect(cluster.url())
-    try:
-        return await violations(history, connection)
-    finally:
-        await connection.close()
 
 
 # What nobody may do to rows that were acknowledged, and the rules that must find it.
@@ -76,13 +54,13 @@ class TestTheChecker:
 
     @pytest.fixture
     async def honest(self, cluster: EmbeddedPostgres, server: Server) -> History:
-        history, queued = History(), await tasks_in(cluster)
+        history, queued = History(), await queue(cluster.url(), TASKS)
         lives = (Worker(history, [server.base_url], ti, name, beats=2, interval=0).live() for name, ti in queued.items())
         await asyncio.gather(*lives)
         return history
 
     async def test_nothing_when_all_is_well(self, cluster: EmbeddedPostgres, honest: History) -> None:
-        assert await found(honest, cluster) == []
+        assert await violations(honest, cluster.url()) == []
         assert list(honest.ends.values()) == [("done", "")] * TASKS
         assert honest.lost == {}
 
@@ -93,13 +71,13 @@ class TestTheChecker:
         connection = await asyncpg.connect(cluster.url())
         await connection.execute(statement)
         await connection.close()
-        assert {sentence.partition(":")[0] for sentence in await found(honest, cluster)} == rules
+        assert {sentence.partition(":")[0] for sentence in await violations(honest, cluster.url())} == rules
 
     async def test_two_owners_and_a_wrong_refusal(self, cluster: EmbeddedPostgres, honest: History) -> None:
         runs = [each for each in honest.exchanges if each.operation == "run"]
         honest.exchanges.append(replace(runs[0], process=Process("other", 1)))
         honest.exchanges.append(replace(runs[1], status=409))
-        assert [sentence.partition(":")[0] for sentence in await found(honest, cluster)] == ["owner", "refused"]
+        assert [sentence.partition(":")[0] for sentence in await violations(honest, cluster.url())] == ["owner", "refused"]
 
     async def test_an_acknowledgement_without_a_deed(self, cluster: EmbeddedPostgres, server: Server) -> None:
         """Somebody between answers 204 to the success and forwards nothing."""
@@ -110,9 +88,9 @@ class TestTheChecker:
                     return httpx.Response(204)
                 return await super().handle_async_request(request)
 
-        history, queued = History(), await tasks_in(cluster)
+        history, queued = History(), await queue(cluster.url(), TASKS)
         await Worker(history, [server.base_url], queued["t0"], "t0", beats=1, interval=0, transport=Lying).live()
-        assert [sentence.partition(":")[0] for sentence in await found(history, cluster)] == ["final"]
+        assert [sentence.partition(":")[0] for sentence in await violations(history, cluster.url())] == ["final"]
 
     async def test_who_is_lost(self, cluster: EmbeddedPostgres, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         """A task that started and is not answered any more is lost; one that never started is not."""
@@ -125,7 +103,7 @@ class TestTheChecker:
                     return httpx.Response(503)
                 return await super().handle_async_request(request)
 
-        history, queued = History(), await tasks_in(cluster)
+        history, queued = History(), await queue(cluster.url(), TASKS)
         await Worker(history, [server.base_url], queued["t0"], "t0", beats=1, interval=0, transport=Refusing).live()
         refusing.add("run")
         await Worker(history, [server.base_url], queued["t1"], "t1", beats=1, interval=0, transport=Refusing).live()

@@ -18,7 +18,7 @@ from app.settings.database_url import async_url
 from app.tasks.service import Service
 from tests.contract.cases.setups import SETUPS
 from tests.faults.conftest import InProcess
-from tests.history import History, Worker, violations
+from tests.history import History, Worker, queue, violations
 from tests.servers import FERNET_KEY, SECRET, airflow_environment, airflow_process_environment, our_server
 from tests.world import World
 
@@ -78,14 +78,12 @@ async def test_what_is_served_follows_the_revision(
 async def test_airflow_migrates_while_tasks_run(make_database: Callable[[str], str], tmp_path: Path) -> None:
     """No task is lost, nothing that was told is wrong, and afterwards we serve as 3.3 does."""
     url = make_database("3.2")
-    connection = await asyncpg.connect(url)
-    world = World(connection, "3.2")
-    await world.dag("d")
-    await world.run("d")
-    queued = {f"t{n}": await world.ti("d", f"t{n}") for n in range(6)}
+    queued = await queue(url, 6, revision="3.2")
     history, over = History(), asyncio.Event()
     with our_server(url, tmp_path) as server:
-        lives = [asyncio.create_task(Worker(history, [server.base_url], ti, name).live(over)) for name, ti in queued.items()]
+        lives = [
+            asyncio.create_task(Worker(history, [server.base_url], ti, name).live(over=over)) for name, ti in queued.items()
+        ]
         environment = airflow_process_environment("3.3.2", url, tmp_path)
         airflow = str(airflow_environment("3.3.2") / "bin" / "airflow")
         migrating = await asyncio.create_subprocess_exec(airflow, "db", "migrate", env=environment)
@@ -101,5 +99,4 @@ async def test_airflow_migrates_while_tasks_run(make_database: Callable[[str], s
         await asyncio.gather(*lives)
         assert "Traceback" not in server.log.read_text()
     assert {end for end, _ in history.ends.values()} == {"done"}
-    assert await violations(history, connection) == []
-    await connection.close()
+    assert await violations(history, url) == []

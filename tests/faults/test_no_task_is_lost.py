@@ -1,7 +1,7 @@
 """No started task is lost, and nothing that a worker was told is wrong, whatever fails while it runs.
 
 Twelve workers as the Task SDK has them (``tests/history.py``) live their tasks; each fault happens while all of them run.
-The database is reached through a relay, so that its network can fail as well.
+The database is reached through a relay, so that its network can fail as well; see ``test_outages.py`` for longer outages.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,11 +18,10 @@ import asyncpg
 import pytest
 
 from app.commands.embedded import EmbeddedPostgres
-from tests.conftest import empty, reachable
-from tests.history import History, Worker, violations
+from tests.conftest import reachable
+from tests.history import History, Worker, queue, violations
 from tests.relay import Relay, relay
 from tests.servers import Server, our_server
-from tests.world import World
 
 pytestmark = pytest.mark.slow
 
@@ -66,12 +64,6 @@ async def nothing(_: Stage) -> None:
 
 
 @fault
-async def every_connection_falls_silent(stage: Stage) -> None:
-    stage.relay.silence()
-    await asyncio.sleep(8)
-
-
-@fault
 async def every_connection_is_reset(stage: Stage) -> None:
     for _ in range(3):
         stage.relay.cut()
@@ -93,13 +85,6 @@ async def the_database_answers_nothing_for_twenty_seconds(stage: Stage) -> None:
     stage.relay.silence()
     await asyncio.sleep(20)
     stage.relay.is_accepting_silently = False
-
-
-@fault
-async def postgresql_is_away_for_twenty_seconds(stage: Stage) -> None:
-    await asyncio.to_thread(stage.cluster.stop)
-    await asyncio.sleep(20)
-    await asyncio.to_thread(stage.cluster.start)
 
 
 @fault
@@ -179,7 +164,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgr
 
 @pytest.mark.parametrize("happens", FAULTS.values(), ids=FAULTS)
 async def test_no_task_is_lost(cluster: EmbeddedPostgres, tmp_path: Path, happens: Fault) -> None:
-    queued = await queue_tasks(cluster)
+    queued = await queue(cluster.url(), TASKS)
     history, started, over = History(), asyncio.Barrier(TASKS + 1), asyncio.Event()
     async with relay(cluster.url()) as network:
         with ExitStack() as stack:
@@ -191,26 +176,11 @@ async def test_no_task_is_lost(cluster: EmbeddedPostgres, tmp_path: Path, happen
             urls = [server.base_url for server in servers]
             async with asyncio.TaskGroup() as lives:
                 for name, ti in queued.items():
-                    lives.create_task(Worker(history, urls, ti, name).live(started, over))
+                    lives.create_task(Worker(history, urls, ti, name).live(started=started, over=over))
                 await started.wait()
                 await happens(Stage(cluster, network, servers))
                 await asyncio.sleep(BESIDES)
                 over.set()
-    connection = await asyncpg.connect(cluster.url())
-    wrong = await violations(history, connection)
-    await connection.close()
-    assert wrong == []
+    assert await violations(history, cluster.url()) == []
     assert history.lost == {}
     assert set(history.ends.values()) == {("done", "")}
-
-
-async def queue_tasks(cluster: EmbeddedPostgres) -> dict[str, uuid.UUID]:
-    """Empty the database and queue :data:`TASKS` tasks in it."""
-    connection = await asyncpg.connect(cluster.url())
-    await empty(connection)
-    world = World(connection)
-    await world.dag("d")
-    await world.run("d")
-    queued = {f"t{n}": await world.ti("d", f"t{n}") for n in range(TASKS)}
-    await connection.close()
-    return queued

@@ -7,22 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import asyncpg
 import pytest
 
 from app.commands.embedded import EmbeddedPostgres
-from tests.conftest import empty, reachable
-from tests.history import History, Worker, violations
+from tests.conftest import reachable
+from tests.history import History, Worker, queue, violations
 from tests.relay import Relay, relay
 from tests.servers import Server, our_server
 from tests.standby import promote, standby_of
-from tests.world import World
 
 pytestmark = pytest.mark.slow
 
@@ -54,19 +51,13 @@ class Running:
 @asynccontextmanager
 async def tasks_running(cluster: EmbeddedPostgres, folder: Path) -> AsyncIterator[Running]:
     """Run tasks during the block, and to their end after it; none is lost, and nothing that they were told is wrong."""
-    connection = await asyncpg.connect(cluster.url())
-    await empty(connection)
-    world = World(connection)
-    await world.dag("d")
-    await world.run("d")
-    queued: dict[str, uuid.UUID] = {f"t{n}": await world.ti("d", f"t{n}") for n in range(TASKS)}
-    await connection.close()
+    queued = await queue(cluster.url(), TASKS)
     async with relay(cluster.url()) as between:
         async with served_through(between, cluster.url(), folder) as server:
             running = Running(between, server, History(), cluster)
             over = asyncio.Event()
             lives = [
-                asyncio.create_task(Worker(running.history, [server.base_url], ti, name).live(over))
+                asyncio.create_task(Worker(running.history, [server.base_url], ti, name).live(over=over))
                 for name, ti in queued.items()
             ]
             while sum(each.operation == "heartbeat" for each in running.history.exchanges) < 2 * TASKS:
@@ -77,9 +68,7 @@ async def tasks_running(cluster: EmbeddedPostgres, folder: Path) -> AsyncIterato
         assert "Traceback" not in server.log.read_text()
     assert running.history.lost == {}
     assert {end for end, _ in running.history.ends.values()} == {"done"}
-    connection = await asyncpg.connect(running.reached.url())
-    assert await violations(running.history, connection) == []
-    await connection.close()
+    assert await violations(running.history, running.reached.url()) == []
 
 
 @asynccontextmanager

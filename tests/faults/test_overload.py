@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
-import asyncpg
 import httpx
 import pytest
 from starlette.types import Message, Scope
@@ -22,10 +21,9 @@ from app.server.admission import Door, Kind
 from app.server.event_loop import TICK, Lag
 from tests.contract.cases.setups import SETUPS
 from tests.faults.conftest import InProcess
-from tests.history import History, Worker, violations
+from tests.history import History, Worker, queue, violations
 from tests.relay import relay
 from tests.servers import Server, beside_the_loop, our_server, token
-from tests.world import World
 
 PROCESS = {"hostname": "worker", "pid": 42}
 RUN = {"state": "running", "unixname": "u", "start_date": "2026-01-01T00:00:01Z", **PROCESS}
@@ -192,21 +190,10 @@ def worker(history: History, server: Server, ti: uuid.UUID, name: str) -> Worker
     return Worker(history, [server.base_url], ti, name, beats=2, interval=0, transport=plain)
 
 
-async def tasks_of(server: Server, count: int) -> dict[str, uuid.UUID]:
-    """Queue so many tasks."""
-    connection = await asyncpg.connect(server.database_url)
-    world = World(connection)
-    await world.dag("d")
-    await world.run("d")
-    queued = {f"t{n}": await world.ti("d", f"t{n}") for n in range(count)}
-    await connection.close()
-    return queued
-
-
 @pytest.mark.slow
 async def test_what_was_started_is_carried_to_its_end(small: Server) -> None:
     """Many times as many tasks as can be served: who is refused is refused at its start, and nobody in the middle."""
-    history, queued = History(), await tasks_of(small, 120)
+    history, queued = History(), await queue(small.database_url, 120)
     living = {ti: asyncio.create_task(worker(history, small, ti, name).live()) for name, ti in queued.items()}
     await asyncio.sleep(2 * patience.CLIENT)
     started = {each.ti for each in history.exchanges if each.operation == "run" and each.is_acknowledged}
@@ -219,15 +206,13 @@ async def test_what_was_started_is_carried_to_its_end(small: Server) -> None:
     assert refused["run"] > 0
     assert set(refused) == {"run"}
     assert set(history.statuses()) <= {200, 201, 204, 503}, "and nobody gave up waiting"
-    connection = await asyncpg.connect(small.database_url)
-    assert await violations(history, connection) == []
-    await connection.close()
+    assert await violations(history, small.database_url) == []
 
 
 @pytest.mark.slow
 async def test_one_that_asks_for_much_keeps_nobody_out(small: Server) -> None:
     """A task that keeps sixty requests under way, beside others that live their lives."""
-    history, queued = History(), await tasks_of(small, 4)
+    history, queued = History(), await queue(small.database_url, 4)
     *modest, (_, greedy) = queued.items()
     answers, done = Counter[int](), asyncio.Event()
 
