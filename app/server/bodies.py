@@ -120,22 +120,23 @@ class Body:
     async def _read_on(self, scope: Scope, message: Message) -> Message:
         """Read what comes after the first piece, and look at all of it; return the last message."""
         parts, size, json = [self._content], len(self._content), Json()
-        self._look(json, self._content)
+        self._look(json, self._content, size)
         while message.get("more_body"):
             message = await self._receive()
             piece: bytes = message.get("body", b"")
             size += len(piece)
             self._hold(size)
-            self._look(json, piece)
+            self._look(json, piece, size)
             parts.append(piece)
         self._content = b"".join(parts)
         if size > QUICK:
             scope["json"] = json
         return message
 
-    def _look(self, json: Json, piece: bytes) -> None:
+    def _look(self, json: Json, piece: bytes, size: int) -> None:
+        """Look at what came; the depth of a small body is told by the field that has it, once it is decoded."""
         json.feed(piece)
-        if json.deepest > DEEPEST:
+        if json.deepest > DEEPEST and size > QUICK:
             problem = invalid_value(f"must not be nested deeper than {DEEPEST} levels", "body")
             raise RefusedRequest(HTTPStatus.UNPROCESSABLE_ENTITY, problem)
         if json.values > self._values:
