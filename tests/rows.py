@@ -24,7 +24,8 @@ async def rows(connection: asyncpg.Connection, tables: Collection[str] | None = 
     if tables is None:
         found = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
         tables = [row["tablename"] for row in found]
-    query = " UNION ALL ".join(f"SELECT '{table}', to_jsonb(t)::text FROM \"{table}\" t" for table in tables)
+    row = r"replace(to_json(t)::text, '\u0000', '\u2400')::jsonb::text"  # jsonb cannot hold a NUL that json does
+    query = " UNION ALL ".join(f"SELECT '{table}', {row} FROM \"{table}\" t" for table in tables)
     return Counter(f"{table}: {masked(row, table)}" for table, row in await connection.fetch(query))
 
 
