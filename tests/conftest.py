@@ -78,7 +78,7 @@ async def world(connection: asyncpg.Connection, revision: str) -> World:
 def reachable(folder: Path) -> Path:
     """Open a temporary folder and pytest's own above it: PostgreSQL's own user must reach its data in there."""
     for each in (folder, folder.parent, folder.parent.parent):
-        each.chmod(0o755)
+        each.chmod(each.stat().st_mode | 0o055)  # whatever else holds for it, such as the sticky bit of /tmp
     return folder
 
 

@@ -152,7 +152,8 @@ async def test_a_task_triggers_a_run(finished: Finished) -> None:
     assert await finished.states("triggered") == {"tell": "success", "double[0]": "success", "double[1]": "success"}
     assert await finished.xcom("triggered", "tell") == {"rows": 5, "interval": True}
     assert await finished.xcom("triggered", "double") == [2, 4]
-    assert await finished.xcom("triggering", "recall") == [{"rows": 5, "interval": True}] * 2
+    if finished.target == "ours":  # Airflow's 3.2.1 finds it many times over, 3.3.2 not at all
+        assert await finished.xcom("triggering", "recall") == [{"rows": 5, "interval": True}] * 2
     run = await finished.connection.fetchrow("SELECT * FROM dag_run WHERE dag_id = 'triggered'")
     assert (run["run_id"], run["triggered_by"], json.loads(run["conf"])) == ("by_a_task", "OPERATOR", {"rows": 5})
 
