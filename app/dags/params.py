@@ -1,7 +1,7 @@
 """The params of a Dag, against which a triggered run's conf is validated.
 
 Run as a program it does so in a process of its own: a ``pattern`` is a regular expression of the Dag's author, it can take
-longer than the universe lasts, and while Python's ``re`` searches no other thread of its process runs (decision 24). Nor
+longer than the universe lasts, and while Python's ``re`` searches no other thread of its process runs (decision 21). Nor
 can a thread be ended that follows references for as long.
 """
 

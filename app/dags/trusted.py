@@ -1,7 +1,7 @@
 """Classes that Dag authors wrote, and that come with an Airflow beside this service.
 
 A serialized Dag names them by their path, and importing a module runs it: nothing is imported but what the operator listed
-(``[execution_api_service] trusted_classes``; decision 24).
+(``[execution_api_service] trusted_classes``; decision 21).
 """
 
 from __future__ import annotations

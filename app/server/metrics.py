@@ -2,7 +2,7 @@
 
 Requests have the names of the Prometheus FastAPI instrumentator, so that its dashboards work; ours begin with
 ``execution_api_``. Labels have few values, none that a request can make: operations, reasons, kinds and urgencies are ours.
-Each worker process counts in a file of its own, and whoever is asked adds up those of all, of the dead too (decision 20).
+Each worker process counts in a file of its own, and whoever is asked adds up those of all, of the dead too (decision 19).
 What is a state rather than a sum is sampled once a second (:class:`Sampling`): it costs no request anything.
 """
 
