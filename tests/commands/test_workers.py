@@ -12,6 +12,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from inspect import isawaitable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from tests.servers import Server, airflow_settings, clean_environment, our_serve
 from tests.world import World
 
 DRAIN = "AIRFLOW__EXECUTION_API_SERVICE__DRAIN_SECONDS"
+COMES_BACK = "AIRFLOW__EXECUTION_API_SERVICE__LOCK_TIMEOUT"
 BEAT = {"hostname": "worker", "pid": 42}
 SUCCESS = {"state": "success", "end_date": "2026-01-01T00:05:00Z"}
 SOON = 20.0  # seconds for what takes one, on a busy machine
@@ -70,6 +72,13 @@ async def asked(server: Server) -> float:
     return series.get(("http_requests_total", labels), 0.0)
 
 
+async def has_come_back(server: Server) -> bool:
+    """Say whether a request has met a lock, let go of everything and come back."""
+    async with httpx.AsyncClient(base_url=root(server), verify=False) as client:
+        series = await scrape(client)
+    return any(name == "execution_api_transactions_repeated_total" and value > 0 for (name, _), value in series.items())
+
+
 async def ask(server: Server, times: int) -> None:
     """Ask for our health on new connections, so that any worker may answer."""
     for _ in range(times):
@@ -109,15 +118,15 @@ async def test_told_to_end_it_serves_on_and_drops_nothing(metadata_url: str, tmp
     world = World(connection)
     ti = await world.one_running("drained")
     holder = await asyncpg.connect(metadata_url)
-    with our_server(metadata_url, tmp_path, workers=2, **{DRAIN: "2"}) as server:
+    with our_server(metadata_url, tmp_path, workers=2, **{DRAIN: "2", COMES_BACK: "10"}) as server:
         await until(lambda: len(serving(server)) == 2)
-        async with server.client(ti) as client, server.client(ti) as other:
+        async with server.client(ti, timeout=30) as client, server.client(ti) as other:
             transaction = holder.transaction()
             await transaction.start()
             await holder.execute("SELECT 1 FROM task_instance WHERE id = $1 FOR UPDATE", ti)
             assert (await other.get("/health/ping")).status_code == 200
             reported = asyncio.create_task(client.patch(f"/task-instances/{ti}/state", json=SUCCESS))
-            await until(lambda: connection.fetchval("SELECT count(*) > 0 FROM pg_locks WHERE NOT granted"))
+            await until(partial(has_come_back, server))
             server.process.send_signal(signal.SIGTERM)
             await until(lambda: any(line["event"] == "stopping" for line in lines(server)))
             answers = [await fresh(server, "/health/ping") for _ in range(6)]
