@@ -42,6 +42,8 @@ class Relay:
         self.host, self.target_port = host, port
         self.latency = 0.0  # seconds that each chunk is held back, in each direction
         self.is_accepting_silently = False  # new connections are taken and fall silent at once: a host behind a black hole
+        self.is_hiding_ends = False  # what either side says is passed on, but not that it has gone
+        self.hidden = 0  # ends that were hidden
         self.opened = 0  # connections that were ever made through here
         self.port = 0
         self._links: set[_Link] = set()
@@ -125,7 +127,8 @@ class Relay:
                 if not link.is_silent:
                     writer.write(chunk)
                     await writer.drain()
-        if link.is_silent:
+        if link.is_silent or self.is_hiding_ends:
+            self.hidden += 1
             await link.audible.wait()  # no FIN either: only a cut ends it
 
 

@@ -176,7 +176,7 @@ class DirectSession:
     async def _sent(self, send: Callable[[asyncpg.Connection], Awaitable[Any]]) -> Any:
         try:
             result = await send(self._pooled.connection)
-        except asyncpg.PostgresError as error:
+        except (asyncpg.PostgresError, asyncpg.InternalClientError) as error:
             is_in_time = asyncio.get_running_loop().time() + self._pool.longest_statement < self._until
             if not (self._is_first and is_in_time and is_ended_unasked(error)):
                 raise

@@ -40,8 +40,13 @@ UNREACHABLE = (asyncpg.PostgresError, asyncpg.InternalClientError, OSError)
 ENDED_UNASKED = (asyncpg.AdminShutdownError, asyncpg.IdleSessionTimeoutError)  # 57P01, 57P05
 
 
-def is_ended_unasked(error: asyncpg.PostgresError) -> bool:
-    """Say whether the server ended the session from outside, and told so: then what it was sent has not been executed."""
+def is_ended_unasked(error: Exception) -> bool:
+    """Say whether the server ended the session from outside, and told so: then what it was sent has not been executed.
+
+    Between its last word and the end of the connection, asyncpg refuses to send anything: it expects more of that word.
+    """
+    if isinstance(error, asyncpg.InternalClientError):
+        return str(error).startswith("cannot switch to state")
     return isinstance(error, ENDED_UNASKED) or isinstance(error.__cause__, ENDED_UNASKED)
 
 
