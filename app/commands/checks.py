@@ -13,7 +13,7 @@ from sqlalchemy import text
 from app import settings as settings_module
 from app.db.retrying import DRIVER_ERRORS
 from app.db.session import Database
-from app.errors import ConfigurationError, ExecutionApiError, RetryableDatabaseError
+from app.errors import ConfigurationError, RetryableDatabaseError
 from app.releases import Revision
 from app.server.auth import Tokens
 from app.settings import DatabaseSettings, Settings
@@ -50,17 +50,6 @@ async def require_database(settings: DatabaseSettings) -> Revision:
         raise ConfigurationError(f"[database] sql_alchemy_conn names {where}, which does not let us in: {reason}") from error
     finally:
         await database.close()
-
-
-def task_instance_id(text: str) -> str:
-    """Return a task instance's id in its canonical form.
-
-    :raises ExecutionApiError: when it is no UUID.
-    """
-    try:
-        return str(uuid.UUID(text))
-    except ValueError:
-        raise ExecutionApiError(f"{text!r} is not a task instance's id: expected a UUID") from None
 
 
 async def run(environment: Mapping[str, str]) -> list[Check]:

@@ -10,56 +10,189 @@ import asyncio
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+import uuid
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 from app import __version__, settings
-from app.errors import ConfigurationError, ExecutionApiError
+from app.errors import ConfigurationError
+from app.releases import REVISIONS
 
 # For the files in which processes count together: in memory where there is such a folder, also if no other can be written.
 MEMORY = "/dev/shm"  # noqa: S108  the folder in it is made for us alone
-NOT_READY, MISCONFIGURED = 1, 2
+
+NOT_READY = 1
+MISCONFIGURED = 2
+MISTYPED = 64  # EX_USAGE of sysexits.h; argparse's own 2 is taken by configurations
+INTERRUPTED = 130  # as shells have it for a command that Ctrl-C ended
+MEANINGS = {
+    MISCONFIGURED: "the configuration cannot serve; one sentence on standard error names the setting",
+    MISTYPED: "the command line is wrong",
+}
+HIGHEST_PORT = 65_535
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; a configuration that cannot serve ends it with one sentence and exit code 2."""
-    options = _parser().parse_args(arguments)
+    """Run a command; what is wrong with its configuration ends it with one sentence and exit code 2."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.run is None:
+        parser.print_help()
+        sys.exit(MISTYPED)
     try:
         sys.exit(options.run(options))
     except ConfigurationError as error:
         print(f"execution-api: {error}", file=sys.stderr)
         sys.exit(MISCONFIGURED)
     except KeyboardInterrupt:
-        sys.exit(130)  # as shells have it for a command that Ctrl-C ended
+        sys.exit(INTERRUPTED)
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse's, that says what is wrong in one sentence, and ends with a code that nothing else has."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(MISTYPED, f"execution-api: {message}; see {self.prog} --help\n")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="execution-api", description="A Task Execution API for Apache Airflow.")
+    parser = _Parser(
+        prog="execution-api",
+        description="A Task Execution API for Apache Airflow, beside an Airflow that stays as it is.",
+        epilog="execution-api COMMAND --help tells what a command does, with examples and its exit codes.",
+    )
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser.set_defaults(run=None)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
-    serve = commands.add_parser("serve", help="serve beside an Airflow, with Airflow's own settings")
-    serve.add_argument("--host", help="address to listen on ([api] host)")
-    serve.add_argument("--port", type=int, help="port to listen on ([execution_api_service] port, [api] port, 9091)")
-    serve.add_argument("--workers", type=int, help="worker processes ([api] workers)")
-    serve.add_argument("--ssl-cert", type=Path, help="TLS certificate, PEM ([api] ssl_cert)")
-    serve.add_argument("--ssl-key", type=Path, help="TLS private key, PEM ([api] ssl_key)")
-    serve.set_defaults(run=_serve)
+    serve = _command(
+        commands,
+        "serve",
+        _serve,
+        help="serve beside an Airflow, with Airflow's own settings",
+        description="""\
+Serves the Task Execution API in worker processes on Airflow's metadata database. It reads Airflow's
+settings, from AIRFLOW__SECTION__KEY and airflow.cfg; what is said here wins over them. SIGTERM ends it
+after a time in which balancers turn to others, Ctrl-C as soon as what is under way is answered; SIGHUP
+replaces one worker after the other by one that reads the settings anew.""",
+        examples=(
+            "execution-api serve --port 9091 --workers 4",
+            "execution-api serve --host :: --ssl-cert cert.pem --ssl-key key.pem",
+        ),
+        codes={0: "it was told to end", NOT_READY: "a worker failed, its log says how"},
+    )
+    serve.add_argument("--host", help="address to listen on; :: is all of both families ([api] host, 0.0.0.0)")
+    serve.add_argument("--port", type=_port, help="port to listen on ([execution_api_service] port, [api] port, 9091)")
+    serve.add_argument("--workers", type=_count, help="worker processes ([api] workers, 1)")
+    serve.add_argument("--ssl-cert", type=Path, metavar="FILE", help="TLS certificate, PEM ([api] ssl_cert)")
+    serve.add_argument("--ssl-key", type=Path, metavar="FILE", help="TLS private key, PEM ([api] ssl_key)")
 
-    dev = commands.add_parser("dev", help="serve on an embedded PostgreSQL, with nothing else installed")
-    dev.add_argument("--data", type=Path, help="data folder (/var/lib/execution-api for root, else ~/.local/share/...)")
-    dev.add_argument("--port", type=int, default=9091, help="port to listen on (%(default)s)")
-    dev.set_defaults(run=_dev)
+    dev = _command(
+        commands,
+        "dev",
+        _dev,
+        help="serve on an embedded PostgreSQL, with nothing else installed",
+        description="""\
+Starts a PostgreSQL in one folder, makes Airflow's tables with a sample task instance, and serves on
+127.0.0.1. It prints a curl with a valid token and the settings that point an Airflow at it. Ctrl-C
+stops the server and the database; the data stays for the next start.""",
+        examples=("execution-api dev", "execution-api dev --airflow 3.2 --data ./airflow-3.2 --port 9092"),
+        codes={0: "it was told to end"},
+    )
+    dev.add_argument(
+        "--airflow",
+        choices=[revision.name for revision in REVISIONS],
+        help=f"whose tables a new database gets ({REVISIONS[-1].name})",
+    )
+    dev.add_argument(
+        "--data", type=Path, metavar="FOLDER", help="data folder (/var/lib/execution-api for root, else ~/.local/share/...)"
+    )
+    dev.add_argument("--port", type=_port, default=9091, help="port to listen on (%(default)s)")
 
-    check = commands.add_parser("check", help="say, line by line, whether this configuration can serve")
-    check.set_defaults(run=_check)
+    _command(
+        commands,
+        "check",
+        _check,
+        help="say, line by line, whether this configuration can serve",
+        description="""\
+Reads the settings as serve does, and tries what serving needs: keys, the database and its revision,
+connections, clocks. Each line of the output is one check.""",
+        examples=("execution-api check",),
+        codes={0: "every check passed", NOT_READY: "a check failed, its line begins with FAIL"},
+    )
 
-    token = commands.add_parser("token", help="mint a task token, to debug with")
-    token.add_argument("task_instance_id", help="the task instance that the token shall speak for")
-    token.add_argument("--valid-for", type=int, metavar="SECONDS", help="([execution_api] jwt_expiration_time)")
-    token.add_argument("--scope", choices=("execution", "workload"), default="execution")
-    token.set_defaults(run=_token)
+    token = _command(
+        commands,
+        "token",
+        _token,
+        help="mint a task token, to debug with",
+        description="""\
+Prints a token that speaks for a task instance, signed as Airflow's scheduler signs it. It needs the
+settings of the tokens alone ([api_auth] jwt_*), and no database.""",
+        examples=(
+            "execution-api token 01900000-0000-7000-8000-000000000001",
+            "execution-api token 01900000-0000-7000-8000-000000000001 --valid-for 60 --scope workload",
+        ),
+        codes={0: "the token is on standard output"},
+    )
+    token.add_argument(
+        "task_instance_id", type=_task_instance_id, metavar="TASK_INSTANCE_ID", help="whom the token speaks for, a UUID"
+    )
+    token.add_argument(
+        "--valid-for", type=_count, metavar="SECONDS", help="how long it is valid ([execution_api] jwt_expiration_time)"
+    )
+    token.add_argument("--scope", choices=("execution", "workload"), default="execution", help="what it opens (%(default)s)")
     return parser
+
+
+def _command(
+    commands: Any,
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    *,
+    help: str,
+    description: str,
+    examples: Sequence[str],
+    codes: dict[int, str],
+) -> argparse.ArgumentParser:
+    """Add a command.
+
+    :param run: does it, and returns the exit code.
+    :param help: its line in the list of commands.
+    :param codes: what its exit codes mean, beside those of every command.
+    """
+    meanings = sorted({**MEANINGS, **codes}.items())
+    epilog = ["examples:", *(f"  {example}" for example in examples), ""]
+    epilog += ["exit codes:", *(f"  {code:<4}{meaning}" for code, meaning in meanings)]
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=help,
+        description=description,
+        epilog="\n".join(epilog),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _port(text: str) -> int:
+    if not (text.isdecimal() and 1 <= int(text) <= HIGHEST_PORT):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: expected 1 to {HIGHEST_PORT}")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not (text.isdecimal() and int(text) >= 1):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _task_instance_id(text: str) -> str:
+    try:
+        return str(uuid.UUID(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a task instance's id: expected a UUID") from None
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -77,7 +210,7 @@ def _serve(options: argparse.Namespace) -> int:
 def _dev(options: argparse.Namespace) -> int:
     from app.commands import development
 
-    return development.run(options.data or development.default_folder(), port=options.port)
+    return development.run(options.data or development.default_folder(), port=options.port, release=options.airflow)
 
 
 def _check(_: argparse.Namespace) -> int:
@@ -90,12 +223,8 @@ def _check(_: argparse.Namespace) -> int:
 
 
 def _token(options: argparse.Namespace) -> int:
-    from app.commands import checks
     from app.server.auth import Tokens
 
-    try:
-        claims = {"sub": checks.task_instance_id(options.task_instance_id), "scope": options.scope}
-    except ExecutionApiError as error:
-        raise ConfigurationError(str(error)) from None
-    print(Tokens(settings.load().tokens).mint(claims, valid_for=options.valid_for))
+    claims = {"sub": options.task_instance_id, "scope": options.scope}
+    print(Tokens(settings.load_tokens()).mint(claims, valid_for=options.valid_for))
     return 0

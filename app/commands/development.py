@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import secrets
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from app.commands.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from app.commands.serve import bound, uvicorn_options
 from app.errors import ConfigurationError
 from app.main import create_app
+from app.releases import REVISIONS, revision_of
 from app.server import logs
 from app.server.auth import Tokens
 from app.server.draining import DrainingServer, Readiness, serve
@@ -29,26 +31,18 @@ from app.settings.database_url import async_url
 DATABASE = "airflow"
 SAMPLE_ID = "01900000-0000-7000-8000-000000000001"
 SAMPLE_TOKEN_LIFETIME = 24 * 3600  # seconds; a day of trying things out
-SAMPLE = f"""
-INSERT INTO dag_bundle (name, active) VALUES ('sample', true) ON CONFLICT DO NOTHING;
-INSERT INTO dag (dag_id, is_paused, is_stale, bundle_name, owners, timetable_type, max_active_tasks,
-                 max_consecutive_failed_dag_runs, has_task_concurrency_limits, partition_mapper_info)
-VALUES ('sample', false, false, 'sample', 'you', 'none', 16, 0, false, '[]') ON CONFLICT DO NOTHING;
-INSERT INTO dag_run (dag_id, run_id, state, run_type, run_after, logical_date, start_date, conf)
-VALUES ('sample', 'manual__sample', 'running', 'manual', now(), '2026-01-01', now(), '{{}}') ON CONFLICT DO NOTHING;
-INSERT INTO task_instance (id, dag_id, run_id, task_id, state, try_number, max_tries, pool, pool_slots, hostname,
-                           unixname, context_carrier)
-VALUES ('{SAMPLE_ID}', 'sample', 'manual__sample', 'work', 'queued', 1, 0, 'default_pool', 1, '', '',
-        '{{"__var": {{}}, "__type": "dict"}}') ON CONFLICT DO NOTHING;
-"""
 
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """A running development environment."""
+    """A running development environment.
+
+    :param release: the Airflow whose tables its database has, such as ``3.3``.
+    """
 
     settings: Settings
     folder: Path
+    release: str
 
     def welcome(self) -> str:
         """Return what a person needs next."""
@@ -67,6 +61,7 @@ class Environment:
         return f"""
 Task Execution API   {base}
 API documents        {base}/docs
+Other commands       {_command()} --help
 Database             postgresql://{database.username}@{database.host}:{database.port}/{database.database}
                      (with its password: {self.folder / "database_url"})
 Data folder          {self.folder}
@@ -77,7 +72,7 @@ Start the sample task instance (valid for a day):
     -H 'Content-Type: application/json' -H 'Authorization: Bearer {token}' \\
     -d '{start}'
 
-Point an Airflow 3.3 at it ('airflow db migrate' first; it adds what Airflow itself needs):
+Point an Airflow {self.release} at it ('airflow db migrate' first; it adds what Airflow itself needs):
 
   export AIRFLOW__CORE__EXECUTION_API_SERVER_URL={base}/
   export AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_CMD='cat {self.folder / "database_url"}'
@@ -91,17 +86,25 @@ Ctrl-C stops the server and the database; the data stays.
 """
 
 
-def run(folder: Path, *, port: int) -> int:
+def run(folder: Path, *, port: int, release: str | None = None) -> int:
     """Serve the development environment until Ctrl-C or SIGTERM, which end it at once.
 
+    :param release: see :func:`environment`.
     :raises ConfigurationError: when it cannot be made.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # until it serves, the same as Ctrl-C: stop PostgreSQL
+    try:
+        return _serve(folder, port=port, release=release)
+    except KeyboardInterrupt:
+        return 0
+
+
+def _serve(folder: Path, *, port: int, release: str | None) -> int:
     logs.configure()
     sockets = bound("127.0.0.1", port)
-    with environment(folder, port=port) as made:
-        sys.stdout.write(made.welcome())
-        sys.stdout.flush()
+    _say(f"Starting PostgreSQL in {folder.absolute()}; its first start takes some seconds.")
+    with environment(folder, port=port, release=release) as made:
+        _say(made.welcome())
         readiness = Readiness()
         application = create_app(made.settings, readiness=readiness)
         config = uvicorn.Config(application, **uvicorn_options())
@@ -117,7 +120,18 @@ def run(folder: Path, *, port: int) -> int:
 
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
             runner.run(until_stopped())
+        _say("Stopping.")
     return 0
+
+
+def _say(text: str) -> None:
+    """Tell the person who started it; who reads through a pipe reads it now."""
+    print(text, flush=True)
+
+
+def _command() -> str:
+    """Return how this program was started, for whoever has no environment activated."""
+    return shlex.quote(sys.argv[0]) if Path(sys.argv[0]).name == "execution-api" else f"{sys.executable} -m app"
 
 
 def default_folder() -> Path:
@@ -128,11 +142,13 @@ def default_folder() -> Path:
 
 
 @contextmanager
-def environment(folder: Path, *, port: int) -> Iterator[Environment]:
+def environment(folder: Path, *, port: int, release: str | None = None) -> Iterator[Environment]:
     """Start the development environment in ``folder``, and stop it again.
 
     :param folder: made when it does not exist; a second start finds its data.
     :param port: where the API will listen on 127.0.0.1.
+    :param release: the Airflow whose tables the database shall have; None for the newest in a new folder, for what is there
+        in another.
     :raises ConfigurationError: when the folder cannot be used or the database does not start.
     """
     folder = folder.absolute()
@@ -152,9 +168,16 @@ def environment(folder: Path, *, port: int) -> Iterator[Environment]:
         if not postgres.has_database(DATABASE):
             if postgres.has_database("airflow_new"):  # a first start was interrupted
                 postgres.run("psql", "-qXc", "DROP DATABASE airflow_new", "postgres")
-            postgres.create_metadata_database("airflow_new")
-            postgres.run("psql", "-qX", "-v", "ON_ERROR_STOP=1", "-1", "airflow_new", stdin=SAMPLE.encode())
+            new = release or REVISIONS[-1].name
+            _say(f"Making the tables of Airflow {new}.")
+            postgres.create_metadata_database("airflow_new", new)
+            postgres.run("psql", "-qX", "-v", "ON_ERROR_STOP=1", "-1", "airflow_new", stdin=_sample(new).encode())
             postgres.run("psql", "-qXc", f'ALTER DATABASE airflow_new RENAME TO "{DATABASE}"', "postgres")
+        found = _release(postgres)
+        if release not in (None, found):
+            raise ConfigurationError(
+                f"--data {folder} has the tables of Airflow {found}, not of {release}: name another folder"
+            )
         url = postgres.url(DATABASE)
         _keep(folder / "database_url", url)
         yield Environment(
@@ -165,9 +188,34 @@ def environment(folder: Path, *, port: int) -> Iterator[Environment]:
                 fernet_keys=(fernet_key,),
             ),
             folder=folder,
+            release=found,
         )
     finally:
         postgres.stop()
+
+
+def _sample(release: str) -> str:
+    """Return the statements that write a Dag, and a run of it with one queued task instance."""
+    column, value = ("", "") if release == "3.2" else (", partition_mapper_info", ", '[]'")
+    return f"""
+INSERT INTO dag_bundle (name, active) VALUES ('sample', true);
+INSERT INTO dag (dag_id, is_paused, is_stale, bundle_name, owners, timetable_type, max_active_tasks,
+                 max_consecutive_failed_dag_runs, has_task_concurrency_limits{column})
+VALUES ('sample', false, false, 'sample', 'you', 'none', 16, 0, false{value});
+INSERT INTO dag_run (dag_id, run_id, state, run_type, run_after, logical_date, start_date, conf)
+VALUES ('sample', 'manual__sample', 'running', 'manual', now(), '2026-01-01', now(), '{{}}');
+INSERT INTO task_instance (id, dag_id, run_id, task_id, state, try_number, max_tries, pool, pool_slots, hostname,
+                           unixname, context_carrier)
+VALUES ('{SAMPLE_ID}', 'sample', 'manual__sample', 'work', 'queued', 1, 0, 'default_pool', 1, '', '',
+        '{{"__var": {{}}, "__type": "dict"}}');
+"""
+
+
+def _release(postgres: EmbeddedPostgres) -> str:
+    """Return the Airflow whose tables the database has: an Airflow may have migrated it."""
+    version = postgres.run("psql", "-AtqXc", "SELECT version_num FROM alembic_version", DATABASE).strip()
+    revision = revision_of(version)
+    return revision.name if revision else version
 
 
 def _kept(path: Path, make: Callable[[], str]) -> str:

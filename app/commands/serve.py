@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import os
 import resource
 import socket
+import ssl
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -43,9 +46,12 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigurationError(
             f"[execution_api_service] metrics_port is {server.port}, the port of all else: expected another"
         )
-    sockets = bound(server.host, server.port)
+    host_option = "--host" if options.host else "[api] host"
+    port_option = "--port" if options.port else "--port or [execution_api_service] port"
+    sockets = bound(server.host, server.port, host_option=host_option, port_option=port_option)
     if server.metrics_port:
-        sockets += bound(server.host, server.metrics_port, option="[execution_api_service] metrics_port")
+        metrics_option = "[execution_api_service] metrics_port"
+        sockets += bound(server.host, server.metrics_port, host_option=host_option, port_option=metrics_option)
     raise_file_limit()
     metrics.forget(os.getpid())  # it serves nothing itself
     workers = Workers(
@@ -76,22 +82,42 @@ async def _work(options: argparse.Namespace, sockets: list[socket.socket], paren
 def overridden(server: ServerSettings, options: argparse.Namespace) -> ServerSettings:
     """Return the server settings with what the command line says.
 
-    :raises ConfigurationError: when a certificate is without its key, or is not there.
+    :raises ConfigurationError: when a certificate is without its key, or cannot be used.
     """
     given = {n: v for n in ("host", "port", "workers", "ssl_cert", "ssl_key") if (v := getattr(options, n)) is not None}
     server = replace(server, **given)
     if bool(server.ssl_cert) != bool(server.ssl_key):
         raise ConfigurationError("--ssl-cert and --ssl-key belong together: give both, or neither")
-    for option, path in (("--ssl-cert", server.ssl_cert), ("--ssl-key", server.ssl_key)):
-        if path and not path.is_file():
-            raise ConfigurationError(f"{option} names {str(path)!r}, which is not there: expected a PEM file")
+    if server.ssl_cert and server.ssl_key:
+        _require_certificate(server.ssl_cert, server.ssl_key)
     return server
 
 
-def bound(host: str, port: int, *, option: str = "--port") -> list[socket.socket]:
+def _require_certificate(certificate: Path, key: Path) -> None:
+    """Try what the workers will do.
+
+    :raises ConfigurationError: when they could not.
+    """
+    for option, path in (("--ssl-cert", certificate), ("--ssl-key", key)):
+        try:
+            path.read_bytes()
+        except OSError as error:
+            reason = f"names {str(path)!r}, which cannot be read ({error.strerror})"
+            raise ConfigurationError(f"{option} {reason}: expected a PEM file") from error
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")  # nobody is asked for one
+    except ssl.SSLError as error:
+        what = f"--ssl-cert {certificate} and --ssl-key {key}"
+        raise ConfigurationError(
+            f"{what} cannot be used together ({error.reason or 'no PEM'}): expected a certificate and its key, not encrypted"
+        ) from error
+
+
+def bound(host: str, port: int, *, host_option: str = "--host", port_option: str = "--port") -> list[socket.socket]:
     """Return sockets bound to every address of a host; ``::`` is every address of both families.
 
-    :param option: that chooses another port.
+    :param host_option: where the host was said.
+    :param port_option: where the port was said.
     :raises ConfigurationError: when one cannot be.
     """
     sockets: list[socket.socket] = []
@@ -108,8 +134,13 @@ def bound(host: str, port: int, *, option: str = "--port") -> list[socket.socket
     except (OSError, OverflowError) as error:
         for each in sockets:
             each.close()
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ConfigurationError(f"cannot listen on {host} port {port} ({reason}): choose another with {option}") from error
+        what = f"cannot listen on {host} port {port} ({getattr(error, 'strerror', None) or error})"
+        if isinstance(error, OverflowError) or error.errno == errno.EADDRINUSE:
+            raise ConfigurationError(f"{what}: choose another with {port_option}") from error
+        if error.errno in (errno.EACCES, errno.EPERM):
+            below = "ports below 1024 need a privilege, CAP_NET_BIND_SERVICE"
+            raise ConfigurationError(f"{what}: {below}; or choose another with {port_option}") from error
+        raise ConfigurationError(f"{what}: expected an address of this machine in {host_option}") from error
     return sockets
 
 

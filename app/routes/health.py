@@ -13,12 +13,14 @@ from app.tasks import service
 router = Operations()
 
 
+@router.head("/health", include_in_schema=False)  # as balancers may ask; the released documents have no such operation
 @router.get("/health", response_model=dict[str, Any])
 async def health() -> Any:
     """Say that this process answers."""
     return {"status": "healthy"}
 
 
+@router.head("/health/ping", include_in_schema=False)
 @router.get("/health/ping")
 async def ping(request: Request) -> JSONResponse:
     """Say whether the parts that this process needs answer too: 500 when one does not."""

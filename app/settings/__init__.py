@@ -145,18 +145,10 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
     :raises ConfigurationError: naming the first setting that is missing or wrong, and what was expected.
     """
     environment = os.environ if environment is None else environment
-    plain = AirflowConfiguration(environment)
-    backend, kwargs = _secrets_backend(plain, environment)
-
-    def from_backend(reference: str) -> str | None:
-        if not backend:
-            raise ConfigurationError(f"a _SECRET setting refers to {reference!r}, but [secrets] backend is not set")
-        value: str | None = load_backend(backend, kwargs).get_config(reference)
-        return value
-
-    conf = AirflowConfiguration(environment, secret=from_backend)
+    backend, kwargs = _secrets_backend(AirflowConfiguration(environment), environment)
+    conf = _configuration(environment)
     return Settings(
-        database=_database(conf, lambda: _database_url(AirflowConfiguration(environment, secret=from_backend))),
+        database=_database(conf, lambda: _database_url(_configuration(environment))),
         tokens=_tokens(conf),
         server=_server(conf),
         log=LogSettings(
@@ -180,6 +172,24 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
         trusted_classes=conf.strings(OWN_SECTION, "trusted_classes"),
         hide_sensitive_names=conf.boolean("core", "hide_sensitive_var_conn_fields", True),
     )
+
+
+def load_tokens(environment: Mapping[str, str] | None = None) -> TokenSettings:
+    """Read what tokens are signed with, and nothing else; see :func:`load`."""
+    return _tokens(_configuration(os.environ if environment is None else environment))
+
+
+def _configuration(environment: Mapping[str, str]) -> AirflowConfiguration:
+    """Return Airflow's options, those too that a custom secrets backend holds."""
+
+    def from_backend(reference: str) -> str | None:
+        backend, kwargs = _secrets_backend(AirflowConfiguration(environment), environment)
+        if not backend:
+            raise ConfigurationError(f"a _SECRET setting refers to {reference!r}, but [secrets] backend is not set")
+        value: str | None = load_backend(backend, kwargs).get_config(reference)
+        return value
+
+    return AirflowConfiguration(environment, secret=from_backend)
 
 
 def _heartbeat_write_interval(conf: AirflowConfiguration) -> float:

@@ -20,6 +20,7 @@ import httpx
 import jwt
 import pytest
 
+from app.commands import cli
 from app.commands.embedded import EmbeddedPostgres, free_port
 from tests.certificates import write_certificate
 from tests.conftest import reachable
@@ -27,6 +28,7 @@ from tests.servers import AUDIENCE, SECRET, airflow_settings, clean_environment,
 
 MISCONFIGURED_WITHIN = 10.0  # seconds, whatever is wrong
 COMMAND = [sys.executable, "-m", "app"]
+COMMANDS = ["serve", "dev", "check", "token"]
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -56,6 +58,55 @@ def assert_one_sentence(done: subprocess.CompletedProcess[str], *named: str) -> 
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("execution-api: ")
     assert all(name in lines[0] for name in named), lines[0]
+
+
+class TestHelp:
+    def ended(self, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object, str, str]:
+        """Return the exit code of a command that ends before it begins, and what it said."""
+        with pytest.raises(SystemExit) as end:
+            cli.main(arguments)
+        return end.value.code, *capsys.readouterr()
+
+    def test_alone_it_lists_its_commands(self, capsys: pytest.CaptureFixture[str]) -> None:
+        code, out, err = self.ended(capsys)
+        assert (code, err) == (64, "")
+        assert re.findall(r"^    (\w+) +\w", out, re.M) == COMMANDS
+
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_each_says_what_it_does_with_examples_and_exit_codes(
+        self, command: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        code, out, _ = self.ended(capsys, command, "--help")
+        assert code == 0
+        usage, description, *options, examples, codes = out.strip().split("\n\n")
+        assert usage.startswith(f"usage: execution-api {command} ")
+        assert len(description) > 100
+        assert options
+        for example in examples.removeprefix("examples:\n").splitlines():
+            words = shlex.split(example)
+            assert words[:2] == ["execution-api", command]
+            cli._parser().parse_args(words[1:])  # it ends the process when it is wrong
+        assert set(re.findall(r"^  (\d+) +\w", codes.removeprefix("exit codes:\n"), re.M)) >= {"0", "2", "64"}
+
+    @pytest.mark.parametrize(
+        ("arguments", "named"),
+        [
+            (("sevre",), "'sevre'"),
+            (("serve", "--prot", "80"), "--prot"),
+            (("serve", "--port", "http"), "argument --port: 'http'"),
+            (("serve", "--port", "65536"), "1 to 65535"),
+            (("serve", "--workers", "0"), "argument --workers: '0'"),
+            (("dev", "--airflow", "2.11"), "argument --airflow"),
+            (("token", "job"), "'job' is not a task instance's id: expected a UUID"),
+        ],
+    )
+    def test_what_is_mistyped_is_one_sentence_and_a_code_of_its_own(
+        self, arguments: tuple[str, ...], named: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        code, out, err = self.ended(capsys, *arguments)
+        assert (code, out) == (64, "")
+        assert re.fullmatch(r"execution-api: [^\n]+; see execution-api.* --help\n", err)
+        assert named in err
 
 
 class TestServe:
@@ -100,13 +151,25 @@ class TestServe:
         done = run("serve", "--ssl-cert", "/c.pem", "--ssl-key", "/k.pem", **airflow_settings(metadata_url))
         assert_one_sentence(done, "--ssl-cert", "/c.pem")
 
+    def test_a_certificate_that_is_none(self, metadata_url: str, tmp_path: Path) -> None:
+        certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+        write_certificate(certificate, key)
+        certificate.write_text("no certificate")
+        done = run("serve", "--ssl-cert", str(certificate), "--ssl-key", str(key), **airflow_settings(metadata_url))
+        assert_one_sentence(done, f"--ssl-cert {certificate}", f"--ssl-key {key}", "expected a certificate and its key")
+
+    def test_a_host_that_is_elsewhere(self, metadata_url: str) -> None:
+        assert_one_sentence(run("serve", "--host", "192.0.2.1", **airflow_settings(metadata_url)), "address", "in --host")
+        settings = airflow_settings(metadata_url, AIRFLOW__API__HOST="192.0.2.1")
+        assert_one_sentence(run("serve", **settings), "address", "in [api] host")
+
     def test_a_port_that_is_taken(self, metadata_url: str) -> None:
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             taken.listen()
             port = str(taken.getsockname()[1])
             done = run("serve", "--host", "127.0.0.1", "--port", port, **airflow_settings(metadata_url))
-        assert_one_sentence(done, port, "--port")
+        assert_one_sentence(done, port, "Address already in use", "choose another with --port")
 
     def test_a_port_for_metrics_that_is_the_other(self, metadata_url: str) -> None:
         port = str(free_port())
@@ -116,6 +179,13 @@ class TestServe:
     def test_a_bad_fernet_key(self, metadata_url: str) -> None:
         settings = airflow_settings(metadata_url, AIRFLOW__CORE__FERNET_KEY="short")
         assert_one_sentence(run("serve", **settings), "[core] fernet_key")
+
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_two_colons_are_every_address_of_both_families(self, metadata_url: str, tmp_path: Path, workers: int) -> None:
+        with our_server(metadata_url, tmp_path, workers=workers, host="::") as server:
+            port = httpx.URL(server.base_url).port
+            for host in ("127.0.0.1", "[::1]"):
+                assert httpx.head(f"http://{host}:{port}/execution/health/ping").status_code == 200
 
     def test_several_workers(self, metadata_url: str, tmp_path: Path) -> None:
         with our_server(metadata_url, tmp_path, workers=2) as server:
@@ -174,12 +244,12 @@ class TestCheck:
 class TestToken:
     def test_it_mints(self) -> None:
         ti = uuid.uuid4()
-        done = run("token", str(ti), "--valid-for", "77", **airflow_settings("postgresql://h/d"))
+        done = run("token", str(ti), "--valid-for", "77", AIRFLOW__API_AUTH__JWT_SECRET=SECRET)
         claims = jwt.decode(done.stdout.strip(), SECRET, ["HS512"], audience=AUDIENCE)
         assert (claims["sub"], claims["exp"] - claims["iat"], claims["scope"]) == (str(ti), 77, "execution")
 
-    def test_no_uuid(self) -> None:
-        assert_one_sentence(run("token", "job", **airflow_settings("postgresql://h/d")), "'job'", "UUID")
+    def test_no_key(self) -> None:
+        assert_one_sentence(run("token", str(uuid.uuid4())), "[api_auth] jwt_secret")
 
 
 def paste_curl(printed: str) -> httpx.Response:
@@ -220,11 +290,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Dev:
     """``execution-api dev`` as a process."""
 
-    def __init__(self, data: Path, port: int) -> None:
+    def __init__(self, data: Path, port: int, *arguments: str) -> None:
         self.output = data.parent / "output"
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
-                [*COMMAND, "dev", "--data", str(data), "--port", str(port)],
+                [*COMMAND, "dev", "--data", str(data), "--port", str(port), *arguments],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -259,6 +329,8 @@ class TestDev:
         printed = one.until_ready()
         assert one.url in printed
         assert "postgresql://postgres@127.0.0.1:" in printed
+        assert "Airflow 3.3" in printed
+        assert f"{sys.executable} -m app --help" in printed
         for setting in ("CORE__EXECUTION_API_SERVER_URL", "DATABASE__SQL_ALCHEMY_CONN_CMD", "API_AUTH__JWT_SECRET_CMD"):
             assert f"export AIRFLOW__{setting}=" in printed
         assert '"dag_id":"sample"' in paste_curl(printed).text
@@ -294,7 +366,7 @@ class TestDev:
             assert one.process.poll() is None
             time.sleep(0.005)
         one.process.send_signal(signal.SIGTERM)
-        one.process.wait(30)
+        assert one.process.wait(30) == 0, "it was told to end, and did"
         assert not running.exists()
 
     @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
@@ -323,6 +395,18 @@ class TestDev:
         again.process.send_signal(signal.SIGTERM)
         assert again.process.wait(30) == 0
         assert not (data / "postgres" / "postmaster.pid").exists()
+
+    def test_the_tables_of_another_airflow(self, dev: Callable[[], Dev], data: Path) -> None:
+        one = Dev(data.with_name("of-3.2"), free_port(), "--airflow", "3.2")
+        try:
+            printed = one.until_ready()
+            assert "Point an Airflow 3.2 at it" in printed
+            assert '"dag_id":"sample"' in paste_curl(printed).text
+        finally:
+            one.process.send_signal(signal.SIGINT)
+            assert one.process.wait(30) == 0
+        done = run("dev", "--data", str(data), "--port", str(free_port()), "--airflow", "3.2")
+        assert_one_sentence(done, f"--data {data}", "tables of Airflow 3.3, not of 3.2")
 
     def test_kill_9_leaves_nothing_that_blocks_the_next_start(self, dev: Callable[[], Dev]) -> None:
         one = dev()
