@@ -17,6 +17,7 @@ from app.errors import ConfigurationError, RetryableDatabaseError
 from app.releases import Revision
 from app.server.auth import Tokens
 from app.settings import DatabaseSettings, Settings
+from app.settings.database_url import place_of
 from app.tasks.secrets import Secrets
 
 DATABASE_TIMEOUT = 8.0  # seconds; a wrong configuration must end within ten
@@ -39,17 +40,21 @@ async def require_database(settings: DatabaseSettings) -> Revision:
         a revision that is not supported.
     """
     database = Database(settings, is_patient=False)
-    where = f"{settings.url.host or 'localhost'}:{settings.url.port or 5432}/{settings.url.database}"
+    where = place_of(settings.url)
     try:
         return await asyncio.wait_for(database.revision(), DATABASE_TIMEOUT)
     except RetryableDatabaseError as error:
-        reason = str(error.__cause__ or error) or "no answer in time"
+        reason = _one_line(error.__cause__ or error)
         raise ConfigurationError(f"[database] sql_alchemy_conn names {where}, which cannot be reached: {reason}") from error
     except (*DRIVER_ERRORS, TimeoutError) as error:
-        reason = str(error) or "no answer in time"
+        reason = _one_line(error)
         raise ConfigurationError(f"[database] sql_alchemy_conn names {where}, which does not let us in: {reason}") from error
     finally:
         await database.close()
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or "no answer in time"
 
 
 async def run(environment: Mapping[str, str]) -> list[Check]:

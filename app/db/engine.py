@@ -13,6 +13,7 @@ from sqlalchemy import Engine, NullPool, event
 from sqlalchemy.engine import URL
 
 from app.settings import DatabaseSettings
+from app.settings.database_url import driver_arguments
 
 APPLICATION_NAME = "execution-api"  # what pg_stat_activity shows
 
@@ -52,19 +53,38 @@ def timeouts(settings: DatabaseSettings) -> dict[str, str]:
     }
 
 
-def connect_arguments(engine: Engine, settings: DatabaseSettings, url: URL) -> dict[str, Any]:
+def begin(settings: DatabaseSettings) -> str:
+    """Return what begins a transaction: where a session's own settings do not survive, with what they would be."""
+    local = _session_settings(settings) if settings.pgbouncer else {}
+    return "; ".join(["BEGIN ISOLATION LEVEL READ COMMITTED", *_set_local(local)])
+
+
+def connect_arguments(settings: DatabaseSettings, url: URL) -> dict[str, Any]:
     """Return what asyncpg is to connect to a URL with."""
-    arguments: dict[str, Any] = dict(engine.dialect.create_connect_args(url)[1])
+    arguments = driver_arguments(url)
+    if settings.tls is not None:
+        arguments["ssl"] = settings.tls
     if settings.pgbouncer:
         # Behind a transaction pool the next statement may run on another server connection: nothing may be prepared
         # under a name that is used again, and start-up parameters are refused.
         return arguments | {"statement_cache_size": 0}
     # Our statements look rows up by keys, whatever the values: planning them anew for each took as long as running them.
     planner = {"jit": "off", "plan_cache_mode": "force_generic_plan"}
-    server_settings = {"application_name": APPLICATION_NAME, **planner, **timeouts(settings)}
-    if settings.schema:
-        server_settings["search_path"] = settings.schema
-    return arguments | {"server_settings": server_settings}
+    server_settings = {"application_name": APPLICATION_NAME, **planner, **_session_settings(settings)}
+    return arguments | {"server_settings": {**arguments.get("server_settings", {}), **server_settings}}
+
+
+def _session_settings(settings: DatabaseSettings) -> dict[str, str]:
+    """Return the server settings that every statement depends on."""
+    found = timeouts(settings)
+    if settings.schema:  # Airflow's tables are in it, and its alembic_version where the role's tables are without it
+        quoted = settings.schema.replace('"', '""')
+        found["search_path"] = f'"{quoted}", "$user", public'
+    return found
+
+
+def _set_local(settings: dict[str, str]) -> list[str]:
+    return [f"SET LOCAL {name} = {value}" for name, value in settings.items()]
 
 
 def _new_statement_name() -> str:
@@ -72,10 +92,10 @@ def _new_statement_name() -> str:
 
 
 def _set_timeouts_in_each_transaction(engine: Engine, settings: DatabaseSettings) -> None:
-    """Bound the waits with ``SET LOCAL`` where a session's own settings do not survive."""
-    statement = "; ".join(f"SET LOCAL {name} = {value}" for name, value in timeouts(settings).items())
+    """Bound the waits of the fallback with ``SET LOCAL`` where a session's own settings do not survive."""
+    statements = _set_local(_session_settings(settings))
 
     @event.listens_for(engine, "begin")
     def set_local(connection: Any) -> None:
-        for part in statement.split("; "):
-            connection.exec_driver_sql(part)
+        for statement in statements:
+            connection.exec_driver_sql(statement)

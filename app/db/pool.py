@@ -21,6 +21,7 @@ import asyncpg
 import structlog
 from sqlalchemy.engine import URL
 
+from app.db.hosts import connect_to_one, keep_alive
 from app.db.moments import send_moments_as_they_are
 from app.db.retrying import classify
 from app.errors import ConfigurationError, ConnectionLost
@@ -179,12 +180,13 @@ class Pool:
 
     async def _connect(self, url: URL) -> asyncpg.Connection:
         async with asyncio.timeout(CONNECT_TIMEOUT):
-            connection = await asyncpg.connect(
-                **self._arguments(url),
+            connection = await connect_to_one(
+                self._arguments(url),
                 command_timeout=self.longest_statement,
                 target_session_attrs="read-write",  # PostgreSQL 14 says unasked whether it is
             )
             try:
+                keep_alive(connection, url)
                 await _exchange_json_as_text(connection)
                 await send_moments_as_they_are(connection)
             except BaseException:

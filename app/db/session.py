@@ -16,7 +16,7 @@ from prometheus_client import Gauge
 from sqlalchemy import Engine, Executable, text
 
 from app.db.direct import DirectSession, compiler
-from app.db.engine import connect_arguments, create_engine, timeouts
+from app.db.engine import begin, connect_arguments, create_engine
 from app.db.pool import Pool
 from app.db.retrying import ComingBack, breaks_connection, translated
 from app.db.slots import Slots
@@ -29,7 +29,6 @@ from app.settings import DatabaseSettings
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
-BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 PING_TIMEOUT = 2.0  # seconds; who cannot do its work tells before the one who asks has gone
 FALLBACK_TIMEOUT = 4.0  # seconds for the whole transaction of the fallback
 
@@ -66,7 +65,8 @@ class Database:
     def __init__(self, settings: DatabaseSettings, *, is_patient: bool = True) -> None:
         self.settings = settings
         self._is_patient = is_patient
-        self._pool = Pool(settings, lambda url: connect_arguments(self.engine, settings, url))
+        self._pool = Pool(settings, lambda url: connect_arguments(settings, url))
+        self._begin = begin(settings)
         self.engine: Engine = create_engine(settings, lambda *_, **__: self._pool.connect())
         self._compiled = compiler(self.engine.dialect)
         self.slots = Slots(settings.pool_size)
@@ -94,10 +94,8 @@ class Database:
         :raises RejectedByDatabase: when it does not take a value; nothing was written.
         """
         async with self._direct(urgent=urgent) as session:
-            await session.control(BEGIN)
+            await session.control(self._begin)
             try:
-                for name, value in timeouts(self.settings).items() if self.settings.pgbouncer else ():
-                    await session.control(f"SET LOCAL {name} = {value}")
                 yield session
             except BaseException:
                 if session.is_open:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from sqlalchemy.engine import URL
 
 from app.errors import ConfigurationError
 from app.settings.airflow import AirflowConfiguration
+from app.settings.connect_args import import_connect_args, split_tls
 from app.settings.database_url import async_url
 from app.settings.secrets_backend import load_backend
 
@@ -43,6 +45,7 @@ class DatabaseSettings:
     :param pgbouncer: whether a PgBouncer in transaction mode stands between: no prepared statements and no start-up
         parameters, the timeouts are set inside each transaction instead.
     :param schema: the PostgreSQL schema of the tables; empty for the role's own search path.
+    :param tls: what TLS is spoken with, where the operator made it himself; else the URL says it.
     :param ask: reads the URL again from where it came, which may block: a password or a token in it may be rotated.
         It raises ConfigurationError when there is none.
     """
@@ -54,6 +57,7 @@ class DatabaseSettings:
     statement_timeout: float = 3.0
     pgbouncer: bool = False
     schema: str = ""
+    tls: ssl.SSLContext | None = field(default=None, repr=False, compare=False)
     ask: Callable[[], URL] | None = field(default=None, repr=False, compare=False)
 
 
@@ -148,7 +152,7 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
     backend, kwargs = _secrets_backend(AirflowConfiguration(environment), environment)
     conf = _configuration(environment)
     return Settings(
-        database=_database(conf, lambda: _database_url(_configuration(environment))),
+        database=_database(conf, lambda: _database_url(_configuration(environment))[0]),
         tokens=_tokens(conf),
         server=_server(conf),
         log=LogSettings(
@@ -204,7 +208,8 @@ def _heartbeat_write_interval(conf: AirflowConfiguration) -> float:
     return interval
 
 
-def _database_url(conf: AirflowConfiguration) -> URL:
+def _database_url(conf: AirflowConfiguration) -> tuple[URL, ssl.SSLContext | None]:
+    """Return the database's URL with the driver's arguments that belong to it, and the TLS context among them."""
     name = "sql_alchemy_conn_async" if conf.get("database", "sql_alchemy_conn_async") else "sql_alchemy_conn"
     text = conf.get("database", name).strip()  # what a command prints ends with a newline
     if not text:
@@ -212,7 +217,10 @@ def _database_url(conf: AirflowConfiguration) -> URL:
             "[database] sql_alchemy_conn is not set: expected the URL of Airflow's metadata database,"
             " such as postgresql://user:password@host/airflow (AIRFLOW__DATABASE__SQL_ALCHEMY_CONN)"
         )
-    return async_url(text, setting=f"[database] {name}")
+    args = name.replace("_conn", "_connect_args")
+    given, tls = split_tls(import_connect_args(conf.get("database", args), setting=f"[database] {args}", home=conf.home))
+    setting = f"[database] {name}" + (f" with {args}" if given else "")
+    return async_url(text, setting=setting, given=given), tls
 
 
 def _database(conf: AirflowConfiguration, ask: Callable[[], URL]) -> DatabaseSettings:
@@ -222,8 +230,10 @@ def _database(conf: AirflowConfiguration, ask: Callable[[], URL]) -> DatabaseSet
             "a setting has no effect any more: a request waits as long as its client does",
             setting=f"[{own}] pool_timeout",
         )
+    url, tls = _database_url(conf)
     return DatabaseSettings(
-        url=_database_url(conf),
+        url=url,
+        tls=tls,
         pool_size=conf.integer(own, "pool_size", 10, minimum=1),
         pool_recycle=conf.integer("database", "sql_alchemy_pool_recycle", 1800, minimum=-1),
         lock_timeout=conf.seconds(own, "lock_timeout", 1.5, minimum=0.001),

@@ -62,8 +62,8 @@ class AirflowConfiguration:
         self._environment = environment
         self._secret = secret
         self._warned: set[tuple[str, str]] = set()
-        home = self._expanded(environment.get("AIRFLOW_HOME", "~/airflow"), "AIRFLOW_HOME")
-        self.path = Path(self._expanded(environment.get("AIRFLOW_CONFIG", f"{home}/airflow.cfg"), "AIRFLOW_CONFIG"))
+        self.home = Path(self._expanded(environment.get("AIRFLOW_HOME", "~/airflow"), "AIRFLOW_HOME"))
+        self.path = Path(self._expanded(environment.get("AIRFLOW_CONFIG", f"{self.home}/airflow.cfg"), "AIRFLOW_CONFIG"))
         self._file = configparser.ConfigParser()
         self._file.optionxform = str  # type: ignore[assignment, method-assign]  # names are told apart by case
         try:

@@ -122,6 +122,11 @@ class TestServe:
         assert_one_sentence(done, "[database] sql_alchemy_conn", "cannot be reached")
         assert "s3cret" not in done.stderr
 
+    @pytest.mark.parametrize("parameter", ["channel_binding=require", "sslrootcert=/nowhere.pem", "sslmod=require"])
+    def test_a_parameter_of_the_url_that_cannot_be_had(self, parameter: str) -> None:
+        name = parameter.partition("=")[0]
+        assert_one_sentence(run("serve", **airflow_settings(f"postgresql://u@h/d?{parameter}")), "sql_alchemy_conn", name)
+
     def test_a_database_that_does_not_answer(self) -> None:
         with socket.socket() as silent:
             silent.bind(("127.0.0.1", 0))

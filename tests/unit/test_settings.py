@@ -35,7 +35,7 @@ def test_airflow_settings_from_the_environment(tmp_path: Path) -> None:
     )
     url = loaded.database.url
     assert (url.drivername, url.host, url.port, url.password) == ("postgresql+asyncpg", "db.example.com", 5433, "s3cret")
-    assert dict(url.query) == {"ssl": "require"}
+    assert dict(url.query) == {"sslmode": "require"}
     tokens = loaded.tokens
     assert (tokens.issuers, tokens.leeway, tokens.algorithms, tokens.valid_for) == (("us", "them"), 3.0, ("HS256",), 60)
     assert loaded.fernet_keys == ("one", "two")
