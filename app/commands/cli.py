@@ -1,4 +1,4 @@
-"""The commands that a person types: ``execution-api serve | dev | check | token``.
+"""The commands that a person types: ``execution-api serve | dev | check | config | token``.
 
 What a command needs is imported when it runs: none waits for what only another uses.
 """
@@ -122,6 +122,20 @@ connections, clocks. Each line of the output is one check.""",
         codes={0: "every check passed", NOT_READY: "a check failed, its line begins with FAIL"},
     )
 
+    config = _command(
+        commands,
+        "config",
+        _config,
+        help="show each option that is read, its value and where it came from",
+        description="""\
+Prints the options that the service reads from Airflow's settings and its own, with their values and
+where each came from: a variable, a command, a secrets backend, a line of airflow.cfg, or the default.
+Secrets are shown as ***.""",
+        examples=("execution-api config", "execution-api config --json"),
+        codes={0: "the configuration can be read"},
+    )
+    config.add_argument("--json", action="store_true", help="for programs")
+
     token = _command(
         commands,
         "token",
@@ -220,6 +234,12 @@ def _check(_: argparse.Namespace) -> int:
     for result in results:
         print(f"{'ok  ' if result.passed else 'FAIL'}  {result.name}: {result.message}")
     return 0 if all(result.passed for result in results) else NOT_READY
+
+
+def _config(options: argparse.Namespace) -> int:
+    from app.commands import configuration
+
+    return configuration.run(os.environ, as_json=options.json)
 
 
 def _token(options: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ import os
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import structlog
 from sqlalchemy.engine import URL
 
 from app.errors import ConfigurationError
-from app.settings.airflow import AirflowConfiguration
+from app.settings.airflow import AirflowConfiguration, Option, Options
 from app.settings.connect_args import import_connect_args, split_tls
 from app.settings.database_url import async_url
 from app.settings.secrets_backend import load_backend
@@ -142,16 +143,17 @@ class Settings:
     hide_sensitive_names: bool = True
 
 
-def load(environment: Mapping[str, str] | None = None) -> Settings:
+def load(environment: Mapping[str, str] | None = None, *, options: Options | None = None) -> Settings:
     """Read the settings of this process.
 
     :param environment: defaults to ``os.environ``.
+    :param options: takes each option that is read, and where it came from; also if the configuration is wrong.
     :raises ConfigurationError: naming the first setting that is missing or wrong, and what was expected.
     """
     environment = os.environ if environment is None else environment
-    backend, kwargs = _secrets_backend(AirflowConfiguration(environment), environment)
-    conf = _configuration(environment)
-    return Settings(
+    backend, kwargs = _secrets_backend(AirflowConfiguration(environment, options=options), environment)
+    conf = _configuration(environment, options)
+    settings = Settings(
         database=_database(conf, lambda: _database_url(_configuration(environment))[0]),
         tokens=_tokens(conf),
         server=_server(conf),
@@ -176,6 +178,8 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
         trusted_classes=conf.strings(OWN_SECTION, "trusted_classes"),
         hide_sensitive_names=conf.boolean("core", "hide_sensitive_var_conn_fields", True),
     )
+    _refuse_unknown(conf)
+    return settings
 
 
 def load_tokens(environment: Mapping[str, str] | None = None) -> TokenSettings:
@@ -183,7 +187,7 @@ def load_tokens(environment: Mapping[str, str] | None = None) -> TokenSettings:
     return _tokens(_configuration(os.environ if environment is None else environment))
 
 
-def _configuration(environment: Mapping[str, str]) -> AirflowConfiguration:
+def _configuration(environment: Mapping[str, str], options: Options | None = None) -> AirflowConfiguration:
     """Return Airflow's options, those too that a custom secrets backend holds."""
 
     def from_backend(reference: str) -> str | None:
@@ -193,7 +197,16 @@ def _configuration(environment: Mapping[str, str]) -> AirflowConfiguration:
         value: str | None = load_backend(backend, kwargs).get_config(reference)
         return value
 
-    return AirflowConfiguration(environment, secret=from_backend)
+    return AirflowConfiguration(environment, secret=from_backend, options=options)
+
+
+def _refuse_unknown(conf: AirflowConfiguration) -> None:
+    """Refuse what is set in our own section and nobody has read: it is misspelt, and would have no effect."""
+    known = [key for section, key in conf.options if section == OWN_SECTION]
+    for key, where in conf.unread_in(OWN_SECTION):
+        near = get_close_matches(key, known, 1)
+        meant = f": did you mean {near[0]}?" if near else f": expected one of {', '.join(sorted(known))}"
+        raise ConfigurationError(f"[{OWN_SECTION}] has no option {key!r} ({where}){meant}")
 
 
 def _heartbeat_write_interval(conf: AirflowConfiguration) -> float:
@@ -304,7 +317,13 @@ def _secrets_backend(conf: AirflowConfiguration, environment: Mapping[str, str])
     if not isinstance(kwargs, dict):
         raise ConfigurationError("[secrets] backend_kwargs must be a JSON object")
     prefix = "AIRFLOW__SECRETS__BACKEND_KWARG__"
-    kwargs |= {name.removeprefix(prefix).lower(): value for name, value in environment.items() if name.startswith(prefix)}
+    for name, value in environment.items():
+        if name.startswith(prefix):
+            key = name.removeprefix(prefix).lower()
+            kwargs[key] = value
+            conf.options["secrets", f"backend_kwarg {key}"] = Option(
+                "secrets", f"backend_kwarg {key}", value, "environment", name
+            )
     return class_path, kwargs
 
 

@@ -15,6 +15,8 @@ import re
 import shlex
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import structlog
@@ -47,7 +49,35 @@ MOVED_FROM = {
 }
 COMMAND_TIMEOUT = 10.0  # seconds; a wrong configuration must end within ten
 EXPANSIONS = 20  # variables that name variables; more are a circle
+_SETS = re.compile(r"([^#;\s=:][^=:]*?)\s*[=:]")
+_Found = tuple[str, str, str, int | None]  # a value, and what Option tells of where it came from
 _VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """An option that was read, and where its value came from.
+
+    :param value: as text.
+    :param source: ``environment``, ``command``, ``secret``, ``file`` or ``default``.
+    :param name: of the variable that told it, or of the file's option; empty for a default.
+    :param line: of the file, if that told it.
+    """
+
+    section: str
+    key: str
+    value: str
+    source: str
+    name: str = ""
+    line: int | None = None
+
+    @property
+    def is_sensitive(self) -> bool:
+        """Whether its value is for nobody's eyes."""
+        return (self.section, self.key) in SENSITIVE or (self.section == "secrets" and self.key != "backend")
+
+
+Options = dict[tuple[str, str], Option]
 
 
 class AirflowConfiguration:
@@ -55,12 +85,20 @@ class AirflowConfiguration:
 
     :param environment: the process environment.
     :param secret: resolves a ``_SECRET`` reference through the configured secrets backend.
+    :param options: takes each option that is read.
     :raises ConfigurationError: when a ``_CMD`` fails or ``airflow.cfg`` cannot be parsed.
     """
 
-    def __init__(self, environment: Mapping[str, str], *, secret: Callable[[str], str | None] | None = None) -> None:
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        *,
+        secret: Callable[[str], str | None] | None = None,
+        options: Options | None = None,
+    ) -> None:
         self._environment = environment
         self._secret = secret
+        self.options: Options = {} if options is None else options
         self._warned: set[tuple[str, str]] = set()
         self.home = Path(self._expanded(environment.get("AIRFLOW_HOME", "~/airflow"), "AIRFLOW_HOME"))
         self.path = Path(self._expanded(environment.get("AIRFLOW_CONFIG", f"{self.home}/airflow.cfg"), "AIRFLOW_CONFIG"))
@@ -79,46 +117,75 @@ class AirflowConfiguration:
         names = [(section, key), *filter(None, [MOVED_FROM.get((section, key))])]
         for look in (self._in_environment, self._in_file, self._by_file):
             for name in names:
-                if (value := look(*name)) is not None:
+                if (found := look(*name)) is not None:
+                    value, source, where, line = found
+                    self.options[section, key] = Option(section, key, value, source, where, line)
                     if name != names[0] and name not in self._warned:
                         self._warned.add(name)
                         log.warning("an option has moved", old="[{}] {}".format(*name), new=f"[{section}] {key}")
                     return value
+        self.options[section, key] = Option(section, key, default, "default")
         return default
 
-    def _in_environment(self, section: str, key: str) -> str | None:
+    def unread_in(self, section: str) -> Iterator[tuple[str, str]]:
+        """Yield the options of a section that are set and were never asked for, and where they are."""
+        prefix = f"AIRFLOW__{section}__".upper()
+        for name in sorted(self._environment):
+            if name.startswith(prefix) and (section, name.removeprefix(prefix).lower()) not in self.options:
+                yield name.removeprefix(prefix).lower(), name
+        for key in self._file[section] if self._file.has_section(section) else ():
+            if key not in self._file.defaults() and (section, key) not in self.options:
+                yield key, f"line {self._line_of(section, key)} of {self.path}"
+
+    def _in_environment(self, section: str, key: str) -> _Found | None:
         name = f"AIRFLOW__{section}__{key}".upper()
         if (value := self._environment.get(name)) is not None:
-            return self._expanded(value, name)
+            return self._expanded(value, name), "environment", name, None
         return self._indirect(self._environment.get, f"{name}_CMD", f"{name}_SECRET", (section, key))
 
-    def _in_file(self, section: str, key: str) -> str | None:
-        value = self._option(section, key)
-        return None if value is None else self._expanded(value, f"[{section}] {key} in {self.path}")
+    def _in_file(self, section: str, key: str) -> _Found | None:
+        if (value := self._option(section, key)) is None:
+            return None
+        return (
+            self._expanded(value, f"[{section}] {key} in {self.path}"),
+            "file",
+            f"[{section}] {key}",
+            self._line_of(section, key),
+        )
 
-    def _by_file(self, section: str, key: str) -> str | None:
+    def _by_file(self, section: str, key: str) -> _Found | None:
         found = self._indirect(lambda name: self._option(section, name), f"{key}_cmd", f"{key}_secret", (section, key))
-        return found or None
+        if found is None or not found[0]:
+            return None
+        value, source, name, _ = found
+        return value, source, f"[{section}] {name}", self._line_of(section, name)
 
     def _option(self, section: str, key: str) -> str | None:
         """Return an option of the file with what its percent signs stand for."""
         try:
             return self._file.get(section, key) if self._file.has_option(section, key) else None
         except configparser.InterpolationError:
-            line = next(self._lines_of(section, key), 0)
+            line = self._line_of(section, key)
             raise ConfigurationError(
                 f"[{section}] {key} in line {line} of {self.path} cannot be read: a percent sign is written %%, and"
                 " %(name)s must name an option of its section"
             ) from None
 
-    def _lines_of(self, section: str, key: str) -> Iterator[int]:
-        """Yield the numbers of the file's lines that set an option."""
-        inside = False
-        for number, line in enumerate(self.path.read_text(encoding="utf-8").splitlines(), start=1):
+    def _line_of(self, section: str, key: str) -> int:
+        """Return the number of the file's line that sets an option."""
+        return self._lines.get((section, key)) or self._lines.get((self._file.default_section, key), 0)
+
+    @cached_property
+    def _lines(self) -> dict[tuple[str, str], int]:
+        """The numbers of the file's lines, by section and option."""
+        found: dict[tuple[str, str], int] = {}
+        section = ""
+        for number, line in enumerate(self.path.read_text(encoding="utf-8").split("\n"), start=1):
             if header := configparser.ConfigParser.SECTCRE.match(line):
-                inside = header["header"] in (section, self._file.default_section)
-            elif inside and re.match(rf"{re.escape(key)}\s*[=:]", line):
-                yield number
+                section = header["header"]
+            elif option := _SETS.match(line):
+                found.setdefault((section, option[1]), number)
+        return found
 
     def _expanded(self, text: str, what: str) -> str:
         """Return a text with its variables and its home folder in place, again and again until nothing changes."""
@@ -176,7 +243,7 @@ class AirflowConfiguration:
 
     def _indirect(
         self, lookup: Callable[[str], str | None], command_name: str, secret_name: str, option: tuple[str, str]
-    ) -> str | None:
+    ) -> _Found | None:
         """Return what a command prints, its newline at the end included, or what the secrets backend has."""
         if option not in SENSITIVE:
             return None
@@ -188,9 +255,9 @@ class AirflowConfiguration:
                 raise ConfigurationError(
                     f"the command in {command_name} failed ({reason}); it must print the value"
                 ) from None
-            return done.stdout.decode(errors="ignore")
-        if (reference := lookup(secret_name)) and self._secret:
-            return self._secret(reference)
+            return done.stdout.decode(errors="ignore"), "command", command_name, None
+        if (reference := lookup(secret_name)) and self._secret and (value := self._secret(reference)) is not None:
+            return value, "secret", secret_name, None
         return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -244,6 +245,37 @@ class TestCheck:
     def test_no_settings(self) -> None:
         done = run("check")
         assert (done.returncode, done.stdout[:20]) == (1, "FAIL  configuration:")
+
+
+class TestConfig:
+    def test_each_option_with_its_value_and_place(self, tmp_path: Path) -> None:
+        (tmp_path / "airflow.cfg").write_text("[webserver]\nworkers = 3\n[execution_api_service]\npool_size = 4\n")
+        settings = airflow_settings("postgresql://u:s3cret@h/d", AIRFLOW_HOME=str(tmp_path))
+        document = json.loads(run("config", "--json", **settings).stdout)
+        assert (document["file"], document["error"]) == (str(tmp_path / "airflow.cfg"), None)
+        found = {(each["section"], each["option"]): each for each in document["options"]}
+        assert found["execution_api_service", "pool_size"] == {
+            "section": "execution_api_service",
+            "option": "pool_size",
+            "value": "4",
+            "source": "file",
+            "name": "[execution_api_service] pool_size",
+            "line": 4,
+        }
+        done = run("config", **settings)
+        assert done.returncode == 0
+        assert "[api] workers = 3  # [webserver] workers in line 2\n" in done.stdout
+        assert "[database] sql_alchemy_conn = ***  # AIRFLOW__DATABASE__SQL_ALCHEMY_CONN\n" in done.stdout
+        assert "[core] multi_team = False  # default\n" in done.stdout
+        assert "s3cret" not in done.stdout
+        assert SECRET not in done.stdout
+
+    def test_what_is_wrong_is_told_after_what_could_be_read(self) -> None:
+        settings = airflow_settings("postgresql://h/d", AIRFLOW__EXECUTION_API_SERVICE__POOL_SZIE="4")
+        done = run("config", **settings)
+        assert_one_sentence(done, "'pool_szie'", "did you mean pool_size?")
+        assert done.stdout.startswith("# /nonexistent/airflow.cfg is not there")
+        assert "[execution_api_service] pool_size = 10  # default" in done.stdout
 
 
 class TestToken:

@@ -8,7 +8,7 @@ from structlog.testing import CapturingLogger, capture_logs
 
 from app import settings
 from app.errors import ConfigurationError
-from app.settings.airflow import AirflowConfiguration
+from app.settings.airflow import AirflowConfiguration, Options
 from tests.unit.configurations import CONFIGURATIONS, REFUSED, Configuration
 
 URL = "postgresql+psycopg2://airflow:s3cret@db.example.com:5433/airflow?sslmode=require"
@@ -152,6 +152,56 @@ def test_a_failing_command_is_named(tmp_path: Path) -> None:
     environment = {k: v for k, v in COMPLETE.items() if "JWT" not in k} | {"AIRFLOW__API_AUTH__JWT_SECRET_CMD": "false"}
     with pytest.raises(ConfigurationError, match="JWT_SECRET_CMD"):
         load(tmp_path, **environment)
+
+
+def test_where_options_came_from(tmp_path: Path) -> None:
+    (tmp_path / "airflow.cfg").write_text(
+        "# comment\n[core]\n; jwt = 1\nmax_map_length: 9\n\n[database]\nsql_alchemy_conn_secret = conn\n"
+        "[DEFAULT]\njwt_leeway = 3\n[api_auth]\njwt_secret_cmd = echo x\n[webserver]\nworkers = 3\n"
+    )
+    found: Options = {}
+    environment = {
+        "AIRFLOW_HOME": str(tmp_path),
+        "AIRFLOW__EXECUTION_API_SERVICE__POOL_SIZE": "4",
+        "AIRFLOW__CORE__FERNET_KEY_CMD": "echo key",
+        "AIRFLOW__SECRETS__BACKEND": "tests.unit.backend.Backend",
+        "AIRFLOW__SECRETS__BACKEND_KWARGS": '{"config": {"conn": "postgresql://h/db"}}',
+    }
+    settings.load(environment, options=found)
+    told = {option: (each.value, each.source, each.name, each.line) for option, each in found.items()}
+    prefix = "AIRFLOW__"
+    assert told["core", "max_map_length"] == ("9", "file", "[core] max_map_length", 4)
+    assert told["database", "sql_alchemy_conn"] == ("postgresql://h/db", "secret", "[database] sql_alchemy_conn_secret", 7)
+    assert told["api_auth", "jwt_leeway"] == ("3", "file", "[api_auth] jwt_leeway", 9)
+    assert told["api_auth", "jwt_secret"] == ("x\n", "command", "[api_auth] jwt_secret_cmd", 11)
+    assert told["api", "workers"] == ("3", "file", "[webserver] workers", 13)
+    assert told["execution_api_service", "pool_size"] == (
+        "4",
+        "environment",
+        f"{prefix}EXECUTION_API_SERVICE__POOL_SIZE",
+        None,
+    )
+    assert told["core", "fernet_key"] == ("key\n", "command", f"{prefix}CORE__FERNET_KEY_CMD", None)
+    assert told["core", "multi_team"] == ("False", "default", "", None)
+    sensitive = {option for option, each in found.items() if each.is_sensitive}
+    assert sensitive == {
+        ("database", "sql_alchemy_conn"),
+        ("database", "sql_alchemy_conn_async"),
+        ("core", "fernet_key"),
+        ("api_auth", "jwt_secret"),
+        ("secrets", "backend_kwargs"),
+    }
+
+
+def test_an_option_of_ours_that_is_misspelt_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"no option 'pool_szie' \(AIRFLOW__.*_SZIE\): did you mean pool_size\?"):
+        load(tmp_path, **COMPLETE, AIRFLOW__EXECUTION_API_SERVICE__POOL_SZIE="4")
+    (tmp_path / "airflow.cfg").write_text("[DEFAULT]\nmine = 1\n[execution_api_service]\npool_size = 4\nlog_fromat = json\n")
+    with pytest.raises(ConfigurationError, match=r"no option 'log_fromat' \(line 5 of .*\): did you mean log_format\?"):
+        load(tmp_path, **COMPLETE)
+    (tmp_path / "airflow.cfg").write_text("[execution_api_service]\nxyz = 4\n[execution_api_services]\nx = 1\n")
+    with pytest.raises(ConfigurationError, match=r"no option 'xyz' .*: expected one of access_log, .* trusted_classes"):
+        load(tmp_path, **COMPLETE)
 
 
 def test_secrets_do_not_show(tmp_path: Path) -> None:
