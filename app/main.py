@@ -35,6 +35,7 @@ from app.server.middleware import (
     Count,
     Observed,
     RetryableErrors,
+    RootPath,
     TokenRefresh,
 )
 from app.settings import Settings
@@ -218,6 +219,7 @@ def create_app(settings: Settings | None = None, *, readiness: Readiness | None 
         metrics_port=server.metrics_port,
         routes=[Route(METRICS, exposed), Mount(MOUNT_POINT, app=api)],
         middleware=[
+            *([Middleware(RootPath, root_path=server.root_path)] if server.root_path else ()),
             Middleware(CorrelationId),
             Middleware(
                 Observed,

@@ -126,7 +126,7 @@ async def beside_the_loop(server: AbstractContextManager[Server]) -> AsyncIterat
 
 @contextmanager
 def our_server(
-    database_url: str, folder: Path, *, workers: int = 1, host: str = "127.0.0.1", port: int | None = None, **settings: str
+    database_url: str, folder: Path, *, workers: int = 1, port: int | None = None, **settings: str
 ) -> Iterator[Server]:
     """Run ``execution-api serve`` on a database.
 
@@ -137,7 +137,7 @@ def our_server(
     port = port or free_port()
     environment = {**clean_environment(), **airflow_settings(database_url), "AIRFLOW_HOME": str(folder)}
     environment |= {"AIRFLOW__EXECUTION_API_SERVICE__DRAIN_SECONDS": "0", **settings}  # nobody balances the tests' requests
-    command = [sys.executable, "-W", "error", "-m", "app", "serve", "--host", host, "--port", str(port)]
+    command = [sys.executable, "-W", "error", "-m", "app", "serve", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--workers", str(workers)]
     with running(command, port=port, environment=environment, log=folder / "ours.log") as server:
         server.database_url = database_url

@@ -79,14 +79,25 @@ replaces one worker after the other by one that reads the settings anew.""",
         examples=(
             "execution-api serve --port 9091 --workers 4",
             "execution-api serve --host :: --ssl-cert cert.pem --ssl-key key.pem",
+            "execution-api serve --uds /run/execution-api/http.sock --root-path /airflow",
         ),
         codes={0: "it was told to end", NOT_READY: "a worker failed, its log says how"},
     )
     serve.add_argument("--host", help="address to listen on; :: is all of both families ([api] host, 0.0.0.0)")
-    serve.add_argument("--port", type=_port, help="port to listen on ([execution_api_service] port, [api] port, 9091)")
+    port_or_path = serve.add_mutually_exclusive_group()
+    port_or_path.add_argument(
+        "--port", type=_port, help="port to listen on ([execution_api_service] port, [api] port, 9091)"
+    )
+    port_or_path.add_argument("--uds", type=Path, metavar="PATH", help="Unix socket to listen on instead")
     serve.add_argument("--workers", type=_count, help="worker processes ([api] workers, 1)")
     serve.add_argument("--ssl-cert", type=Path, metavar="FILE", help="TLS certificate, PEM ([api] ssl_cert)")
     serve.add_argument("--ssl-key", type=Path, metavar="FILE", help="TLS private key, PEM ([api] ssl_key)")
+    serve.add_argument(
+        "--root-path",
+        type=_root_path,
+        metavar="PATH",
+        help="path below which a proxy puts it, whether it takes it off or not (the path of [api] base_url)",
+    )
 
     dev = _command(
         commands,
@@ -200,6 +211,10 @@ def _count(text: str) -> int:
     if not (text.isdecimal() and int(text) >= 1):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
+
+
+def _root_path(text: str) -> str:
+    return f"/{text.strip('/')}".rstrip("/")
 
 
 def _task_instance_id(text: str) -> str:

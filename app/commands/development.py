@@ -18,11 +18,11 @@ import uvicorn
 from cryptography.fernet import Fernet
 
 from app.commands.embedded import EmbeddedPostgres, EmbeddedPostgresError
-from app.commands.serve import bound, uvicorn_options
+from app.commands.serve import uvicorn_options
 from app.errors import ConfigurationError
 from app.main import create_app
 from app.releases import REVISIONS, revision_of
-from app.server import logs
+from app.server import listening, logs
 from app.server.auth import Tokens
 from app.server.draining import DrainingServer, Readiness, serve
 from app.settings import DatabaseSettings, ServerSettings, Settings, TokenSettings
@@ -101,13 +101,13 @@ def run(folder: Path, *, port: int, release: str | None = None) -> int:
 
 def _serve(folder: Path, *, port: int, release: str | None) -> int:
     logs.configure()
-    sockets = bound("127.0.0.1", port)
+    sockets = listening.on_port("127.0.0.1", port)
     _say(f"Starting PostgreSQL in {folder.absolute()}; its first start takes some seconds.")
     with environment(folder, port=port, release=release) as made:
         _say(made.welcome())
         readiness = Readiness()
         application = create_app(made.settings, readiness=readiness)
-        config = uvicorn.Config(application, **uvicorn_options())
+        config = uvicorn.Config(application, **uvicorn_options(made.settings.server))
         server = DrainingServer(config, readiness=readiness, drain_seconds=0)
 
         async def until_stopped() -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import errno
 import os
 import resource
 import socket
 import ssl
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,15 +20,13 @@ from app import settings
 from app.commands import checks
 from app.errors import ConfigurationError
 from app.main import create_app
-from app.server import logs, metrics
+from app.server import listening, logs, metrics
 from app.server.draining import UNDER_WAY, DrainingServer, Readiness, serve
 from app.server.workers import Parent, Workers
 from app.settings import ServerSettings
 
+OPTIONS = ("host", "port", "workers", "ssl_cert", "ssl_key", "root_path")  # of the command line that win over the settings
 BACKLOG = 65_535  # connections that wait to be accepted: all the kernel lets; who finds no room tries again a second later
-# The Task SDK keeps its connection and asks every 5 s. A server that closes idle connections after 5 s (uvicorn's
-# default) races with the next heartbeat; 75 s is longer than any usual pause and than common load balancers' 60 s.
-KEEP_ALIVE = 75
 
 
 def run(options: argparse.Namespace) -> int:
@@ -42,26 +39,38 @@ def run(options: argparse.Namespace) -> int:
     server = overridden(loaded.server, options)
     create_app(loaded)  # what is wrong with the rest of the configuration is told here, once; and the workers share it all
     asyncio.run(checks.require_database(loaded.database))
-    if server.metrics_port == server.port:  # which two sockets that do not listen yet could both be bound to
+    if (
+        server.metrics_port == server.port and not options.uds
+    ):  # which two sockets that do not listen yet could both be bound to
         raise ConfigurationError(
             f"[execution_api_service] metrics_port is {server.port}, the port of all else: expected another"
         )
+    with ExitStack() as until_the_end:
+        sockets = _bound(server, options, until_the_end)
+        raise_file_limit()
+        metrics.forget(os.getpid())  # it serves nothing itself
+        workers = Workers(
+            server.workers,
+            sockets,
+            partial(_work, options, sockets),
+            loop_factory=uvicorn.Config("", loop="uvloop").get_loop_factory() or asyncio.new_event_loop,
+            drain_seconds=server.drain_seconds,
+        )
+        return workers.run()
+
+
+def _bound(server: ServerSettings, options: argparse.Namespace, until_the_end: ExitStack) -> list[socket.socket]:
+    """Return what all workers accept from; where it cannot be, the option is blamed that said so."""
     host_option = "--host" if options.host else "[api] host"
     port_option = "--port" if options.port else "--port or [execution_api_service] port"
-    sockets = bound(server.host, server.port, host_option=host_option, port_option=port_option)
+    if options.uds:
+        sockets = [until_the_end.enter_context(listening.on_path(options.uds))]
+    else:
+        sockets = listening.on_port(server.host, server.port, host_option=host_option, port_option=port_option)
     if server.metrics_port:
-        metrics_option = "[execution_api_service] metrics_port"
-        sockets += bound(server.host, server.metrics_port, host_option=host_option, port_option=metrics_option)
-    raise_file_limit()
-    metrics.forget(os.getpid())  # it serves nothing itself
-    workers = Workers(
-        server.workers,
-        sockets,
-        partial(_work, options, sockets),
-        loop_factory=uvicorn.Config("", loop="uvloop").get_loop_factory() or asyncio.new_event_loop,
-        drain_seconds=server.drain_seconds,
-    )
-    return workers.run()
+        port_option = "[execution_api_service] metrics_port"
+        sockets += listening.on_port(server.host, server.metrics_port, host_option=host_option, port_option=port_option)
+    return sockets
 
 
 async def _work(options: argparse.Namespace, sockets: list[socket.socket], parent: Parent) -> None:
@@ -72,7 +81,7 @@ async def _work(options: argparse.Namespace, sockets: list[socket.socket], paren
     readiness = Readiness()
     application = create_app(replace(loaded, server=configured), readiness=readiness)
     config = uvicorn.Config(
-        application, ssl_certfile=configured.ssl_cert, ssl_keyfile=configured.ssl_key, **uvicorn_options()
+        application, ssl_certfile=configured.ssl_cert, ssl_keyfile=configured.ssl_key, **uvicorn_options(configured)
     )
     server = DrainingServer(config, readiness=readiness, drain_seconds=configured.drain_seconds, started=parent.is_ready)
     parent.obeyed_by(server)
@@ -84,7 +93,7 @@ def overridden(server: ServerSettings, options: argparse.Namespace) -> ServerSet
 
     :raises ConfigurationError: when a certificate is without its key, or cannot be used.
     """
-    given = {n: v for n in ("host", "port", "workers", "ssl_cert", "ssl_key") if (v := getattr(options, n)) is not None}
+    given = {n: v for n in OPTIONS if (v := getattr(options, n)) is not None}
     server = replace(server, **given)
     if bool(server.ssl_cert) != bool(server.ssl_key):
         raise ConfigurationError("--ssl-cert and --ssl-key belong together: give both, or neither")
@@ -113,37 +122,6 @@ def _require_certificate(certificate: Path, key: Path) -> None:
         ) from error
 
 
-def bound(host: str, port: int, *, host_option: str = "--host", port_option: str = "--port") -> list[socket.socket]:
-    """Return sockets bound to every address of a host; ``::`` is every address of both families.
-
-    :param host_option: where the host was said.
-    :param port_option: where the port was said.
-    :raises ConfigurationError: when one cannot be.
-    """
-    sockets: list[socket.socket] = []
-    try:
-        for family, kind, protocol, _, address in dict.fromkeys(
-            socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        ):
-            sockets.append(each := socket.socket(family, kind, protocol))
-            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                each.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != "::")
-            each.bind(address)
-            each.setblocking(False)
-    except (OSError, OverflowError) as error:
-        for each in sockets:
-            each.close()
-        what = f"cannot listen on {host} port {port} ({getattr(error, 'strerror', None) or error})"
-        if isinstance(error, OverflowError) or error.errno == errno.EADDRINUSE:
-            raise ConfigurationError(f"{what}: choose another with {port_option}") from error
-        if error.errno in (errno.EACCES, errno.EPERM):
-            below = "ports below 1024 need a privilege, CAP_NET_BIND_SERVICE"
-            raise ConfigurationError(f"{what}: {below}; or choose another with {port_option}") from error
-        raise ConfigurationError(f"{what}: expected an address of this machine in {host_option}") from error
-    return sockets
-
-
 def raise_file_limit() -> None:
     """Let a process open as many files as it may: each connection is one, and the usual limit is 1,024."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -151,7 +129,7 @@ def raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def uvicorn_options() -> dict[str, Any]:
+def uvicorn_options(server: ServerSettings) -> dict[str, Any]:
     """Return what every server of ours is told."""
     return {
         "log_config": None,  # see app.server.logs
@@ -159,7 +137,7 @@ def uvicorn_options() -> dict[str, Any]:
         "access_log": False,  # ours is structured, see app.server.middleware
         "server_header": False,
         "backlog": BACKLOG,
-        "timeout_keep_alive": KEEP_ALIVE,
+        "timeout_keep_alive": server.keep_alive_seconds,
         "timeout_graceful_shutdown": UNDER_WAY,
         "loop": "uvloop",
         "http": "app.server.protocol:Protocol",

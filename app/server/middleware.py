@@ -47,6 +47,22 @@ async def send_json(send: Send, status: int, body: Any, headers: list[tuple[byte
     await send({"type": "http.response.body", "body": content})
 
 
+class RootPath:
+    """Takes off the path below which a proxy puts us, where the proxy has not.
+
+    :param root_path: without a slash at its end.
+    """
+
+    def __init__(self, app: ASGIApp, *, root_path: str) -> None:
+        self.app = app
+        self._root_path = root_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith(f"{self._root_path}/"):
+            scope["path"] = scope["path"][len(self._root_path) :]
+        await self.app(scope, receive, send)
+
+
 class CorrelationId:
     """Puts the ``correlation-id`` header, or a generated id, on every log line of the request, and echoes the header."""
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import structlog
 from sqlalchemy.engine import URL
@@ -82,6 +83,8 @@ class ServerSettings:
     """Where and how to listen and tell: ``[api] host, port, workers, ssl_cert, ssl_key``, or what ``serve`` was told.
 
     :param metrics_port: where ``/metrics`` is answered, and nowhere else; None for :attr:`port`.
+    :param root_path: the path below which a proxy puts us, without a slash at its end; the path of ``[api] base_url``.
+    :param keep_alive_seconds: for which a connection is kept that nothing is asked on.
     :param drain_seconds: for which requests are served after a request to stop, while balancers turn to other instances.
     :param access_log_share: of requests without an error that have a line in the log, from 0 to 1.
     :param access_log_heartbeats: whether heartbeats are among them.
@@ -96,6 +99,10 @@ class ServerSettings:
     ssl_key: Path | None = None
     metrics_port: int | None = None
     documents: bool = True
+    root_path: str = ""
+    # The Task SDK keeps its connection and asks every 5 s. A server that closes idle connections after 5 s (uvicorn's
+    # default) races with the next heartbeat; 75 s is longer than any usual pause and than common load balancers' 60 s.
+    keep_alive_seconds: float = 75.0
     drain_seconds: float = 10.0
     access_log: bool = True
     access_log_share: float = 1.0
@@ -297,6 +304,8 @@ def _server(conf: AirflowConfiguration) -> ServerSettings:
         ssl_key=Path(key) if key else None,
         metrics_port=conf.integer(OWN_SECTION, "metrics_port", 0) or None,
         documents=conf.boolean(OWN_SECTION, "documents", True),
+        root_path=urlsplit(conf.get("api", "base_url")).path.rstrip("/"),
+        keep_alive_seconds=conf.seconds(OWN_SECTION, "keep_alive_seconds", 75.0, minimum=1.0),
         drain_seconds=conf.seconds(OWN_SECTION, "drain_seconds", 10.0),
         access_log=conf.boolean(OWN_SECTION, "access_log", True),
         access_log_share=conf.share(OWN_SECTION, "access_log_share", 1.0),

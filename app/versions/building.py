@@ -28,7 +28,7 @@ from app.server.auth import REQUIREMENTS
 from app.server.bodies import Bodies
 from app.server.middleware import header, send_json
 from app.tasks.service import Service
-from app.versions import VERSIONS, Version, documents
+from app.versions import VERSIONS, Version, documents, pages
 from app.versions.changes import Change, Downgrade, OlderModels
 from app.versions.dispatch import REFUSALS, Dispatcher
 
@@ -153,7 +153,11 @@ def build_app(service: Service, version: str, bodies: Bodies) -> Dispatcher:
         for prefix, tag, operations in ROUTERS
     ]
 
+    has_documents = service.settings.server.documents
+
     def make_routes(app: FastAPI) -> None:
+        if has_documents:
+            pages.add_pages(app)
         for prefix, tag, operations in routers:
             router = APIRouter()
             for operation in operations:
@@ -167,7 +171,11 @@ def build_app(service: Service, version: str, bodies: Bodies) -> Dispatcher:
         version=version,
         generate_unique_id_function=lambda route: route.name,
         redirect_slashes=False,
-        openapi_url="/openapi.json" if service.settings.server.documents else None,  # and with it the pages that show it
+        openapi_url=f"/{pages.DOCUMENT}" if has_documents else None,
+        docs_url=None,  # see app.versions.pages
+        redoc_url=None,
+        servers=pages.SERVERS,
+        root_path_in_servers=False,
         strict_content_type=False,  # the client of Task SDK 1.0 names none
     )
     app.state.service = service

@@ -44,7 +44,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
         timeout=60,
         check=False,
     )
-    assert time.monotonic() - started < MISCONFIGURED_WITHIN + 5  # five for a busy machine
+    assert time.monotonic() - started < MISCONFIGURED_WITHIN + 20  # twenty for a busy machine
     return done
 
 
@@ -186,12 +186,27 @@ class TestServe:
         settings = airflow_settings(metadata_url, AIRFLOW__CORE__FERNET_KEY="short")
         assert_one_sentence(run("serve", **settings), "[core] fernet_key")
 
-    @pytest.mark.parametrize("workers", [1, 2])
-    def test_two_colons_are_every_address_of_both_families(self, metadata_url: str, tmp_path: Path, workers: int) -> None:
-        with our_server(metadata_url, tmp_path, workers=workers, host="::") as server:
-            port = httpx.URL(server.base_url).port
-            for host in ("127.0.0.1", "[::1]"):
-                assert httpx.head(f"http://{host}:{port}/execution/health/ping").status_code == 200
+    def test_a_unix_socket(self, metadata_url: str, tmp_path: Path) -> None:
+        path = tmp_path / "http.sock"
+        with socket.socket(socket.AF_UNIX) as left:
+            left.bind(str(path))  # by one that was killed
+        settings = airflow_settings(metadata_url, AIRFLOW__EXECUTION_API_SERVICE__DRAIN_SECONDS="0")
+        command = [*COMMAND, "serve", "--uds", str(path), "--workers", "2"]
+        environment = {**clean_environment(), "AIRFLOW_HOME": str(tmp_path), **settings}
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+        try:
+            with socket.socket(socket.AF_UNIX) as asking:
+                while asking.connect_ex(str(path)):
+                    assert process.poll() is None
+                    time.sleep(0.05)
+            with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), timeout=30) as client:
+                answer = client.get("http://here/execution/health/ping")
+            assert answer.json() == {"ok": ["database"], "failing": {}}
+            assert_one_sentence(run("serve", "--uds", str(path), **settings), str(path), "Address already in use", "--uds")
+        finally:
+            process.terminate()
+            assert process.wait(20) == 0
+        assert not path.exists()
 
     def test_several_workers(self, metadata_url: str, tmp_path: Path) -> None:
         with our_server(metadata_url, tmp_path, workers=2) as server:

@@ -260,13 +260,15 @@ def test_workers_that_cannot_serve_end_the_service(metadata_url: str, tmp_path: 
     assert any(json.loads(line)["event"] == "the worker failed" for line in done.stderr.splitlines())
 
 
-async def test_every_address_of_both_families(metadata_url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_every_address_of_both_families(metadata_url: str, tmp_path: Path, workers: str) -> None:
     port = free_port()
     environment = {**clean_environment(), **airflow_settings(metadata_url), "AIRFLOW_HOME": str(tmp_path), DRAIN: "0"}
     metrics_port = free_port()
     environment |= {"AIRFLOW__EXECUTION_API_SERVICE__METRICS_PORT": str(metrics_port)}
     environment |= {"AIRFLOW__EXECUTION_API_SERVICE__DOCUMENTS": "False"}
     command = [sys.executable, "-W", "error", "-m", "app", "serve", "--host", "::", "--port", str(port)]
+    command += ["--workers", workers]
     with running(command, port=port, environment=environment, log=tmp_path / "ours.log"):
         async with httpx.AsyncClient(verify=False) as client:
             for host in ("127.0.0.1", "[::1]"):
@@ -276,5 +278,5 @@ async def test_every_address_of_both_families(metadata_url: str, tmp_path: Path)
                 )
                 assert "http_requests_total" in (await client.get(f"http://{host}:{metrics_port}/metrics")).text
                 assert (await client.get(f"http://{host}:{metrics_port}/execution/health")).status_code == 404
-            for path in ("docs", "redoc", "openapi.json", "None"):
+            for path in ("docs", "redoc", "openapi.json", "static/swagger-ui.css", "None"):
                 assert (await client.get(f"http://127.0.0.1:{port}/execution/{path}")).status_code == 404
