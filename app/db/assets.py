@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, cast
+from typing import Any
 
-from sqlalchemy import ARRAY, Integer, Select, Text, any_, bindparam, func, literal, or_, select, true, tuple_
+from sqlalchemy import (
+    ARRAY,
+    JSON,
+    Integer,
+    Text,
+    any_,
+    bindparam,
+    cast,
+    func,
+    literal,
+    null,
+    or_,
+    select,
+    true,
+    tuple_,
+    union,
+)
 from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 
 from app.db.session import Session
 from app.db.tables import (
     AnyRow,
+    arguments,
     as_text,
     asset,
     asset_active,
@@ -27,23 +45,23 @@ from app.db.tables import (
     dag_schedule_asset_reference,
     dag_schedule_asset_uri_reference,
     dagrun_asset_event,
+    rows_of,
 )
 
 AssetKey = tuple[str, str]  # name, uri
 
 
-def _as_arrays(keys: Collection[AssetKey]) -> Select[*tuple[Any, ...]]:
-    """Return keys as two arguments, however many they are: a statement takes 32,767."""
-    names, uris = ([key[part] for key in sorted(keys)] for part in (0, 1))
-    return select(func.unnest(literal(names, ARRAY(Text))), func.unnest(literal(uris, ARRAY(Text))))
+_keys = rows_of("keys", name=Text, uri=Text)
+_these_keys = tuple_(asset.c.name, asset.c.uri).in_(select(_keys.c.name, _keys.c.uri))
+_ACTIVE_KEYS = select(asset_active.c.name, asset_active.c.uri).where(
+    tuple_(asset_active.c.name, asset_active.c.uri).in_(select(_keys.c.name, _keys.c.uri))
+)
 
 
 async def active_keys(session: Session, *, keys: Collection[AssetKey]) -> set[AssetKey]:
     """Return those of ``keys`` that name active assets."""
-    statement = select(asset_active.c.name, asset_active.c.uri).where(
-        tuple_(asset_active.c.name, asset_active.c.uri).in_(_as_arrays(keys))
-    )
-    return {(name, uri) for name, uri in (await session.execute(statement)).all()}
+    found = await session.execute(_ACTIVE_KEYS, arguments(["names", "uris"], keys))
+    return {(row.name, row.uri) for row in found}
 
 
 _is_active = (asset_active.c.name == asset.c.name) & (asset_active.c.uri == asset.c.uri)
@@ -132,6 +150,20 @@ async def events(
     return (await session.execute(statement.order_by(*in_order).limit(limit or None))).all()
 
 
+_FIND = (
+    select(asset.c.id, asset.c.name, asset.c.uri)
+    .join(asset_active, _is_active)
+    .where(
+        or_(
+            _these_keys,
+            asset.c.name == any_(bindparam("by_names", type_=ARRAY(Text))),
+            asset.c.uri == any_(bindparam("by_uris", type_=ARRAY(Text))),
+        )
+    )
+    .order_by(asset.c.name, asset.c.uri)
+)
+
+
 async def find(
     session: Session,
     *,
@@ -140,112 +172,170 @@ async def find(
     uris: Collection[str] = (),
 ) -> Sequence[AnyRow]:
     """Return id, name and uri of the active assets with these keys, names or uris, in key order."""
-    wanted = or_(
-        tuple_(asset.c.name, asset.c.uri).in_(_as_arrays(keys)),
-        asset.c.name == any_(literal(sorted(names), ARRAY(Text))),
-        asset.c.uri == any_(literal(sorted(uris), ARRAY(Text))),
-    )
-    statement = (
-        select(asset.c.id, asset.c.name, asset.c.uri)
-        .join(asset_active, _is_active)
-        .where(wanted)
-        .order_by(asset.c.name, asset.c.uri)
-    )
-    return (await session.execute(statement)).all()
+    parameters = {**arguments(["names", "uris"], keys), "by_names": sorted(names), "by_uris": sorted(uris)}
+    return (await session.execute(_FIND, parameters)).all()
 
 
-_BY_KEY = select(asset.c.id).where(
-    asset.c.name == bindparam("by_name", type_=Text), asset.c.uri == bindparam("by_uri", type_=Text)
+_BY_KEYS = select(asset.c.id, asset.c.name, asset.c.uri).join(
+    _keys, (asset.c.name == _keys.c.name) & (asset.c.uri == _keys.c.uri)
 )
-_CREATE = insert(asset).on_conflict_do_nothing().returning(asset.c.id)
 
 
-async def pk_of(session: Session, *, key: AssetKey) -> int | None:
-    """Return the id of an asset, active or not, or None."""
-    found: int | None = await session.scalar(_BY_KEY, {"by_name": key[0], "by_uri": key[1]})
-    return found
+async def pks(session: Session, *, keys: Collection[AssetKey]) -> dict[AssetKey, int]:
+    """Return the ids of those assets that exist, active or not."""
+    found = await session.execute(_BY_KEYS, arguments(["names", "uris"], keys))
+    return {(row.name, row.uri): row.id for row in found}
 
 
-async def create(session: Session, *, key: AssetKey, extra: Mapping[str, Any], now: datetime) -> int:
-    """Make an asset that a task emits through an alias, and return its id."""
-    values = {"name": key[0], "uri": key[1], "group": "asset", "extra": extra, "created_at": now, "updated_at": now}
-    created: int | None = await session.scalar(_CREATE, values)
-    if created is None:  # another task made it in between
-        created = await pk_of(session, key=key)
-    assert created is not None
-    return created
+_made = rows_of("made", name=Text, uri=Text, extra=JSON)
+_CREATE = (
+    insert(asset)
+    .from_select(
+        ["name", "uri", "group", "extra", "created_at", "updated_at"],
+        select(
+            _made.c.name, _made.c.uri, literal("asset"), _made.c.extra,
+            bindparam("now", type_=asset.c.created_at.type), bindparam("now", type_=asset.c.created_at.type),
+        ).order_by(_made.c.place),
+    )
+    .on_conflict_do_nothing()
+    .returning(asset.c.id, asset.c.name, asset.c.uri)
+)  # fmt: skip
 
 
-async def attach_aliases(session: Session, *, asset_pk: int, names: Collection[str]) -> list[int]:
-    """Attach an asset to aliases, making those that do not exist, and return their ids."""
-    known = select(asset_alias.c.name, asset_alias.c.id).where(asset_alias.c.name.in_(sorted(names)))
-    ids = {row.name: row.id for row in await session.execute(known)}
-    if missing := sorted(set(names) - ids.keys()):
+async def create(session: Session, *, extras: Mapping[AssetKey, Mapping[str, Any]], now: datetime) -> dict[AssetKey, int]:
+    """Make the assets that a task emits through an alias, in this order, and return their ids.
+
+    :param extras: of each.
+    :raises LockTimeout: when somebody else makes one of them right now.
+    """
+    rows = [(*key, extra) for key, extra in extras.items()]
+    created = await session.execute(_CREATE, {**arguments(["names", "uris", "extras"], rows), "now": now})
+    ids = {(row.name, row.uri): row.id for row in created}
+    if missing := extras.keys() - ids.keys():  # another task made them in between
+        ids |= await pks(session, keys=missing)
+    return ids
+
+
+_KNOWN_ALIASES = select(asset_alias.c.name, asset_alias.c.id).where(
+    asset_alias.c.name == any_(bindparam("names", type_=ARRAY(Text)))
+)
+_MAKE_ALIASES = insert(asset_alias).on_conflict_do_nothing()
+_attached = rows_of("attached", alias_pk=Integer, asset_pk=Integer)
+_ATTACH = (
+    insert(asset_alias_asset)
+    .from_select(["alias_id", "asset_id"], select(_attached.c.alias_pk, _attached.c.asset_pk).order_by(_attached.c.place))
+    .on_conflict_do_nothing()
+)
+
+
+async def attach_aliases(session: Session, *, names: Mapping[int, Collection[str]]) -> dict[str, int]:
+    """Attach assets to aliases, making those that do not exist, and return the aliases' ids.
+
+    :param names: of the aliases, by asset id.
+    """
+    wanted = sorted({name for of_asset in names.values() for name in of_asset})
+    ids = {row.name: row.id for row in await session.execute(_KNOWN_ALIASES, {"names": wanted})}
+    if missing := [name for name in wanted if name not in ids]:
         rows = [{"name": name, "group": ""} for name in missing]  # an alias made by its use has no group
-        await session.execute(insert(asset_alias).values(rows).on_conflict_do_nothing())
-        ids = {row.name: row.id for row in await session.execute(known)}
-    pairs = [{"alias_id": alias_pk, "asset_id": asset_pk} for alias_pk in sorted(ids.values())]
-    await session.execute(insert(asset_alias_asset).values(pairs).on_conflict_do_nothing())
-    return sorted(ids.values())
+        await session.execute(_MAKE_ALIASES, rows)
+        ids = {row.name: row.id for row in await session.execute(_KNOWN_ALIASES, {"names": wanted})}
+    pairs = sorted((ids[name], asset_pk) for asset_pk, of_asset in names.items() for name in of_asset)
+    await session.execute(_ATTACH, arguments(["alias_pks", "asset_pks"], pairs))
+    return ids
 
 
-async def record_event(
-    session: Session,
-    *,
-    asset_pk: int,
-    extra: Mapping[str, Any],
-    partition_key: str | None,
-    source: AnyRow,
-    alias_pks: Collection[int],
-    now: datetime,
-) -> int:
-    """Insert an asset event and return its id.
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An asset event to record.
 
-    :param source: the task instance that emitted it.
     :param alias_pks: the aliases through which it came.
     """
-    values = {
-        "asset_id": asset_pk,
-        "extra": extra,
-        "partition_key": partition_key,
-        "source_dag_id": source.dag_id,
-        "source_task_id": source.task_id,
-        "source_run_id": source.run_id,
-        "source_map_index": source.map_index,
-        "timestamp": now,
-    }
-    event_pk = int((await session.execute(insert(asset_event).values(**values).returning(asset_event.c.id))).scalar_one())
-    if alias_pks:
-        pairs = [{"alias_id": alias_pk, "event_id": event_pk} for alias_pk in sorted(alias_pks)]
-        await session.execute(insert(asset_alias_asset_event).values(pairs))
-    return event_pk
+
+    asset_pk: int
+    extra: Mapping[str, Any]
+    partition_key: str | None
+    alias_pks: Sequence[int]
 
 
-async def consumers(session: Session, *, asset_pk: int, name: str, uri: str, alias_pks: Collection[int]) -> Sequence[AnyRow]:
-    """Return the unpaused Dags that wait for an asset, by id, name, uri or alias, and whether each is partitioned."""
-    by_asset, by_alias = dag_schedule_asset_reference, dag_schedule_asset_alias_reference
-    by_name, by_uri = dag_schedule_asset_name_reference, dag_schedule_asset_uri_reference
-    waiting = or_(
-        dag.c.dag_id.in_(select(by_asset.c.dag_id).where(by_asset.c.asset_id == asset_pk)),
-        dag.c.dag_id.in_(select(by_alias.c.dag_id).where(by_alias.c.alias_id.in_(sorted(alias_pks)))),
-        dag.c.dag_id.in_(select(by_name.c.dag_id).where(by_name.c.name == name)),
-        dag.c.dag_id.in_(select(by_uri.c.dag_id).where(by_uri.c.uri == uri)),
+_told = rows_of("told", asset_pk=Integer, extra=JSON, partition_key=Text)
+_SOURCE = ("source_dag_id", "source_task_id", "source_run_id", "source_map_index", "timestamp")
+_RECORD = (
+    insert(asset_event)
+    .from_select(
+        ["asset_id", "extra", "partition_key", *_SOURCE],
+        select(
+            _told.c.asset_pk,
+            _told.c.extra,
+            _told.c.partition_key,
+            *(bindparam(name, type_=asset_event.c[name].type) for name in _SOURCE),
+        ).order_by(_told.c.place),
     )
-    statement = select(dag.c.dag_id, dag.c.timetable_partitioned).where(waiting, dag.c.is_paused.is_(False))
-    return (await session.execute(statement.order_by(dag.c.dag_id))).all()
+    .returning(asset_event.c.id)
+)
+_through = rows_of("through", alias_pk=Integer, event_pk=Integer)
+_RECORD_ALIASES = insert(asset_alias_asset_event).from_select(
+    ["alias_id", "event_id"], select(_through.c.alias_pk, _through.c.event_pk)
+)
+
+
+async def record_events(session: Session, *, events: Sequence[Event], source: AnyRow, now: datetime) -> list[int]:
+    """Insert asset events and return their ids; they are in the order of the events.
+
+    :param source: the task instance that emitted them.
+    """
+    rows = [(event.asset_pk, event.extra, event.partition_key) for event in events]
+    of_source = (source.dag_id, source.task_id, source.run_id, source.map_index, now)
+    parameters = {**arguments(["asset_pks", "extras", "partition_keys"], rows), **dict(zip(_SOURCE, of_source, strict=True))}
+    event_pks = sorted(await session.scalars(_RECORD, parameters))
+    pairs = [(alias_pk, event_pk) for event, event_pk in zip(events, event_pks, strict=True) for alias_pk in event.alias_pks]
+    if pairs:
+        await session.execute(_RECORD_ALIASES, arguments(["alias_pks", "event_pks"], pairs))
+    return event_pks
+
+
+_emitted = rows_of("emitted", asset_pk=Integer, name=Text, uri=Text)
+_by_alias = dag_schedule_asset_alias_reference.c
+_waiting = union(
+    *(
+        select(_emitted.c.asset_pk, cast(null(), Integer).label("alias_pk"), table.c.dag_id).join(
+            _emitted, table.c[column] == _emitted.c[key]
+        )
+        for table, column, key in (
+            (dag_schedule_asset_reference, "asset_id", "asset_pk"),
+            (dag_schedule_asset_name_reference, "name", "name"),
+            (dag_schedule_asset_uri_reference, "uri", "uri"),
+        )
+    ),
+    select(cast(null(), Integer), _by_alias.alias_id, _by_alias.dag_id).where(
+        _by_alias.alias_id == any_(bindparam("alias_pks", type_=ARRAY(Integer)))
+    ),
+).subquery("waiting")
+_CONSUMERS = (
+    select(_waiting.c.asset_pk, _waiting.c.alias_pk, dag.c.dag_id, dag.c.timetable_partitioned)
+    .join(dag, dag.c.dag_id == _waiting.c.dag_id)
+    .where(dag.c.is_paused.is_(False))
+    .order_by(dag.c.dag_id)
+)
+
+
+async def consumers(session: Session, *, keys: Mapping[int, AssetKey], alias_pks: Collection[int]) -> Sequence[AnyRow]:
+    """Return the unpaused Dags that wait for assets or aliases, in order of their ids, and whether each is partitioned.
+
+    :param keys: the assets, which Dags name by id, name or uri.
+    :returns: a row for each asset (``asset_pk``) or alias (``alias_pk``) for which a Dag waits.
+    """
+    rows = [(pk, *key) for pk, key in sorted(keys.items())]
+    parameters = {**arguments(["asset_pks", "names", "uris"], rows), "alias_pks": sorted(alias_pks)}
+    return (await session.execute(_CONSUMERS, parameters)).all()
 
 
 _moment = select(func.clock_timestamp().label("now")).cte("moment")
-_pairs = (
-    func.unnest(bindparam("asset_pks", type_=ARRAY(Integer)), bindparam("dag_ids", type_=ARRAY(Text)))
-    .table_valued("asset_id", "dag_id")
-    .render_derived(name="pairs")
-)
+_pairs = rows_of("pairs", asset_pk=Integer, dag_id=Text)
 _queued = insert(asset_dag_run_queue).from_select(
     ["asset_id", "target_dag_id", "created_at"],
-    select(_pairs.c.asset_id, _pairs.c.dag_id, _moment.c.now)
+    select(_pairs.c.asset_pk, _pairs.c.dag_id, _moment.c.now)
     .select_from(_pairs.join(_moment, true()))
-    .order_by(_pairs.c.asset_id, _pairs.c.dag_id),
+    .order_by(_pairs.c.asset_pk, _pairs.c.dag_id),
 )
 _QUEUE = _queued.on_conflict_do_update(
     index_elements=["asset_id", "target_dag_id"],
@@ -265,7 +355,5 @@ async def queue(session: Session, *, pairs: Collection[tuple[int, str]]) -> date
     :param pairs: (asset id, Dag id), at least one.
     :raises LockTimeout: when somebody holds one of the rows.
     """
-    in_order = sorted(set(pairs))
-    keys = {"asset_pks": [asset_pk for asset_pk, _ in in_order], "dag_ids": [dag_id for _, dag_id in in_order]}
-    moments = list(await session.scalars(_QUEUE, keys))
-    return cast("datetime", moments[0])
+    moment: datetime = await session.scalar(_QUEUE, arguments(["asset_pks", "dag_ids"], sorted(set(pairs))))
+    return moment

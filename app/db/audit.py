@@ -41,6 +41,15 @@ async def record_for(session: Session, *, rows: Sequence[AnyRow], event: str, ex
         await session.execute(_INSERT, [_about(row, event=event, extra=extra, now=now) for row in rows])
 
 
+async def record_notes(session: Session, *, row: AnyRow, notes: Sequence[tuple[str, str]], now: datetime) -> None:
+    """Insert audit rows of one task instance, as :func:`record_for` does.
+
+    :param notes: event and extra of each.
+    """
+    if notes:
+        await session.execute(_INSERT, [_about(row, event=event, extra=extra, now=now) for event, extra in notes])
+
+
 def _about(row: AnyRow, *, event: str, extra: str | None, now: datetime) -> dict[str, Any]:
     return {
         "dttm": now,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import uuid
 import zlib
+from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Text, bindparam, cast, func, select, text
+from sqlalchemy import ColumnElement, Select, Text, bindparam, cast, func, select, text, true
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from app.db.session import Session
-from app.db.tables import AnyRow, as_text, dag, dag_run, dag_tag, serialized_dag
+from app.db.tables import AnyRow, as_text, dag, dag_run, dag_tag, rows_of, serialized_dag
 
 _TAGS = (
     select(func.array_agg(aggregate_order_by(dag_tag.c.name, dag_tag.c.name)))
@@ -65,7 +66,6 @@ def _from_newest_version(*columns: ColumnElement[Any]) -> Select[Any]:
 
 
 _TASK_GROUP = _from_newest_version(_part("$.dag.task_group").label("part"))
-_TIMETABLE = _from_newest_version(_part("$.dag.timetable").label("part"))
 _WHOLE = _from_newest_version(serialized_dag.c.dag_version_id, as_text(serialized_dag.c.data))
 
 
@@ -75,10 +75,21 @@ async def root_task_group(session: Session, *, dag_id: str) -> dict[str, Any] | 
     return None if row is None else _decoded(row, "task_group")
 
 
-async def timetable(session: Session, *, dag_id: str) -> dict[str, Any] | None:
-    """Return the serialized timetable of a Dag's newest version, or None when it was never serialized."""
-    row = (await session.execute(_TIMETABLE, {"dag_id": dag_id})).one_or_none()
-    return None if row is None else _decoded(row, "timetable")
+_asked = rows_of("asked", dag_id=Text)
+_newest_timetable = (
+    select(_part("$.dag.timetable").label("part"), serialized_dag.c.data_compressed)
+    .where(serialized_dag.c.dag_id == _asked.c.dag_id)
+    .order_by(*_NEWEST)
+    .limit(1)
+    .lateral("newest")
+)
+_TIMETABLES = select(_asked.c.dag_id, _newest_timetable).select_from(_asked.join(_newest_timetable, true()))
+
+
+async def timetables(session: Session, *, dag_ids: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Return the serialized timetables of Dags' newest versions, of those that were ever serialized."""
+    found = await session.execute(_TIMETABLES, {"dag_ids": sorted(dag_ids)})
+    return {row.dag_id: _decoded(row, "timetable") for row in found}
 
 
 async def newest_version(session: Session, *, dag_id: str) -> tuple[uuid.UUID, dict[str, Any]] | None:

@@ -2,88 +2,139 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import bindparam, func, insert, select, update
+from sqlalchemy import JSON, DateTime, Insert, Select, Text, bindparam, func, insert, select, true, update
 
 from app.db.session import Session
-from app.db.tables import asset_partition_dag_run, partitioned_asset_key_log
+from app.db.tables import arguments, asset_partition_dag_run, partitioned_asset_key_log, rows_of
 from app.releases import Revision
 
 WAITING = 0x45584150  # the class of our advisory locks: a number of our own
 
-_waiting = asset_partition_dag_run.c
-# Held until the commit, so that no run is made of a partition between this and that: an event that joins would be in none.
-_NEWEST = (
-    select(_waiting.id, _waiting.created_dag_run_id)
-    .where(_waiting.target_dag_id == bindparam("dag_id"), _waiting.partition_key == bindparam("key"))
-    .order_by(_waiting.id.desc())
-    .limit(1)
-    .with_for_update(of=asset_partition_dag_run, key_share=True)
-)
-_NEWEST_WITH_DATE = _NEWEST.add_columns(_waiting.partition_date)
-_MAKE = insert(asset_partition_dag_run).returning(_waiting.id)
-_SET_DATE = update(asset_partition_dag_run).where(_waiting.id == bindparam("pk"))
-_RECORD_KEY = insert(partitioned_asset_key_log)
-_LOCK = select(func.pg_advisory_xact_lock(WAITING, func.hashtext(bindparam("dag_id"))))
+_dags = rows_of("dags", dag_id=Text)
+_LOCK = select(func.pg_advisory_xact_lock(WAITING, func.hashtext(_dags.c.dag_id))).select_from(_dags)
+
+_partition = asset_partition_dag_run.c
+_wanted = rows_of("wanted", dag_id=Text, key=Text)
+_made = rows_of("made", dag_id=Text, key=Text, date=DateTime(timezone=True), fingerprint=JSON)
+_now = bindparam("now", type_=DateTime(timezone=True))
 
 
-async def lock_waiting(session: Session, *, dag_id: str) -> None:
-    """Keep others from waiting for partitions of a Dag until this transaction ends.
+def _newest(*more: str) -> Select[Any]:
+    """Return the statement that finds and locks the newest partition of each Dag and key.
 
-    Two events of one partition that came at once would each make their own (decision 12).
+    They are held until the commit: a run that is made of one between this and that would lack the event that joins it.
     """
-    await session.execute(_LOCK, {"dag_id": dag_id})
+    newest = (
+        select(*(_partition[name] for name in ("id", "created_dag_run_id", *more)))
+        .where(_partition.target_dag_id == _wanted.c.dag_id, _partition.partition_key == _wanted.c.key)
+        .order_by(_partition.id.desc())
+        .limit(1)
+        .with_for_update(of=asset_partition_dag_run, key_share=True)
+        .lateral("newest")
+    )
+    return (
+        select(_wanted.c.dag_id, _wanted.c.key, newest).select_from(_wanted.join(newest, true())).order_by(_wanted.c.place)
+    )
 
 
-async def wait_for(
-    session: Session,
-    *,
-    dag_id: str,
-    key: str,
-    date: datetime | None,
-    fingerprint: Mapping[str, Any],
-    now: datetime,
-    revision: Revision,
-) -> int:
-    """Return the id of a Dag's partition that has no run yet; a new one is made when there is none.
+def _make(*more: str) -> Insert:
+    """Return the statement that makes partitions."""
+    new = {"partition_date": _made.c.date, "rollup_fingerprint": _made.c.fingerprint}
+    columns = ["target_dag_id", "partition_key", "created_at", "updated_at", *more]
+    chosen = select(_made.c.dag_id, _made.c.key, _now, _now, *(new[name] for name in more)).order_by(_made.c.place)
+    made = insert(asset_partition_dag_run).from_select(columns, chosen)
+    return made.returning(_partition.id, _partition.target_dag_id, _partition.partition_key)
 
+
+_SINCE_3_3 = ("partition_date", "rollup_fingerprint")
+_NEWEST = {True: _newest("partition_date"), False: _newest()}  # by whether partitions have dates
+_MAKE = {True: _make(*_SINCE_3_3), False: _make()}
+_SET_DATE = update(asset_partition_dag_run).where(_partition.id == bindparam("pk"))
+_RECORD_KEYS = insert(partitioned_asset_key_log)
+
+
+@dataclass(frozen=True, slots=True)
+class Joining:
+    """An asset event that belongs to a partition of a Dag.
+
+    :param source_key: the event's own partition key.
+    :param key: what the Dag calls that partition.
     :param date: of the event's own partition, for mappers that keep it. Events that disagree leave none.
-    :raises LockTimeout: when the scheduler makes its run right now; after that, the next event is for another.
+    :param fingerprint: every asset's mapper.
     """
-    known = revision.known("asset_partition_dag_run", {"partition_date": date, "rollup_fingerprint": fingerprint})
-    newest = _NEWEST_WITH_DATE if "partition_date" in known else _NEWEST
-    row = (await session.execute(newest, {"dag_id": dag_id, "key": key})).one_or_none()
-    if row is None or row.created_dag_run_id is not None:
-        values = {"target_dag_id": dag_id, "partition_key": key, "created_at": now, "updated_at": now, **known}
-        return int((await session.execute(_MAKE, values)).scalar_one())
-    if "partition_date" in known and date is not None and row.partition_date != date:
-        agreed = date if row.partition_date is None else None
-        await session.execute(_SET_DATE, {"pk": row.id, "partition_date": agreed, "updated_at": now})
-    return int(row.id)
+
+    dag_id: str
+    key: str
+    asset_pk: int
+    event_pk: int
+    source_key: str
+    date: datetime | None
+    fingerprint: Mapping[str, Any]
 
 
-async def record_key(
-    session: Session,
-    *,
-    asset_pk: int,
-    event_pk: int,
-    partition_pk: int,
-    source_key: str,
-    dag_id: str,
-    key: str,
-    now: datetime,
-) -> None:
-    """Record that an event belongs to a Dag's partition."""
-    values = {
-        "asset_id": asset_pk,
-        "asset_event_id": event_pk,
-        "asset_partition_dag_run_id": partition_pk,
-        "source_partition_key": source_key,
-        "target_dag_id": dag_id,
-        "target_partition_key": key,
-        "created_at": now,
-    }
-    await session.execute(_RECORD_KEY, values)
+async def join(session: Session, *, joining: Sequence[Joining], now: datetime, revision: Revision) -> None:
+    """Let events join the partitions of Dags that have no run yet; new ones are made where there are none.
+
+    Others are kept from waiting for partitions of these Dags until the transaction ends: two events of one partition that
+    came at once would each make their own (decision 12).
+
+    :raises LockTimeout: when somebody holds one of the Dags, or the scheduler makes the run of a partition right now; after
+        that, the next event is for another.
+    """
+    await session.execute(_LOCK, {"dag_ids": sorted({event.dag_id for event in joining})})
+    first = {(event.dag_id, event.key): event for event in reversed(joining)}
+    found = await session.execute(_NEWEST[revision.partitions_have_dates], arguments(["dag_ids", "keys"], sorted(first)))
+    waiting = {(row.dag_id, row.key): row for row in found if row.created_dag_run_id is None}
+    pks = {place: row.id for place, row in waiting.items()}
+    dates: dict[tuple[str, str], datetime | None] = {}
+    if revision.partitions_have_dates:
+        stored = {place: row.partition_date for place, row in waiting.items()}
+        dates = _agreed(stored, joining)
+        moved = [
+            {"pk": pks[place], "partition_date": dates[place], "updated_at": now}
+            for place in pks
+            if dates[place] != stored[place]
+        ]
+        await session.execute(_SET_DATE, moved)
+    if new := sorted(first.keys() - waiting.keys()):
+        rows = [(*place, dates.get(place), first[place].fingerprint) for place in new]
+        names = ["dag_ids", "keys", "dates", "fingerprints"][: 4 if revision.partitions_have_dates else 2]
+        made = await session.execute(_MAKE[revision.partitions_have_dates], {**arguments(names, rows), "now": now})
+        pks |= {(row.target_dag_id, row.partition_key): row.id for row in made}
+    await session.execute(
+        _RECORD_KEYS,
+        [
+            {
+                "asset_id": event.asset_pk,
+                "asset_event_id": event.event_pk,
+                "asset_partition_dag_run_id": pks[event.dag_id, event.key],
+                "source_partition_key": event.source_key,
+                "target_dag_id": event.dag_id,
+                "target_partition_key": event.key,
+                "created_at": now,
+            }
+            for event in joining
+        ],
+    )
+
+
+def _agreed(
+    stored: Mapping[tuple[str, str], datetime | None], joining: Sequence[Joining]
+) -> dict[tuple[str, str], datetime | None]:
+    """Return the date of each partition once the events have joined it, one after another.
+
+    :param stored: of those that wait already.
+    """
+    dates = dict(stored)
+    for event in joining:
+        place = (event.dag_id, event.key)
+        if place not in dates:
+            dates[place] = event.date
+        elif event.date is not None and event.date != dates[place]:
+            dates[place] = event.date if dates[place] is None else None
+    return dates

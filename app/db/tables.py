@@ -7,9 +7,11 @@ arrives exactly as it was stored: see :func:`as_text` and :func:`from_text`.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any, TypeAlias
 
 from sqlalchemy import (
+    ARRAY,
     JSON,
     Boolean,
     Column,
@@ -23,13 +25,16 @@ from sqlalchemy import (
     Row,
     String,
     Table,
+    TableValuedAlias,
     Text,
     Uuid,
+    bindparam,
     cast,
     func,
     literal_column,
 )
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.types import TypeEngine
 
 metadata = MetaData()
 
@@ -441,3 +446,22 @@ def from_text(value: ColumnElement[Any], kind: type[JSON] = JSONB) -> ColumnElem
     :param kind: the column's type, ``JSONB`` or ``JSON``.
     """
     return cast(cast(value, Text), kind)
+
+
+def rows_of(alias: str, /, **columns: TypeEngine[Any] | type[TypeEngine[Any]]) -> TableValuedAlias:
+    """Return rows that a statement is sent, numbered by ``place``: as one array for each column, however many they are.
+
+    A statement takes 32,767 arguments. See :func:`arguments` for how they are given.
+
+    :param columns: their types. The array of ``name`` is the ``bindparam`` ``names``.
+    """
+    arrays = (bindparam(f"{name}s", type_=ARRAY(kind, dimensions=1)) for name, kind in columns.items())
+    return func.unnest(*arrays).table_valued(*columns, with_ordinality="place").render_derived(name=alias)
+
+
+def arguments(names: Sequence[str], rows: Collection[tuple[Any, ...]]) -> dict[str, list[Any]]:
+    """Return rows as the arrays that :func:`rows_of` has.
+
+    :param names: of the arrays, in the order of a row's values.
+    """
+    return {name: [row[place] for row in rows] for place, name in enumerate(names)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import ARRAY, Integer, any_, bindparam, select
 
 from app.db.session import Session
 from app.db.tables import (
@@ -37,15 +37,19 @@ _OF_DAGS = (
     .join(dag, dag.c.bundle_name == dag_bundle_team.c.dag_bundle_name)
     .where(dag.c.dag_id.in_(bindparam("dag_ids", expanding=True)))
 )
+_these_assets = bindparam("asset_pks", type_=ARRAY(Integer))
 _PRODUCERS = select(
+    dag_schedule_asset_reference.c.asset_id,
     dag_schedule_asset_reference.c.dag_id,
     dag_schedule_asset_reference.c.allow_producer_teams,
     dag_schedule_asset_reference.c.allow_global_producers,
-).where(dag_schedule_asset_reference.c.asset_id == bindparam("asset_pk"))
+).where(dag_schedule_asset_reference.c.asset_id == any_(_these_assets))
 _CONSUMERS = select(
-    task_outlet_asset_reference.c.allow_consumer_teams, task_outlet_asset_reference.c.allow_global_consumers
+    task_outlet_asset_reference.c.asset_id,
+    task_outlet_asset_reference.c.allow_consumer_teams,
+    task_outlet_asset_reference.c.allow_global_consumers,
 ).where(
-    task_outlet_asset_reference.c.asset_id == bindparam("asset_pk"),
+    task_outlet_asset_reference.c.asset_id == any_(_these_assets),
     task_outlet_asset_reference.c.dag_id == bindparam("dag_id"),
     task_outlet_asset_reference.c.task_id == bindparam("task_id"),
 )
@@ -57,15 +61,18 @@ async def of_dags(session: Session, *, dag_ids: Collection[str]) -> dict[str, st
     return {row.dag_id: row.team_name for row in found}
 
 
-async def accepted_producers(session: Session, *, asset_pk: int) -> dict[str, AnyRow]:
-    """Return, by Dag, which producers' events each Dag that is scheduled by an asset accepts."""
-    return {row.dag_id: row for row in await session.execute(_PRODUCERS, {"asset_pk": asset_pk})}
+async def accepted_producers(session: Session, *, asset_pks: Collection[int]) -> dict[tuple[int, str], AnyRow]:
+    """Return, by asset and Dag, which producers' events each Dag that is scheduled by an asset accepts."""
+    found = await session.execute(_PRODUCERS, {"asset_pks": sorted(asset_pks)})
+    return {(row.asset_id, row.dag_id): row for row in found}
 
 
-async def accepted_consumers(session: Session, *, asset_pk: int, dag_id: str, task_id: str) -> AnyRow | None:
-    """Return for which consumers the events are that a task emits for an asset."""
-    keys = {"asset_pk": asset_pk, "dag_id": dag_id, "task_id": task_id}
-    return (await session.execute(_CONSUMERS, keys)).one_or_none()
+async def accepted_consumers(
+    session: Session, *, asset_pks: Collection[int], dag_id: str, task_id: str
+) -> dict[int, AnyRow]:
+    """Return, by asset, for which consumers the events are that a task emits."""
+    found = await session.execute(_CONSUMERS, {"asset_pks": sorted(asset_pks), "dag_id": dag_id, "task_id": task_id})
+    return {row.asset_id: row for row in found}
 
 
 async def of_dag(session: Session, *, dag_id: str) -> str | None:

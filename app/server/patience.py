@@ -5,6 +5,7 @@ Nothing is refused before. A 503 costs the client a pause and one of its five at
 
 from __future__ import annotations
 
+import asyncio
 from contextvars import ContextVar
 
 CLIENT = 5.0  # seconds that the Task SDK waits for an answer
@@ -13,3 +14,9 @@ DOOR = CONNECTION - 0.5  # in which a request must be let in: the half is for th
 
 # When the request that runs came to this process, by the event loop's clock, if it has waited since.
 arrival: ContextVar[float | None] = ContextVar("arrival", default=None)
+
+
+def until() -> float:
+    """Return until when the request that runs may wait for anything but a connection, by the event loop's clock."""
+    came = arrival.get()
+    return (asyncio.get_running_loop().time() if came is None else came) + DOOR

@@ -11,7 +11,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 import structlog
@@ -30,8 +29,10 @@ from app.tasks.transitions import Refuse, RegisterAssets
 
 log = structlog.get_logger(__name__)
 
+QUICK = 200  # partition keys that may be mapped between two turns of the event loop, at 1 to 20 us each
 
 _Outlet = tuple[str | None, str | None]  # name, uri; a reference has one of them
+_Note = tuple[str, str]  # event and extra of an audit row
 
 
 @dataclass(slots=True)
@@ -52,7 +53,7 @@ class _Emission:
 async def register(
     session: Session, *, row: AnyRow, effect: RegisterAssets, now: datetime, settings: Settings, revision: Revision
 ) -> Refuse | None:
-    """Record the events of a success and queue the Dags that wait for them.
+    """Record the events of a success and queue the Dags that wait for them; a statement a table, however many they are.
 
     :param row: the locked task instance with its run.
     :returns: the refusal of what cannot be recorded faithfully; the caller must then roll back.
@@ -63,8 +64,9 @@ async def register(
     if isinstance(through_aliases, Refuse):
         return through_aliases
     emissions += through_aliases
-    for emission in emissions:
-        await _find_waiting(session, row, emission, settings, revision)
+    if not emissions:
+        return None
+    await _find_waiting(session, row, emissions, settings, revision)
     queued = {
         (emission.asset_pk, dag.dag_id)
         for emission in emissions
@@ -73,38 +75,37 @@ async def register(
         if not dag.timetable_partitioned
     }
     moment = await assets.queue(session, pairs=queued) if queued else now
-    for emission in emissions:
-        event_pk = await assets.record_event(
-            session,
-            asset_pk=emission.asset_pk,
-            extra=emission.extra,
-            partition_key=emission.partition_key,
-            source=row,
-            alias_pks=emission.alias_pks,
-            now=moment,
-        )
-        partitioned = [dag.dag_id for dag in emission.waiting if dag.timetable_partitioned]
-        if partitioned and not emission.partition_key:
-            await _record_missing_partition_key(session, row, emission, partitioned, now)
-        elif partitioned:
-            try:
-                for dag_id in partitioned:
-                    await _wait_for_partitions(session, row, emission, event_pk, dag_id, now, settings, revision)
-            except UnknownInDag as error:
-                return Refuse(422, {"reason": "unknown_partition_mapper", "message": f"Nothing was recorded: {error}"})
+    events = [assets.Event(each.asset_pk, each.extra, each.partition_key, each.alias_pks) for each in emissions]
+    event_pks = await assets.record_events(session, events=events, source=row, now=moment)
+    try:
+        await _wait_for_partitions(session, row, list(zip(emissions, event_pks, strict=True)), now, settings, revision)
+    except UnknownInDag as error:
+        return Refuse(422, {"reason": "unknown_partition_mapper", "message": f"Nothing was recorded: {error}"})
     return None
 
 
-async def _find_waiting(session: Session, row: AnyRow, emission: _Emission, settings: Settings, revision: Revision) -> None:
-    """Attach an emission's asset to its aliases, and find the Dags that wait for it."""
-    if emission.alias_names:
-        emission.alias_pks = await assets.attach_aliases(session, asset_pk=emission.asset_pk, names=emission.alias_names)
-    emission.waiting = await assets.consumers(
-        session, asset_pk=emission.asset_pk, name=emission.name, uri=emission.uri, alias_pks=emission.alias_pks
-    )
+async def _find_waiting(
+    session: Session, row: AnyRow, emissions: Sequence[_Emission], settings: Settings, revision: Revision
+) -> None:
+    """Attach the emissions' assets to their aliases, and find the Dags that wait for them."""
+    names: dict[int, set[str]] = {}
+    for emission in emissions:
+        if emission.alias_names:
+            names.setdefault(emission.asset_pk, set()).update(emission.alias_names)
+    alias_pks = await assets.attach_aliases(session, names=names) if names else {}
+    keys = {emission.asset_pk: (emission.name, emission.uri) for emission in emissions}
+    of_asset: dict[int, list[AnyRow]] = {}
+    of_alias: dict[int, list[AnyRow]] = {}
+    for dag in await assets.consumers(session, keys=keys, alias_pks=alias_pks.values()):
+        of, pk = (of_asset, dag.asset_pk) if dag.alias_pk is None else (of_alias, dag.alias_pk)
+        of.setdefault(pk, []).append(dag)
+    for emission in emissions:
+        emission.alias_pks = sorted(alias_pks[name] for name in emission.alias_names)
+        lists = (of_asset.get(emission.asset_pk, ()), *(of_alias.get(pk, ()) for pk in emission.alias_pks))
+        found = {dag.dag_id: dag for dags_of_one in lists for dag in dags_of_one}
+        emission.waiting = [found[dag_id] for dag_id in sorted(found)]
     if settings.multi_team and revision.assets_know_teams:
-        allowed = await _in_reach(session, row, emission, [dag.dag_id for dag in emission.waiting])
-        emission.waiting = [dag for dag in emission.waiting if dag.dag_id in allowed]
+        await _keep_those_in_reach(session, row, emissions)
 
 
 async def _direct(session: Session, row: AnyRow, effect: RegisterAssets, revision: Revision) -> list[_Emission]:
@@ -165,17 +166,22 @@ async def _through_aliases(session: Session, row: AnyRow, effect: RegisterAssets
             asset_extra = json.dumps(event.get("dest_asset_extra", {}), sort_keys=True)
             extra = json.dumps(event["extra"] or {}, sort_keys=True)
             grouped.setdefault(((name or uri, uri or name), asset_extra, extra), set()).add(event["source_alias_name"])
-    emissions = []
-    for (key, asset_extra, extra), through in grouped.items():
-        asset_pk = await assets.pk_of(session, key=key)
-        if asset_pk is None:
-            described = json.loads(asset_extra) or {}
-            if (problem := _why_no_asset(key, described)) is not None:
+    if not grouped:
+        return []
+    asset_pks = await assets.pks(session, keys={key for key, _, _ in grouped})
+    created: dict[AssetKey, Any] = {}
+    for key, asset_extra, _ in grouped:
+        if key not in asset_pks and key not in created:
+            created[key] = json.loads(asset_extra) or {}
+            if (problem := _why_no_asset(key, created[key])) is not None:
                 return Refuse(422, {"reason": "invalid_asset", "message": f"Nothing was recorded: {problem}"})
-            asset_pk = await assets.create(session, key=key, extra=described, now=now)
-        own = (row.partition_key, row.partition_date)
-        emissions.append(_Emission(asset_pk, *key, json.loads(extra), *own, frozenset(through)))
-    return emissions
+    if created:
+        asset_pks |= await assets.create(session, extras=created, now=now)
+    own = (row.partition_key, row.partition_date)
+    return [
+        _Emission(asset_pks[key], *key, json.loads(extra), *own, frozenset(through))
+        for (key, _, extra), through in grouped.items()
+    ]
 
 
 def _why_no_asset(key: AssetKey, extra: Any) -> str | None:
@@ -190,97 +196,150 @@ def _why_no_asset(key: AssetKey, extra: Any) -> str | None:
     return None if isinstance(extra, dict) else f"the extra of asset {uri!r} must be an object"
 
 
-async def _in_reach(session: Session, row: AnyRow, emission: _Emission, dag_ids: list[str]) -> set[str]:
-    """Return the Dags that an event may reach: its producer lets it, and they take it."""
-    team_of = await teams.of_dags(session, dag_ids=[row.dag_id, *dag_ids])
-    producers = await teams.accepted_producers(session, asset_pk=emission.asset_pk)
-    said = await teams.accepted_consumers(session, asset_pk=emission.asset_pk, dag_id=row.dag_id, task_id=row.task_id)
+async def _keep_those_in_reach(session: Session, row: AnyRow, emissions: Sequence[_Emission]) -> None:
+    """Leave each event the Dags that it may reach: its producer lets it, and they take it."""
+    asset_pks = {emission.asset_pk for emission in emissions}
+    team_of = await teams.of_dags(session, dag_ids={row.dag_id, *(dag.dag_id for each in emissions for dag in each.waiting)})
+    producers = await teams.accepted_producers(session, asset_pks=asset_pks)
+    consumers = await teams.accepted_consumers(session, asset_pks=asset_pks, dag_id=row.dag_id, task_id=row.task_id)
     source = team_of.get(row.dag_id)
-    for_teams = None if said is None else said.allow_consumer_teams
-    for_global_ones = said is None or said.allow_global_consumers
 
-    def reaches(dag_id: str) -> bool:
-        team, accepts = team_of.get(dag_id), producers.get(dag_id)
+    def reaches(asset_pk: int, dag_id: str) -> bool:
+        said, accepts, team = consumers.get(asset_pk), producers.get((asset_pk, dag_id)), team_of.get(dag_id)
         if team is None:
-            return for_global_ones
+            return said is None or said.allow_global_consumers
         if team == source:
             return True
         if source is None:
             taken = accepts is None or accepts.allow_global_producers
         else:
             taken = accepts is not None and source in (accepts.allow_producer_teams or ())
+        for_teams = None if said is None else said.allow_consumer_teams
         return taken and (for_teams is None or team in for_teams)
 
-    return {dag_id for dag_id in dag_ids if reaches(dag_id)}
+    for emission in emissions:
+        emission.waiting = [dag for dag in emission.waiting if reaches(emission.asset_pk, dag.dag_id)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """Which partitions of a Dag are meant by a partition key of an asset."""
+
+    dag_id: str
+    name: str
+    uri: str
+    key: str
+
+    @property
+    def about(self) -> str:
+        return f"asset (name='{self.name}', uri='{self.uri}') in target Dag '{self.dag_id}'"
 
 
 async def _wait_for_partitions(
     session: Session,
     row: AnyRow,
-    emission: _Emission,
-    event_pk: int,
-    dag_id: str,
+    events: Sequence[tuple[_Emission, int]],
     now: datetime,
     settings: Settings,
     revision: Revision,
 ) -> None:
-    """Let a partitioned Dag wait for the partitions to which an event belongs.
+    """Let partitioned Dags wait for the partitions to which events belong; the audit log tells of those that have none.
 
-    :raises UnknownInDag: its mapper cannot be asked here.
+    :param events: with their ids.
+    :raises UnknownInDag: a mapper cannot be asked here.
     """
-    timetable = await dags.timetable(session, dag_id=dag_id)
-    if timetable is None:
-        raise UnknownMapper(f"the Dag '{dag_id}' has no serialized form")
-    schedule, source_key = PartitionedSchedule(timetable), emission.partition_key
-    assert source_key is not None
-    mapper = schedule.mapper(name=emission.name, uri=emission.uri)
-    about = f"asset (name='{emission.name}', uri='{emission.uri}') in target Dag '{dag_id}'"
-    trusted = settings.trusted_classes
-    try:
-        ask = partial(downstream, mapper, source_key, trusted)
-        keys = await threads.asked(ask, trusted, what=f"the partition mapper {mapper['__type']}")
-    except UnknownInDag:
-        raise
-    except Exception as error:  # the mapper's own, whatever it is: the event stays, as Airflow has it
-        log.warning("a partition key could not be mapped", key=source_key, asset=emission.name, dag_id=dag_id, exc_info=True)
-        extra = (
-            f"Could not map partition_key '{source_key}' for {about}. This likely indicates that the partition mapper in the"
-            f" target Dag is misconfigured or does not support this partition key.\n{type(error).__name__}: {error}"
-        )
-        return await audit.record_for(session, rows=[row], event="failed to map partition_key", extra=extra, now=now)
+    listening = [
+        (emission, event_pk, [dag.dag_id for dag in emission.waiting if dag.timetable_partitioned])
+        for emission, event_pk in events
+    ]
+    questions = {
+        _Question(dag_id, emission.name, emission.uri, emission.partition_key): None
+        for emission, _, dag_ids in listening
+        if emission.partition_key
+        for dag_id in dag_ids
+    }
+    timetables = await dags.timetables(session, dag_ids={each.dag_id for each in questions}) if questions else {}
+    schedules = {dag_id: PartitionedSchedule(timetable) for dag_id, timetable in timetables.items()}
+    answers = await _answers(schedules, list(questions), settings.trusted_classes)
+    joining: list[partitions.Joining] = []
+    notes: list[_Note] = []
+    for emission, event_pk, dag_ids in listening:
+        if dag_ids and not emission.partition_key:
+            notes.append(_missing_key(row, emission, dag_ids))
+        for dag_id in dag_ids if emission.partition_key else ():
+            question = _Question(dag_id, emission.name, emission.uri, emission.partition_key or "")
+            schedule = schedules[dag_id]
+            mapper, answer = schedule.mapper(name=emission.name, uri=emission.uri), answers[question]
+            if isinstance(answer, Exception):
+                notes.append(_unmapped(question, answer))
+            elif note := _too_many(question, answer, mapper, settings, revision):
+                notes.append(note)
+            else:
+                date = emission.partition_date if kind(mapper) == "IdentityMapper" else None
+                of_event = (emission.asset_pk, event_pk, question.key, date, schedule.fingerprint)
+                joining += [partitions.Joining(dag_id, key, *of_event) for key in answer]
+    if joining:
+        await partitions.join(session, joining=joining, now=now, revision=revision)
+    await audit.record_notes(session, row=row, notes=notes, now=now)
+
+
+async def _answers(
+    schedules: Mapping[str, PartitionedSchedule], questions: Sequence[_Question], trusted: Sequence[str]
+) -> dict[_Question, list[str] | Exception]:
+    """Ask the Dags' mappers; what one raises for a key is its answer.
+
+    :raises UnknownInDag: one cannot be asked here.
+    """
+    mappers = {}
+    for question in questions:
+        if (schedule := schedules.get(question.dag_id)) is None:
+            raise UnknownMapper(f"the Dag '{question.dag_id}' has no serialized form")
+        mappers[question] = schedule.mapper(name=question.name, uri=question.uri)
+
+    def ask_all() -> dict[_Question, list[str] | Exception]:
+        answers: dict[_Question, list[str] | Exception] = {}
+        for question, mapper in mappers.items():
+            try:
+                answers[question] = downstream(mapper, question.key, trusted)
+            except UnknownInDag:
+                raise
+            except Exception as error:  # the mapper's own, whatever it is: the event stays, as Airflow has it
+                answers[question] = error
+        return answers
+
+    if not trusted and len(questions) <= QUICK:
+        return ask_all()
+    return await threads.in_thread(ask_all, what=f"asking {', '.join(sorted({m['__type'] for m in mappers.values()}))}")
+
+
+def _unmapped(question: _Question, error: Exception) -> _Note:
+    """Say, as Airflow does, that a Dag's mapper does not take a key."""
+    named = {"key": question.key, "asset": question.name, "dag_id": question.dag_id}
+    log.warning("a partition key could not be mapped", **named, exc_info=error)
+    return "failed to map partition_key", (
+        f"Could not map partition_key '{question.key}' for {question.about}. This likely indicates that the partition mapper"
+        f" in the target Dag is misconfigured or does not support this partition key.\n{type(error).__name__}: {error}"
+    )
+
+
+def _too_many(
+    question: _Question, keys: Sequence[str], mapper: Mapping[str, Any], settings: Settings, revision: Revision
+) -> _Note | None:
+    """Say, as Airflow does, that a key means more partitions than it may, or None."""
     own_limit = mapper["__var"].get("max_downstream_keys")
     limit = settings.max_downstream_keys if own_limit is None else own_limit
-    if len(keys) > limit and revision.partitions_have_dates:
-        named = "[scheduler] partition_mapper_max_downstream_keys" if own_limit is None else "max_downstream_keys"
-        extra = (
-            f"Partition mapper for {about} produced {len(keys)} downstream keys from partition_key='{source_key}',"
-            f" exceeding {named}={limit}. No Dag runs were queued for this event."
-        )
-        return await audit.record_for(session, rows=[row], event="partition fan-out exceeded", extra=extra, now=now)
-    date = emission.partition_date if kind(mapper) == "IdentityMapper" else None
-    await partitions.lock_waiting(session, dag_id=dag_id)
-    for key in keys:
-        partition_pk = await partitions.wait_for(
-            session, dag_id=dag_id, key=key, date=date, fingerprint=schedule.fingerprint, now=now, revision=revision
-        )
-        await partitions.record_key(
-            session,
-            asset_pk=emission.asset_pk,
-            event_pk=event_pk,
-            partition_pk=partition_pk,
-            source_key=source_key,
-            dag_id=dag_id,
-            key=key,
-            now=now,
-        )
+    if len(keys) <= limit or not revision.partitions_have_dates:
+        return None
+    setting = "[scheduler] partition_mapper_max_downstream_keys" if own_limit is None else "max_downstream_keys"
+    return "partition fan-out exceeded", (
+        f"Partition mapper for {question.about} produced {len(keys)} downstream keys from partition_key='{question.key}',"
+        f" exceeding {setting}={limit}. No Dag runs were queued for this event."
+    )
 
 
-async def _record_missing_partition_key(
-    session: Session, row: AnyRow, emission: _Emission, dag_ids: list[str], now: datetime
-) -> None:
-    """Tell in the audit log, as Airflow does, that partitioned Dags hear an event without a partition key."""
-    extra = (
+def _missing_key(row: AnyRow, emission: _Emission, dag_ids: list[str]) -> _Note:
+    """Say, as Airflow does, that partitioned Dags hear an event without a partition key."""
+    return "missing partition key", (
         f"Listening Dags are partition-aware but the run has no partition key (listening_dags={dag_ids},"
         f" asset_id={emission.asset_pk}, run_id={row.run_id}, dag_id={row.dag_id}, task_id={row.task_id})"
     )
-    await audit.record_for(session, rows=[row], event="missing partition key", extra=extra, now=now)

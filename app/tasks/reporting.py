@@ -29,8 +29,8 @@ from app.schemas.task_instances import (
     TISuccessStatePayload,
     TITerminalStatePayload,
 )
-from app.server import metrics
-from app.tasks import asset_registration, transitions, turns
+from app.server import metrics, patience
+from app.tasks import asset_registration, transitions
 from app.tasks.clock import utcnow
 from app.tasks.service import Service
 from app.tasks.transitions import NOT_FOUND, Accept, Decision, Refuse, Same
@@ -149,8 +149,7 @@ async def report_state(service: Service, *, ti_id: uuid.UUID, payload: TIStateUp
     :raises RejectedByDatabase: it does not take a value; nothing was written, and the task runs on.
     """
     try:
-        async with service.turns.taken(_written_by_others_too(payload), within=service.settings.database.lock_timeout):
-            decision, row = await _record_state_once_more(service, ti_id, payload)
+        decision, row = await _record_state_in_turn(service, ti_id, payload)
     except (RetryableDatabaseError, RejectedByDatabase):
         raise
     except Exception:
@@ -162,11 +161,18 @@ async def report_state(service: Service, *, ti_id: uuid.UUID, payload: TIStateUp
     return decision
 
 
-def _written_by_others_too(payload: TIStateUpdate) -> Sequence[turns.Key]:
-    """Return what a success has in common with those that emit the same assets: they queue the same Dags."""
-    if not isinstance(payload, TISuccessStatePayload):
-        return ()
-    return [(outlet.name or "", outlet.uri or "") for outlet in payload.task_outlets]
+async def _record_state_in_turn(
+    service: Service, ti_id: uuid.UUID, payload: TIStateUpdate
+) -> tuple[Decision, AnyRow | None]:
+    """Record a state, a success after those that emit the same assets: they queue the same Dags.
+
+    What meets a lock comes back while it is its turn; else all who wait would be before it.
+    """
+    outlets = payload.task_outlets if isinstance(payload, TISuccessStatePayload) else ()
+    if not outlets:
+        return await _record_state_once_more(service, ti_id, payload)
+    async with service.turns.taken([(outlet.name or "", outlet.uri or "") for outlet in outlets], until=patience.until()):
+        return await service.database.coming_back(_record_state_once_more, service=service, ti_id=ti_id, payload=payload)
 
 
 async def _record_state_once_more(
@@ -190,7 +196,7 @@ async def acknowledge_end(service: Service, *, ti_id: uuid.UUID, payload: TIServ
 
 async def _record_state(service: Service, ti_id: uuid.UUID, payload: TIStateUpdate) -> tuple[Decision, AnyRow | None]:
     now = utcnow()
-    if isinstance(payload, ENDS):
+    if isinstance(payload, ENDS) and not (isinstance(payload, TISuccessStatePayload) and payload.task_outlets):
         async with service.database.autocommit() as session:
             row = await task_instances.seen(session, ti_id=ti_id)
             if row is None:

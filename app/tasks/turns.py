@@ -23,10 +23,10 @@ class Turns:
         self._locks: WeakValueDictionary[Key, asyncio.Lock] = WeakValueDictionary()
 
     @asynccontextmanager
-    async def taken(self, keys: Collection[Key], *, within: float) -> AsyncIterator[None]:
+    async def taken(self, keys: Collection[Key], *, until: float) -> AsyncIterator[None]:
         """Hold the turns of all keys until the block ends; taken in order, so that two requests meet at the first.
 
-        :param within: seconds after which it gives up.
+        :param until: when it gives up, by the event loop's clock.
         :raises LockTimeout: when it is not its turn by then; nothing was written.
         """
         if not keys:
@@ -34,7 +34,7 @@ class Turns:
             return
         async with AsyncExitStack() as held:
             try:
-                async with asyncio.timeout(within):
+                async with asyncio.timeout_at(until):
                     for key in sorted(set(keys)):
                         await held.enter_async_context(self._locks.setdefault(key, asyncio.Lock()))
             except TimeoutError:

@@ -60,7 +60,7 @@ TABLE = [
     ),
     Row(
         "success with outlets", "outlets", "PATCH", "/task-instances/{ti}/state",
-        {"state": "success", **END, "task_outlets": OUTLETS}, 1, 10, 12,
+        {"state": "success", **END, "task_outlets": OUTLETS}, 1, 7, 9,
     ),
     Row("fail fast", "fail_fast", "PATCH", "/task-instances/{ti}/state", {"state": "failed", **END}, 4, 14, 18),
     Row("skip downstream", "downstream", "PATCH", "/task-instances/{ti}/skip-downstream", {"tasks": ["t0", "t1"]}, 2, 5, 9),
