@@ -17,6 +17,7 @@ from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.requests import Request
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.db.retrying import ComingBack
@@ -33,6 +34,7 @@ from app.versions.changes import Change, Downgrade, OlderModels
 from app.versions.dispatch import REFUSALS, Dispatcher
 
 VERSION_HEADER = b"airflow-api-version"
+READS = ("GET", "HEAD")
 ECHOED_INPUT = 1000  # bytes of a refused value that the answer repeats; the rest of a 10 MB body helps nobody
 
 _date = TypeAdapter(date)
@@ -51,14 +53,16 @@ class VersionedApp(FastAPI):
         super().__init__(**options)
         self._make_routes = make_routes
         self._making = asyncio.Lock()
+        self._document = b""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.middleware_stack is None:
             async with self._making:
                 self.middleware_stack = self.middleware_stack or await asyncio.to_thread(self.build_middleware_stack)
-        if self.openapi_url and self.openapi_schema is None and scope["path"] == f"{scope['root_path']}{self.openapi_url}":
+        if self.openapi_url and scope["path"] == f"{scope['root_path']}{self.openapi_url}" and scope["method"] in READS:
             async with self._making:
-                await asyncio.to_thread(self.openapi)
+                self._document = self._document or await asyncio.to_thread(self._rendered, scope["root_path"])
+            return await Response(self._document, media_type="application/json")(scope, receive, send)
         await super().__call__(scope, receive, send)
 
     def build_middleware_stack(self) -> ASGIApp:
@@ -72,6 +76,11 @@ class VersionedApp(FastAPI):
         if not self.openapi_schema:
             self.openapi_schema = documents.completed(super().openapi(), self.state.models)
         return self.openapi_schema
+
+    def _rendered(self, root_path: str) -> bytes:
+        """Return the document as FastAPI answers it; to build and render it takes as long as a hundred requests."""
+        servers = {"servers": [{"url": root_path}]} if root_path else {}
+        return bytes(JSONResponse(self.openapi() | servers).body)
 
 
 class ApiVersions:

@@ -9,7 +9,9 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from starlette.responses import JSONResponse
 
+from app.versions import building
 from app.versions.building import VersionedApp
 
 
@@ -47,10 +49,17 @@ async def test_the_document_is_made_once_beside_the_event_loop(monkeypatch: pyte
             self.openapi_schema = {"openapi": "3.1.0"}
         return self.openapi_schema
 
+    class Rendered(JSONResponse):
+        def render(self, content: Any) -> bytes:
+            made_in.append(threading.get_ident())
+            return super().render(content)
+
     monkeypatch.setattr(VersionedApp, "openapi", document)
+    monkeypatch.setattr(building, "JSONResponse", Rendered)
     app = VersionedApp(lambda _: None)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
         answers = await asyncio.gather(*(client.get("/openapi.json") for _ in range(3)))
-    assert {answer.status_code for answer in answers} == {200}
-    assert len(made_in) == 1
-    assert made_in[0] != threading.get_ident()
+        answers += [await client.head("/openapi.json"), await client.get("/openapi.json")]
+    assert {(answer.status_code, answer.headers["content-type"]) for answer in answers} == {(200, "application/json")}
+    assert len(made_in) == 2, "built and rendered, once"
+    assert threading.get_ident() not in made_in
