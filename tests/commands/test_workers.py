@@ -24,7 +24,7 @@ import pytest
 from app.commands.embedded import free_port
 from tests.api.test_metrics import scrape
 from tests.certificates import write_certificate
-from tests.servers import Server, airflow_settings, clean_environment, our_server, running
+from tests.servers import SECRET, Server, airflow_settings, clean_environment, our_server, running
 from tests.world import World
 
 DRAIN = "AIRFLOW__EXECUTION_API_SERVICE__DRAIN_SECONDS"
@@ -249,15 +249,16 @@ async def test_a_certificate_that_was_renewed_is_used_after_a_hangup(metadata_ur
 
 
 def test_workers_that_cannot_serve_end_the_service(metadata_url: str, tmp_path: Path) -> None:
-    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    for file in (certificate, key):
-        file.write_text("no certificate")
+    once = tmp_path / "secret"  # the parent's settings are read, the workers' are not
+    once.write_text(f"mkdir {tmp_path / 'was_read'} && printf '%s' '{SECRET}'")
     environment = {**clean_environment(), **airflow_settings(metadata_url), "AIRFLOW_HOME": str(tmp_path)}
+    del environment["AIRFLOW__API_AUTH__JWT_SECRET"]
+    environment["AIRFLOW__API_AUTH__JWT_SECRET_CMD"] = f"sh {once}"
     command = [sys.executable, "-m", "app", "serve", "--host", "127.0.0.1", "--port", str(free_port()), "--workers", "2"]
-    command += ["--ssl-cert", str(certificate), "--ssl-key", str(key)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 1
-    assert any(json.loads(line)["event"] == "the worker failed" for line in done.stderr.splitlines())
+    assert done.returncode == 2
+    told = [json.loads(line) for line in done.stderr.splitlines()]
+    assert any(line["event"] == "the worker cannot serve" and "JWT_SECRET_CMD" in line["reason"] for line in told)
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
