@@ -22,6 +22,7 @@ from typing import Any
 
 import jwt
 import structlog
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256, Hash
@@ -163,7 +164,7 @@ class Tokens:
     """Verifies and mints the task tokens of one deployment.
 
     :param settings: keys, algorithms, issuers and audiences.
-    :raises ConfigurationError: when the private key cannot be used.
+    :raises ConfigurationError: when the private key cannot be used, or with none of the algorithms.
     """
 
     def __init__(self, settings: TokenSettings) -> None:
@@ -171,6 +172,7 @@ class Tokens:
         self._verified: OrderedDict[str, TaskToken] = OrderedDict()
         self._key_set = KeySet(settings.trusted_jwks_url) if settings.trusted_jwks_url else None
         self._private_key = _load_private_key(settings.private_key)
+        self._signing_algorithm = self._choose_algorithm()
         self._required = ["aud", "exp", "iat", *(["iss"] if settings.issuers else [])]
 
     async def verify(self, encoded: str) -> TaskToken:
@@ -277,13 +279,20 @@ class Tokens:
         )
         return _task_token(claims, from_set)
 
-    @cached_property
-    def _signing_algorithm(self) -> str:
-        if self.settings.algorithms:
-            return self.settings.algorithms[0]
-        if self._private_key is None:
-            return "HS512"
-        return "RS256" if isinstance(self._private_key, RSAPrivateKey) else "EdDSA"
+    def _choose_algorithm(self) -> str:
+        """Return what tokens are signed with: of the algorithms that are listed, the first that our key is for.
+
+        :raises ConfigurationError: when none is.
+        """
+        fitting = _algorithms_of(self._private_key)
+        listed = self.settings.algorithms or fitting
+        if (chosen := next((algorithm for algorithm in listed if algorithm in fitting), None)) is not None:
+            return chosen
+        setting = "jwt_secret" if self._private_key is None else "jwt_private_key_path"
+        raise ConfigurationError(
+            f"[api_auth] jwt_algorithm lists {', '.join(listed)}, none of which {setting} can sign with: tokens could not be"
+            " renewed"
+        )
 
     @cached_property
     def _signing_key_id(self) -> str:
@@ -378,6 +387,17 @@ def _task_token(claims: dict[str, Any], key: jwt.PyJWK | None) -> TaskToken:
         return TaskToken(id=uuid.UUID(claims["sub"]), scope=sys.intern(scope), **times, others=others, key=key)
     except (KeyError, ValueError, AttributeError, TypeError):
         raise RefusedRequest(403, "Invalid auth token: its sub is not a task instance's id") from None
+
+
+def _algorithms_of(private_key: Any) -> tuple[str, ...]:
+    """Return what a key signs with, the secret if it is None; first what is used where no algorithm is listed."""
+    if private_key is None:
+        return ("HS512", "HS256", "HS384")
+    if isinstance(private_key, RSAPrivateKey):
+        return ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
+    if isinstance(private_key, EllipticCurvePrivateKey):
+        return ("ES256", "ES384", "ES512", "ES521", "ES256K")
+    return ("EdDSA",)
 
 
 def _load_private_key(pem: bytes | None) -> Any:

@@ -358,3 +358,24 @@ async def test_trusted_jwks_by_url(tmp_path: Path) -> None:
                 await missing.verify(encoded)
         finally:
             server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("settings", "algorithm"),
+    [
+        (TokenSettings(secret="s" * 64, algorithms=("RS256", "HS256")), "HS256"),
+        (TokenSettings(private_key=pem(RSA_KEY), algorithms=("HS512", "EdDSA", "PS256")), "PS256"),
+        (TokenSettings(private_key=pem(ED_KEY), algorithms=("RS256", "EdDSA")), "EdDSA"),
+        (TokenSettings(secret="s" * 64, algorithms=("RS256", "EdDSA")), None),
+        (TokenSettings(private_key=pem(RSA_KEY), algorithms=("HS512",)), None),
+        (TokenSettings(private_key=pem(ED_KEY), algorithms=("RS256",)), None),
+    ],
+    ids=str,
+)
+def test_tokens_are_signed_with_an_algorithm_that_the_key_is_for(settings: TokenSettings, algorithm: str | None) -> None:
+    """One that it is not for could not sign anything: every request near a token's end would be a 500."""
+    if algorithm is None:
+        with pytest.raises(ConfigurationError, match="jwt_algorithm lists"):
+            Tokens(settings)
+    else:
+        assert jwt.get_unverified_header(Tokens(settings).mint({"sub": str(SUBJECT)}))["alg"] == algorithm
