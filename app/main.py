@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
 import structlog
+from prometheus_client import Gauge
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.exceptions import ExceptionMiddleware
@@ -129,6 +130,13 @@ class ExecutionApi:
                 await asyncio.to_thread(self.open, replace(self.service, revision=revision))
             self._is_known.set()
 
+    def gauges(self) -> dict[Gauge, Callable[[], float]]:
+        """Return what tells how many requests are held."""
+        return {
+            metrics.HELD.labels("migration"): lambda: self._held,
+            metrics.HELD.labels("turn"): lambda: 0 if self.service is None else self.service.turns.waiting,
+        }
+
     def operation(self, scope: Scope) -> str | None:
         """Return the name of the operation that a request's method and path name, None for none."""
         path = scope["path"]
@@ -181,6 +189,7 @@ def create_app(settings: Settings | None = None, *, readiness: Readiness | None 
             metrics.IN_FLIGHT: lambda: under_way.now,
             metrics.LAG: lag.worst,
             metrics.BODY_BYTES: lambda: bodies.held,
+            **api.gauges(),
             **database.gauges(),
             **door.gauges(),
         }

@@ -141,12 +141,14 @@ class ComingBack:
     long as a row usually stays locked; the more of them do, the longer each does: together they ask no more often than
     :data:`CROWD` of them would, whoever came first.
 
+    ``away`` is how many pause now.
+
     :param within: seconds after which one gives up.
     """
 
     def __init__(self, within: float) -> None:
         self._within = within
-        self._away = 0
+        self.away = 0
 
     async def __call__(self, work: Callable[..., Awaitable[_Result]], **arguments: Any) -> _Result:
         """Do a unit of work: what may be done again from its beginning, as often as it meets a lock.
@@ -162,11 +164,11 @@ class ComingBack:
                 if left <= 0:
                     raise
                 metrics.REPEATED.labels(error.reason).inc()
-            self._away += 1
+            self.away += 1
             try:
-                await asyncio.sleep(min(left, random.uniform(*PAUSE) * max(1, self._away / CROWD)))
+                await asyncio.sleep(min(left, random.uniform(*PAUSE) * max(1, self.away / CROWD)))
             finally:
-                self._away -= 1
+                self.away -= 1
 
 
 def _kind(error: BaseException) -> type[errors.RetryableDatabaseError | errors.RejectedByDatabase] | None:

@@ -158,11 +158,12 @@ class Database:
         await session.control("ROLLBACK")
 
     def gauges(self) -> dict[Gauge, Callable[[], float]]:
-        """Return what tells how many connections are used, and how many wait for one."""
+        """Return what tells how many connections are used, and how many wait for one, or for a lock without one."""
         return {
             metrics.CONNECTIONS: self.slots.used,
             metrics.WAITING.labels("heartbeat"): partial(self.slots.waiting, urgent=True),
             metrics.WAITING.labels("other"): partial(self.slots.waiting, urgent=False),
+            metrics.HELD.labels("lock"): lambda: self.coming_back.away,
         }
 
     async def close(self) -> None:

@@ -78,6 +78,12 @@ WAIT = Histogram(
 AT_THE_DOOR = Gauge(
     "execution_api_requests_at_the_door", "Requests that wait to be let in", ["kind"], multiprocess_mode="liveall"
 )
+HELD = Gauge(
+    "execution_api_requests_held",
+    "Requests that wait for what others hold, or for the end of a migration, by what for; they have no connection meanwhile",
+    ["reason"],
+    multiprocess_mode="liveall",
+)
 IN_FLIGHT = Gauge("execution_api_requests_in_flight", "Requests under way", multiprocess_mode="liveall")
 BODY_BYTES = Gauge("execution_api_body_bytes_held", "Bytes of bodies that are held in memory", multiprocess_mode="liveall")
 CONNECTIONS = Gauge("execution_api_database_connections_used", "Database connections in use", multiprocess_mode="liveall")

@@ -17,9 +17,13 @@ Key = tuple[str, str]
 
 
 class Turns:
-    """A lock for each key, for as long as somebody holds it or waits for it."""
+    """A lock for each key, for as long as somebody holds it or waits for it.
+
+    ``waiting`` is how many requests wait for their turns now.
+    """
 
     def __init__(self) -> None:
+        self.waiting = 0
         self._locks: WeakValueDictionary[Key, asyncio.Lock] = WeakValueDictionary()
 
     @asynccontextmanager
@@ -33,10 +37,13 @@ class Turns:
             yield
             return
         async with AsyncExitStack() as held:
+            self.waiting += 1
             try:
                 async with asyncio.timeout_at(until):
                     for key in sorted(set(keys)):
                         await held.enter_async_context(self._locks.setdefault(key, asyncio.Lock()))
             except TimeoutError:
                 raise LockTimeout("others of this server write the same rows, and it was not its turn in time") from None
+            finally:
+                self.waiting -= 1
             yield

@@ -161,7 +161,7 @@ async def test_who_meets_a_held_row_keeps_no_connection(ours: InProcess, url: st
     sleep = asyncio.sleep
 
     async def pause(seconds: float) -> None:
-        if database.coming_back._away:
+        if database.coming_back.away:
             pauses.append((seconds, database.slots.used()))
             came_back.release()
         await sleep(seconds)

@@ -43,8 +43,19 @@ async def test_it_gives_up_and_lets_go() -> None:
         with pytest.raises(LockTimeout):
             async with turns.taken([A, B], until=soon(0.01)):
                 raise AssertionError
+        assert turns.waiting == 0
+        waiting = asyncio.create_task(wait(turns, B))
+        await asyncio.sleep(0)
+        assert turns.waiting == 1
         async with turns.taken([A], until=soon(1)):
             pass
+    await waiting
+    assert turns.waiting == 0
+
+
+async def wait(turns: Turns, key: tuple[str, str]) -> None:
+    async with turns.taken([key], until=soon(5)):
+        pass
 
 
 async def test_what_fails_inside_is_not_its_own_time_out() -> None:
