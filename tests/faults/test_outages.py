@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 TASKS = 24  # more than connections
 AWAY = 20.0  # seconds that PostgreSQL is away
-BEAT = {"hostname": "worker", "pid": 42}
+RIGHT_AGAIN = 2.0  # seconds after the primary is back
 
 
 @pytest.fixture
@@ -130,6 +130,18 @@ async def test_postgresql_is_away(cluster: EmbeddedPostgres, tmp_path: Path) -> 
         await asyncio.to_thread(cluster.start)
         running.between.target_port = cluster.port
         await served(running.server, within=4)
+
+
+async def test_there_and_back_again(cluster: EmbeddedPostgres, tmp_path: Path) -> None:
+    """The address leads to a standby for a while, then to the first primary again: a failover that is undone."""
+    with standby_of(cluster, reachable(tmp_path) / "standby") as standby:
+        async with tasks_running(cluster, tmp_path) as running:
+            running.between.target_port = standby.port
+            running.between.cut()
+            await asyncio.sleep(3)
+            assert (await ping(running.server))[0] == 500
+            running.between.target_port = cluster.port
+            await served(running.server, within=RIGHT_AGAIN)
 
 
 async def test_a_failover_to_a_standby(cluster: EmbeddedPostgres, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from tests.servers import Server, beside_the_loop, our_server, token
 PROCESS = {"hostname": "worker", "pid": 42}
 RUN = {"state": "running", "unixname": "u", "start_date": "2026-01-01T00:00:01Z", **PROCESS}
 END = {"state": "success", "end_date": "2026-01-01T00:05:00Z"}
+RIGHT_AGAIN = 2.0  # seconds after the load has ended
 
 
 @asynccontextmanager
@@ -192,8 +193,12 @@ def worker(history: History, server: Server, ti: uuid.UUID, name: str) -> Worker
 
 @pytest.mark.slow
 async def test_what_was_started_is_carried_to_its_end(small: Server) -> None:
-    """Many times as many tasks as can be served: who is refused is refused at its start, and nobody in the middle."""
-    history, queued = History(), await queue(small.database_url, 120)
+    """Many times as many tasks as can be served: who is refused is refused at its start, and nobody in the middle.
+
+    When the load has ended, so has its effect.
+    """
+    history, queued = History(), await queue(small.database_url, 123)
+    late = dict(queued.popitem() for _ in range(3))
     living = {ti: asyncio.create_task(worker(history, small, ti, name).live()) for name, ti in queued.items()}
     await asyncio.sleep(2 * patience.CLIENT)
     started = {each.ti for each in history.exchanges if each.operation == "run" and each.is_acknowledged}
@@ -207,6 +212,11 @@ async def test_what_was_started_is_carried_to_its_end(small: Server) -> None:
     assert set(refused) == {"run"}
     assert set(history.statuses()) <= {200, 201, 204, 503}, "and nobody gave up waiting"
     assert await violations(history, small.database_url) == []
+    await asyncio.sleep(RIGHT_AGAIN)
+    afterwards = History()
+    await asyncio.gather(*(worker(afterwards, small, ti, name).live() for name, ti in late.items()))
+    assert set(afterwards.ends.values()) == {("done", "")}
+    assert set(afterwards.statuses()) <= {200, 201, 204}
 
 
 @pytest.mark.slow
