@@ -3,25 +3,50 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import text
+import asyncpg
 
 from app import settings as settings_module
+from app.db.engine import APPLICATION_NAME, beginning, connect_arguments
+from app.db.hosts import connect_to_one
+from app.db.pool import ANSWER_MARGIN, UNREACHABLE
 from app.db.retrying import DRIVER_ERRORS
 from app.db.session import Database
-from app.errors import ConfigurationError, RetryableDatabaseError
+from app.errors import ConfigurationError, ReadOnlyServer, RefusedRequest, RetryableDatabaseError
 from app.releases import Revision
+from app.server import patience
 from app.server.auth import Tokens
 from app.settings import DatabaseSettings, Settings
+from app.settings.airflow import AirflowConfiguration
 from app.settings.database_url import place_of
 from app.tasks.secrets import Secrets
 
 DATABASE_TIMEOUT = 8.0  # seconds; a wrong configuration must end within ten
 RESERVED_CONNECTIONS = 20  # Airflow's scheduler, triggerer and Dag processor hold 5 pooled connections each by default
+WAIT_PAUSE = 1.0  # seconds between two attempts of a check that waits
+PASSING = frozenset({"database", "jwks"})  # checks that may pass without anybody changing a setting
+
+_FACTS = f"""
+    SELECT current_setting('server_version') AS server, pg_backend_pid() AS pid, clock_timestamp() AS now,
+           (SELECT version FROM pg_stat_ssl WHERE pid = pg_backend_pid()) AS encryption,
+           current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+             - coalesce(current_setting('reserved_connections', true), '0')::int AS slots,
+           (SELECT min(most) FROM (SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user UNION ALL
+                                   SELECT datconnlimit FROM pg_database WHERE datname = current_database()) AS limits (most)
+             WHERE most >= 0) AS most,
+           (SELECT count(*) FROM pg_stat_activity
+             WHERE application_name <> '{APPLICATION_NAME}' AND datid IS NOT NULL AND usesysid IS NOT NULL) AS others
+"""  # noqa: S608  nothing in it comes from outside
+_ENCRYPTED = """
+    (SELECT val AS value FROM variable WHERE is_encrypted AND val <> '' ORDER BY id DESC LIMIT 100) UNION ALL
+    (SELECT password FROM connection WHERE is_encrypted AND password <> '' ORDER BY id DESC LIMIT 100) UNION ALL
+    (SELECT extra FROM connection WHERE is_extra_encrypted AND extra <> '' ORDER BY id DESC LIMIT 100)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +69,9 @@ async def require_database(settings: DatabaseSettings) -> Revision:
     try:
         return await asyncio.wait_for(database.revision(), DATABASE_TIMEOUT)
     except RetryableDatabaseError as error:
-        reason = _one_line(error.__cause__ or error)
+        reason = "it only reads" if isinstance(error, ReadOnlyServer) else _one_line(error.__cause__ or error)
+        if "startup parameter" in reason:
+            reason += f"; before PostgreSQL stands a PgBouncer: set [{settings_module.OWN_SECTION}] pgbouncer to True"
         raise ConfigurationError(f"[database] sql_alchemy_conn names {where}, which cannot be reached: {reason}") from error
     except (*DRIVER_ERRORS, TimeoutError) as error:
         reason = _one_line(error)
@@ -53,79 +80,208 @@ async def require_database(settings: DatabaseSettings) -> Revision:
         await database.close()
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or "no answer in time"
+async def run(environment: Mapping[str, str], *, replicas: int = 1, workers: int | None = None) -> list[Check]:
+    """Run every check that the ones before it make possible.
 
-
-async def run(environment: Mapping[str, str]) -> list[Check]:
-    """Run every check that the ones before it make possible."""
+    :param replicas: how many of these services shall run.
+    :param workers: of each, if ``serve`` is told another number than ``[api] workers``.
+    """
     try:
         settings = settings_module.load(environment)
+        file = AirflowConfiguration(environment).path
     except ConfigurationError as error:
         return [Check("configuration", False, str(error))]
-    results = [Check("configuration", True, "every setting can be read"), _keys(settings), _fernet(settings)]
+    read = f"{file} was read" if file.exists() else f"there is no {file}: the environment alone was read"
+    results = [Check("configuration", True, f"every setting can be read; {read}")]
+    results += await _keys(settings)
+    results.append(_time_outs(settings, AirflowConfiguration(environment)))
     try:
         revision = await require_database(settings.database)
+        async with asyncio.timeout(DATABASE_TIMEOUT):
+            facts = await _facts(settings)
     except ConfigurationError as error:
-        return [*results, Check("database", False, str(error))]
-    database = Database(settings.database)
+        return [*results, _fernet((), settings), Check("database", False, str(error))]
+    except asyncpg.PostgresError as error:  # a missing grant
+        return [*results, _fernet((), settings), Check("tables", False, _one_line(error))]
+    except (*UNREACHABLE, TimeoutError) as error:
+        return [*results, _fernet((), settings), Check("database", False, _one_line(error))]
+    return [
+        *results,
+        _fernet(facts.encrypted, settings),
+        _database(facts, revision, settings),
+        _pooler(facts, settings),
+        _pool(facts, settings, replicas * (workers or settings.server.workers)),
+        _clock(facts, settings),
+    ]
+
+
+async def run_until(
+    environment: Mapping[str, str], *, wait: float, told: Callable[[str], None], **counts: int | None
+) -> list[Check]:
+    """Run the checks again until they pass, as long as others may still do what they lack.
+
+    :param wait: seconds.
+    :param told: takes what is waited for, whenever that is another.
+    :param counts: see :func:`run`.
+    """
+    deadline = time.monotonic() + wait
+    last = ""
+    while True:
+        results = await run(environment, **counts)  # type: ignore[arg-type]
+        lacking = "; ".join(result.message for result in results if not result.passed)
+        if not lacking or not may_still_pass(results) or time.monotonic() >= deadline:
+            return results
+        if lacking != last:
+            told(lacking)
+            last = lacking
+        await asyncio.sleep(min(WAIT_PAUSE, max(deadline - time.monotonic(), 0)))
+
+
+def may_still_pass(results: Sequence[Check]) -> bool:
+    """Say whether all that failed may pass without anybody changing a setting."""
+    return all(result.passed or result.name in PASSING for result in results)
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What a database says of itself, and of those who are connected.
+
+    :param server: its version.
+    :param encryption: the version of TLS, if the connection has it.
+    :param is_pooled: whether who answers is not who was connected to: a pooler stands between.
+    :param slots: connections that a role without privileges can have.
+    :param limit: of our role or of the database, if there is one.
+    :param others: connections that others have now.
+    :param now: of its clock.
+    :param encrypted: what is stored encrypted, some of it.
+    """
+
+    server: str
+    encryption: str | None
+    is_pooled: bool
+    slots: int
+    limit: int | None
+    others: int
+    now: datetime
+    encrypted: Sequence[str]
+
+
+async def _facts(settings: Settings) -> _Facts:
+    database = settings.database
+    arguments = connect_arguments(database, database.url)
+    connection = await connect_to_one(arguments, timeout=DATABASE_TIMEOUT, target_session_attrs="read-write")
     try:
-        results.append(Check("database", True, f"reachable, metadata revision {revision.name} ({revision.alembic_version})"))
-        results.append(await _pool(database, settings))
-        results.append(await _clock(database, settings))
-    except RetryableDatabaseError as error:
-        results.append(Check("database", False, str(error)))
+        await connection.execute(beginning(database))
+        row = await connection.fetchrow(_FACTS)
+        encrypted = await connection.fetch(_ENCRYPTED)
+        return _Facts(
+            server=row["server"],
+            encryption=row["encryption"],
+            is_pooled=row["pid"] != connection.get_server_pid(),
+            slots=row["slots"],
+            limit=row["most"],
+            others=row["others"],
+            now=row["now"],
+            encrypted=[each["value"] for each in encrypted],
+        )
     finally:
-        await database.close()
-    return results
+        connection.terminate()
 
 
-def _keys(settings: Settings) -> Check:
+async def _keys(settings: Settings) -> list[Check]:
     try:
         tokens = Tokens(settings.tokens)
-        tokens.mint({"sub": str(uuid.uuid4())})
+    except ConfigurationError as error:
+        return [Check("keys", False, str(error))]
+    if (url := settings.tokens.trusted_jwks_url) is None:
+        return [await _token(tokens, settings)]
+    if not (keys := await tokens.trusted_key_ids()):
+        return [Check("jwks", False, f"[api_auth] trusted_jwks_url {url} cannot be read, or has no usable key with a kid")]
+    return [Check("jwks", True, f"{url} has {len(keys)} usable key(s)"), await _token(tokens, settings)]
+
+
+async def _token(tokens: Tokens, settings: Settings) -> Check:
+    """Verify a token that is signed as the scheduler signs one, with the settings that we share."""
+    signer = "jwt_private_key_path" if settings.tokens.private_key else "jwt_secret"
+    try:
+        token = tokens.mint({"sub": str(uuid.uuid4()), "scope": "workload"})
     except Exception as error:  # whatever a key or algorithm makes PyJWT raise
-        return Check("keys", False, f"no token can be signed with [api_auth] jwt_*: {error}")
-    source = (
-        "a trusted JWKS"
-        if settings.tokens.trusted_jwks_url
-        else "jwt_private_key_path"
-        if settings.tokens.private_key
-        else "jwt_secret"
-    )
-    said = f"tokens are verified with {source}, and renewed for {settings.tokens.valid_for} s"
+        return Check("keys", False, f"no token can be signed with [api_auth] {signer}: {_one_line(error)}")
+    verifier = "a key of trusted_jwks_url" if settings.tokens.trusted_jwks_url else signer
+    try:
+        await tokens.verify(token)
+    except RefusedRequest as error:
+        reason = _one_line(error.__cause__ or error)
+        return Check("keys", False, f"a token signed with [api_auth] {signer} is not verified by {verifier}: {reason}")
+    said = f"a token signed with {signer} is verified by {verifier}, and renewed for {settings.tokens.valid_for} s"
     return Check("keys", True, f"{said}; WARNING: {tokens.weakness}" if tokens.weakness else said)
 
 
-def _fernet(settings: Settings) -> Check:
+def _time_outs(settings: Settings, conf: AirflowConfiguration) -> Check:
+    client = conf.seconds("workers", "execution_api_timeout", patience.CLIENT)
+    lock, statement = settings.database.lock_timeout, settings.database.statement_timeout + ANSWER_MARGIN
+    said = f"lock_timeout {lock:g} s, statement_timeout and its answer {statement:g} s, workers wait {client:g} s"
+    if client < patience.CLIENT:
+        said = f"[workers] execution_api_timeout is {client:g} s: answers may take up to {patience.CLIENT:g} s"
+        return Check("time-outs", False, said)
+    return Check("time-outs", max(lock, statement) < patience.CLIENT, said)
+
+
+def _database(facts: _Facts, revision: Revision, settings: Settings) -> Check:
+    encryption = facts.encryption or "not encrypted"
+    said = f"{place_of(settings.database.url)}, PostgreSQL {facts.server}, {encryption}, takes writes"
+    return Check("database", True, f"{said}, metadata revision {revision.name} ({revision.alembic_version})")
+
+
+def _pooler(facts: _Facts, settings: Settings) -> Check:
+    option = f"[{settings_module.OWN_SECTION}] pgbouncer"
+    if facts.is_pooled and not settings.database.pgbouncer:
+        return Check("pooler", False, f"a pooler such as PgBouncer stands before PostgreSQL: set {option} to True")
+    if settings.database.pgbouncer and not facts.is_pooled:
+        said = f"PostgreSQL itself answers; WARNING: {option} is True, which costs each statement a plan and a transaction"
+        return Check("pooler", True, said)
+    return Check("pooler", True, "a pooler such as PgBouncer answers" if facts.is_pooled else "PostgreSQL itself answers")
+
+
+def _fernet(encrypted: Sequence[str], settings: Settings) -> Check:
+    """Decrypt what is stored with the keys that we have."""
     try:
-        Secrets(settings, Database(settings.database))
+        secrets = Secrets(settings, Database(settings.database))
     except ConfigurationError as error:
         return Check("fernet", False, str(error))
     if not settings.fernet_keys:
         return Check("fernet", False, "[core] fernet_key is not set: variables and connections would be stored in clear")
-    return Check("fernet", True, f"{len(settings.fernet_keys)} usable key(s)")
+    lost = sum(not secrets.can_decrypt(value) for value in encrypted)
+    if lost:
+        said = f"[core] fernet_key does not decrypt {lost} of {len(encrypted)} stored values: Airflow has another"
+        return Check("fernet", False, said)
+    decrypted = f", {len(encrypted)} stored value(s) decrypted" if encrypted else ", nothing found that is encrypted"
+    return Check("fernet", True, f"{len(settings.fernet_keys)} usable key(s){decrypted}")
 
 
-async def _pool(database: Database, settings: Settings) -> Check:
-    async with database.autocommit() as session:
-        most = int(await session.scalar(text("SHOW max_connections")) or 0)
-    wanted = settings.database.pool_size * settings.server.workers
-    left = most - wanted
-    message = (
-        f"{settings.server.workers} worker(s) x {settings.database.pool_size} connections = {wanted}"
-        f" of max_connections {most}"
-    )
-    if left < RESERVED_CONNECTIONS:
-        return Check("pool", False, f"{message}: leave {RESERVED_CONNECTIONS} for Airflow, or put a PgBouncer in between")
-    return Check("pool", True, message)
+def _pool(facts: _Facts, settings: Settings, workers: int) -> Check:
+    wanted = settings.database.pool_size * workers
+    said = f"{workers} worker(s) x {settings.database.pool_size} connections = {wanted}"
+    if facts.is_pooled:
+        ours = f"{said}, which the pooler must take beside Airflow's own (PgBouncer: max_client_conn, 100 by default)"
+        return Check("pool", True, f"{ours}; it has {facts.slots} connections of PostgreSQL to share")
+    said += f" of {facts.slots} that PostgreSQL has for roles without privileges"
+    if facts.limit is not None and wanted > facts.limit:
+        return Check("pool", False, f"{said}, and of {facts.limit} that the role or the database may have")
+    reserved = max(RESERVED_CONNECTIONS, facts.others)
+    if facts.slots - wanted < reserved:
+        left = f"leave {reserved} for Airflow ({facts.others} are in use now), or put a PgBouncer in between"
+        return Check("pool", False, f"{said}: {left}")
+    return Check("pool", True, f"{said}, {facts.others} others are in use now")
 
 
-async def _clock(database: Database, settings: Settings) -> Check:
-    async with database.autocommit() as session:
-        theirs = await session.scalar(text("SELECT clock_timestamp()"))
-    skew = abs((datetime.now(UTC) - theirs).total_seconds()) if theirs else 0.0
+def _clock(facts: _Facts, settings: Settings) -> Check:
+    skew = abs((datetime.now(UTC) - facts.now).total_seconds())
     message = f"{skew:.1f} s apart from the database's"
     if skew > settings.tokens.leeway:
         return Check("clock", False, f"{message}: more than [api_auth] jwt_leeway, {settings.tokens.leeway:g} s")
     return Check("clock", True, message)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or "no answer in time"

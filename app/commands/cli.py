@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,6 +27,7 @@ MEMORY = "/dev/shm"  # noqa: S108  the folder in it is made for us alone
 
 NOT_READY = 1
 MISCONFIGURED = 2
+NOT_THERE_YET = 3
 MISTYPED = 64  # EX_USAGE of sysexits.h; argparse's own 2 is taken by configurations
 INTERRUPTED = 130  # as shells have it for a command that Ctrl-C ended
 MEANINGS = {
@@ -121,17 +125,32 @@ stops the server and the database; the data stays for the next start.""",
     )
     dev.add_argument("--port", type=_port, default=9091, help="port to listen on (%(default)s)")
 
-    _command(
+    check = _command(
         commands,
         "check",
         _check,
         help="say, line by line, whether this configuration can serve",
         description="""\
-Reads the settings as serve does, and tries what serving needs: keys, the database and its revision,
-connections, clocks. Each line of the output is one check.""",
-        examples=("execution-api check",),
-        codes={0: "every check passed", NOT_READY: "a check failed, its line begins with FAIL"},
+Reads the settings as serve does, and tries what serving needs: a token signed as the scheduler signs
+it, stored values, time-outs, the database, its revision, its connections, clocks. Each line of the
+output is one check.""",
+        examples=(
+            "execution-api check --replicas 3 --workers 4",
+            "execution-api check --wait 300",
+            "execution-api check --json",
+        ),
+        codes={
+            0: "every check passed",
+            NOT_READY: "a check failed, its line begins with FAIL",
+            NOT_THERE_YET: "only the database or the key set is not there yet",
+        },
     )
+    check.add_argument("--replicas", type=_count, default=1, metavar="N", help="how many of it shall run (%(default)s)")
+    check.add_argument("--workers", type=_count, metavar="N", help="worker processes of each ([api] workers)")
+    check.add_argument(
+        "--wait", type=_count, default=0, metavar="SECONDS", help="how long to wait for the database and the key set"
+    )
+    check.add_argument("--json", action="store_true", help="for programs")
 
     config = _command(
         commands,
@@ -242,13 +261,21 @@ def _dev(options: argparse.Namespace) -> int:
     return development.run(options.data or development.default_folder(), port=options.port, release=options.airflow)
 
 
-def _check(_: argparse.Namespace) -> int:
+def _check(options: argparse.Namespace) -> int:
     from app.commands import checks
+    from app.server import logs
 
-    results = asyncio.run(checks.run(os.environ))
-    for result in results:
-        print(f"{'ok  ' if result.passed else 'FAIL'}  {result.name}: {result.message}")
-    return 0 if all(result.passed for result in results) else NOT_READY
+    logs.configure("WARNING", "auto")  # to standard error
+    counts = {"replicas": options.replicas, "workers": options.workers}
+    waiting = partial(print, "waiting:", file=sys.stderr, flush=True)
+    results = asyncio.run(checks.run_until(os.environ, wait=options.wait, told=waiting, **counts))
+    passed = all(result.passed for result in results)
+    if options.json:
+        print(json.dumps({"passed": passed, "checks": [asdict(each) for each in results]}, indent=2))
+    else:
+        for result in results:
+            print(f"{'ok  ' if result.passed else 'FAIL'}  {result.name}: {result.message}")
+    return 0 if passed else NOT_THERE_YET if checks.may_still_pass(results) else NOT_READY
 
 
 def _config(options: argparse.Namespace) -> int:

@@ -53,7 +53,7 @@ def timeouts(settings: DatabaseSettings) -> dict[str, str]:
     }
 
 
-def begin(settings: DatabaseSettings) -> str:
+def beginning(settings: DatabaseSettings) -> str:
     """Return what begins a transaction: where a session's own settings do not survive, with what they would be."""
     local = _session_settings(settings) if settings.pgbouncer else {}
     return "; ".join(["BEGIN ISOLATION LEVEL READ COMMITTED", *_set_local(local)])

@@ -16,7 +16,7 @@ from prometheus_client import Gauge
 from sqlalchemy import Engine, Executable, text
 
 from app.db.direct import DirectSession, compiler
-from app.db.engine import begin, connect_arguments, create_engine
+from app.db.engine import beginning, connect_arguments, create_engine
 from app.db.pool import Pool
 from app.db.retrying import ComingBack, breaks_connection, translated
 from app.db.slots import Slots
@@ -66,7 +66,7 @@ class Database:
         self.settings = settings
         self._is_patient = is_patient
         self._pool = Pool(settings, lambda url: connect_arguments(settings, url))
-        self._begin = begin(settings)
+        self._begin = beginning(settings)
         self.engine: Engine = create_engine(settings, lambda *_, **__: self._pool.connect())
         self._compiled = compiler(self.engine.dialect)
         self.slots = Slots(settings.pool_size)

@@ -119,6 +119,11 @@ class KeySet:
             self._beside = asyncio.create_task(self._read_again())
         return self.has(key)
 
+    async def read(self) -> frozenset[str]:
+        """Read the keys now, and return the ids of those that can be used; none if they cannot be read."""
+        await self._fetch()
+        return frozenset(self._keys)
+
     def has(self, key: jwt.PyJWK) -> bool:
         """Say whether a key is among those that were read last."""
         return self._keys.get(key.key_id or "") is key
@@ -199,6 +204,10 @@ class Tokens:
         if len(self._verified) > VERIFIED_TOKENS:
             self._verified.popitem(last=False)
         return token
+
+    async def trusted_key_ids(self) -> frozenset[str]:
+        """Return the ids of the keys of ``trusted_jwks_url``, as they are now; none if they cannot be read."""
+        return await self._key_set.read() if self._key_set else frozenset()
 
     async def _is_still_good(self, token: TaskToken) -> bool:
         now = time.time()

@@ -229,6 +229,14 @@ class AirflowConfiguration:
                 return choice
         raise ConfigurationError(f"[{section}] {key} must be one of {', '.join(choices)}, not {text!r}")
 
+    def pattern(self, section: str, key: str, default: str) -> str:
+        text = self.get(section, key, default).strip()
+        try:
+            re.compile(text)
+        except re.error as error:
+            raise ConfigurationError(f"[{section}] {key} must be a regular expression, not {text!r} ({error})") from None
+        return text
+
     def _number(
         self, section: str, key: str, default: float, minimum: float, parse: Callable[[str], float], what: str
     ) -> float:

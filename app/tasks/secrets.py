@@ -145,6 +145,13 @@ class Secrets:
             return value, False
         return self._fernet.encrypt(value.encode()).decode(), True
 
+    def can_decrypt(self, value: str) -> bool:
+        """Say whether a Fernet key decrypts a value that is stored encrypted."""
+        try:
+            return self._fernet is not None and self._fernet.decrypt(value.encode()) is not None
+        except InvalidToken:
+            return False
+
     def redact(self, value: Any, name: str | None = None) -> Any:
         """Return a JSON value with ``***`` for every text under a name that sounds secret."""
         if name is not None and self._sounds_secret(name):

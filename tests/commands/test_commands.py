@@ -236,26 +236,23 @@ class TestCheck:
     def test_a_good_configuration(self, metadata_url: str) -> None:
         done = run("check", **airflow_settings(metadata_url))
         assert done.returncode == 0, done.stdout
-        assert [line.split(":")[0].split() for line in done.stdout.splitlines()] == [
-            ["ok", name] for name in ("configuration", "keys", "fernet", "database", "pool", "clock")
-        ]
+        names = ("configuration", "keys", "time-outs", "fernet", "database", "pooler", "pool", "clock")
+        assert [line.split(":")[0].split() for line in done.stdout.splitlines()] == [["ok", name] for name in names]
         assert "metadata revision 3.3" in done.stdout
 
-    def test_what_is_wrong_fails_on_its_own_line(self, metadata_url: str) -> None:
-        settings = airflow_settings(
-            metadata_url, AIRFLOW__CORE__FERNET_KEY="", AIRFLOW__EXECUTION_API_SERVICE__POOL_SIZE="500"
-        )
-        done = run("check", **settings)
-        assert done.returncode == 1
-        assert [line.split(":")[0] for line in done.stdout.splitlines() if line.startswith("FAIL")] == [
-            "FAIL  fernet",
-            "FAIL  pool",
-        ]
+    def test_what_is_wrong_fails_for_a_program_too(self, metadata_url: str) -> None:
+        settings = airflow_settings(metadata_url, AIRFLOW__CORE__FERNET_KEY="")
+        done = run("check", "--json", "--replicas", "50", "--workers", "4", **settings)
+        document = json.loads(done.stdout)
+        assert (done.returncode, document["passed"]) == (1, False)
+        assert [check["name"] for check in document["checks"] if not check["passed"]] == ["fernet", "pool"]
+        assert "200 worker(s) x 10 connections = 2000 of" in document["checks"][6]["message"]
 
-    def test_no_database(self) -> None:
-        done = run("check", **airflow_settings(f"postgresql://user@127.0.0.1:{free_port()}/airflow"))
-        assert done.returncode == 1
+    def test_a_database_that_is_not_there_yet_has_a_code_of_its_own(self) -> None:
+        done = run("check", "--wait", "1", **airflow_settings(f"postgresql://user@127.0.0.1:{free_port()}/airflow"))
+        assert done.returncode == 3
         assert "FAIL  database: [database] sql_alchemy_conn" in done.stdout
+        assert "waiting: [database] sql_alchemy_conn" in done.stderr
 
     def test_no_settings(self) -> None:
         done = run("check")
