@@ -7,7 +7,7 @@ import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from prometheus_client import Gauge
@@ -24,7 +24,7 @@ from app import settings as settings_module
 from app.db.session import Database
 from app.errors import ConfigurationError, RetryableDatabaseError, UnknownRevision
 from app.routes import MOUNT_POINT
-from app.server import metrics, patience
+from app.server import extras, metrics, patience
 from app.server.admission import Admission, Door
 from app.server.auth import Tokens
 from app.server.bodies import Bodies
@@ -44,6 +44,9 @@ from app.tasks.heartbeats import Heartbeats
 from app.tasks.secrets import Secrets
 from app.tasks.service import Service
 from app.versions.building import ApiVersions
+
+if TYPE_CHECKING:  # what is not installed is not looked for
+    from app.server.traces import Traces
 
 log = structlog.get_logger(__name__)
 
@@ -137,6 +140,10 @@ class ExecutionApi:
             metrics.HELD.labels("turn"): lambda: 0 if self.service is None else self.service.turns.waiting,
         }
 
+    def traces(self) -> Traces | None:
+        """Return what makes spans, None when they are off or nothing is served yet."""
+        return None if self.service is None else self.service.traces
+
     def operation(self, scope: Scope) -> str | None:
         """Return the name of the operation that a request's method and path name, None for none."""
         path = scope["path"]
@@ -207,6 +214,7 @@ def create_app(settings: Settings | None = None, *, readiness: Readiness | None 
                 secrets=secrets,
                 heartbeats=Heartbeats(database),
                 readiness=readiness or Readiness(),
+                traces=(traces := _traces(settings)),
             )
         )
         following = asyncio.create_task(api.follow())
@@ -222,6 +230,8 @@ def create_app(settings: Settings | None = None, *, readiness: Readiness | None 
         sampling.stop()
         lag.stop()
         await database.close()
+        if traces is not None:
+            await traces.close()
 
     return Application(
         api,
@@ -230,6 +240,7 @@ def create_app(settings: Settings | None = None, *, readiness: Readiness | None 
         middleware=[
             *([Middleware(RootPath, root_path=server.root_path)] if server.root_path else ()),
             Middleware(CorrelationId),
+            *_request_spans(settings, api),
             Middleware(
                 Observed,
                 operation=api.operation,
@@ -242,6 +253,25 @@ def create_app(settings: Settings | None = None, *, readiness: Readiness | None 
         ],
         lifespan=lifespan,
     )
+
+
+def _traces(settings: Settings) -> Traces | None:
+    """Return what makes this process' spans, if they are on and can be sent; they are no reason not to serve."""
+    try:
+        return extras.traces(settings)
+    except ConfigurationError as error:
+        log.error("no spans are sent", reason=str(error))
+        return None
+
+
+def _request_spans(settings: Settings, api: ExecutionApi) -> list[Middleware]:
+    """Return the middleware that goes on with the traces of requests; none that would have nothing to do."""
+    if not settings.traces.on or settings.traces.propagation == "never" or extras.missing(settings):
+        return []
+    from app.server.traces import RequestSpans
+
+    is_trusting = settings.traces.propagation == "unsafe-always"
+    return [Middleware(RequestSpans, traces=api.traces, is_trusting=is_trusting)]
 
 
 async def exposed(_: Request) -> Response:

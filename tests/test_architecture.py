@@ -15,6 +15,7 @@ import pytest
 
 APP = Path(__file__).parent.parent / "app"
 MODULES = sorted(APP.rglob("*.py"))
+EXTRAS = {"server/traces.py": "otel"}  # of the modules that only a setting brings in, and which extra each needs
 TRANSACTION_CALLS = {"commit", "rollback", "begin", "begin_nested"}
 
 
@@ -119,20 +120,29 @@ def test_public_things_say_what_they_are_for(path: Path) -> None:
 
 def test_every_import_is_a_declared_dependency() -> None:
     """What only another package happens to bring may be gone with its next version."""
-    declared = {
-        re.split(r"[^\w.-]", requirement)[0].lower()
-        for requirement in tomllib.loads((APP.parent / "pyproject.toml").read_text())["project"]["dependencies"]
-    }
-    imported = {name.partition(".")[0] for path in MODULES for name in _imports(_tree(path))}
-    foreign = imported - sys.stdlib_module_names - {"app", ""}
+    project = tomllib.loads((APP.parent / "pyproject.toml").read_text())["project"]
     distributions = packages_distributions()
-    brought_by = {name: {each.lower().replace("_", "-") for each in distributions[name]} for name in foreign}
-    assert {name for name, by in brought_by.items() if not by & declared} == set()
+    for path in MODULES:
+        extra = EXTRAS.get(path.relative_to(APP).as_posix())
+        requirements = project["dependencies"] + (project["optional-dependencies"][extra] if extra else [])
+        declared = {re.split(r"[^\w.-]", requirement)[0].lower() for requirement in requirements}
+        imported = {name.partition(".")[0] for name in _imports(_tree(path))}
+        foreign = imported - sys.stdlib_module_names - {"app", ""}
+        brought_by = {name: {each.lower().replace("_", "-") for each in distributions[name]} for name in foreign}
+        assert {name for name, by in brought_by.items() if not by & declared} == set(), path
 
 
 def test_what_a_start_does_not_import() -> None:
     """What only some workers ever need costs none of them memory, and no start time, before."""
-    rare = ("sqlalchemy.orm", "sqlalchemy.ext.asyncio", "pydantic.v1", "croniter", "dateutil", "airflow")
+    rare = (
+        "sqlalchemy.orm",
+        "sqlalchemy.ext.asyncio",
+        "pydantic.v1",
+        "croniter",
+        "dateutil",
+        "airflow",
+        "opentelemetry.sdk",
+    )
     source = f"import sys, app.commands.cli, app.main; print(*[name for name in {rare} if name in sys.modules])"
     started = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True, cwd=APP.parent)
     assert started.stdout.split() == []

@@ -19,7 +19,7 @@ from app.db.retrying import DRIVER_ERRORS
 from app.db.session import Database
 from app.errors import ConfigurationError, ReadOnlyServer, RefusedRequest, RetryableDatabaseError
 from app.releases import Revision
-from app.server import patience
+from app.server import extras, patience
 from app.server.auth import Tokens
 from app.settings import DatabaseSettings, Settings
 from app.settings.airflow import AirflowConfiguration
@@ -95,6 +95,8 @@ async def run(environment: Mapping[str, str], *, replicas: int = 1, workers: int
     results = [Check("configuration", True, f"every setting can be read; {read}")]
     results += await _keys(settings)
     results.append(_time_outs(settings, AirflowConfiguration(environment)))
+    results += [Check("extras", True, f"WARNING: {warning}") for warning in extras.missing(settings)]
+    results += await _traces(settings)
     try:
         revision = await require_database(settings.database)
         async with asyncio.timeout(DATABASE_TIMEOUT):
@@ -186,6 +188,18 @@ async def _facts(settings: Settings) -> _Facts:
         )
     finally:
         connection.terminate()
+
+
+async def _traces(settings: Settings) -> list[Check]:
+    """Say whether spans could be sent; they are no reason not to serve."""
+    try:
+        traces = extras.traces(settings)
+    except ConfigurationError as error:
+        return [Check("traces", True, f"WARNING: no spans are sent: {error}")]
+    if traces is None:
+        return []
+    await traces.close()
+    return [Check("traces", True, "spans are sent")]
 
 
 async def _keys(settings: Settings) -> list[Check]:

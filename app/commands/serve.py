@@ -14,16 +14,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import structlog
 import uvicorn
 
 from app import settings
 from app.commands import checks
 from app.errors import ConfigurationError
 from app.main import create_app
-from app.server import listening, logs, metrics
+from app.server import extras, listening, logs, metrics
 from app.server.draining import UNDER_WAY, DrainingServer, Readiness, serve
 from app.server.workers import Parent, Workers
 from app.settings import ServerSettings
+
+log = structlog.get_logger(__name__)
 
 OPTIONS = ("host", "port", "workers", "ssl_cert", "ssl_key", "root_path")  # of the command line that win over the settings
 BACKLOG = 65_535  # connections that wait to be accepted: all the kernel lets; who finds no room tries again a second later
@@ -47,6 +50,8 @@ def run(options: argparse.Namespace) -> int:
         )
     with ExitStack() as until_the_end:
         sockets = _bound(server, options, until_the_end)
+        for warning in extras.missing(loaded):
+            log.warning(warning)
         raise_file_limit()
         metrics.forget(os.getpid())  # it serves nothing itself
         workers = Workers(

@@ -31,6 +31,7 @@ from sqlalchemy import (
     insert,
     literal,
     literal_column,
+    null,
     or_,
     select,
     true,
@@ -113,17 +114,31 @@ _locked = (
     .where(_this_pk)
 )
 _version = cast(literal_column("task_instance.xmin"), Text)  # which transaction wrote this version of the row
-_SEEN = _locked.add_columns(_version.label("version"))
-_LOCK = _locked.with_for_update(of=task_instance, key_share=True)
-_LOCK_TO_RENAME = _locked.with_for_update(of=task_instance)
+_traceparent = dag_run.c.context_carrier.op("#>>")(literal_column("'{__var,traceparent}'"))
+_IS_UNSAMPLED = _traceparent.op("~")(literal_column("'-[0-9a-f][02468ace]$'"))  # the last bit of its flags is not set
+_SPAN = case(
+    (_IS_UNSAMPLED, null()),
+    else_=cast(
+        func.jsonb_build_array(task_instance.c.queued_dttm, dag_run.c.context_carrier, task_instance.c.context_carrier),
+        Text,
+    ),
+).label("span")
+_SEEN, _SEEN_TRACED = (each.add_columns(_version.label("version")) for each in (_locked, _locked.add_columns(_SPAN)))
+_LOCKS = {
+    (rename, traced): (_locked.add_columns(_SPAN) if traced else _locked).with_for_update(
+        of=task_instance, key_share=not rename
+    )
+    for rename in (False, True)
+    for traced in (False, True)
+}
 
 
-async def seen(session: Session, *, ti_id: uuid.UUID) -> AnyRow | None:
+async def seen(session: Session, *, ti_id: uuid.UUID, traced: bool = False) -> AnyRow | None:
     """Return what :func:`lock_by_pk` returns, without a lock, and the row's ``version`` for :func:`record`."""
-    return (await session.execute(_SEEN, {"pk": ti_id})).one_or_none()
+    return (await session.execute(_SEEN_TRACED if traced else _SEEN, {"pk": ti_id})).one_or_none()
 
 
-async def lock_by_pk(session: Session, *, ti_id: uuid.UUID, rename: bool = False) -> AnyRow | None:
+async def lock_by_pk(session: Session, *, ti_id: uuid.UUID, rename: bool = False, traced: bool = False) -> AnyRow | None:
     """Lock one task instance and return it with its run and Dag: the only row lock of a request.
 
     The lock is ``FOR NO KEY UPDATE OF task_instance``: neither the run nor the Dag is locked, and the rows that refer to
@@ -131,9 +146,11 @@ async def lock_by_pk(session: Session, *, ti_id: uuid.UUID, rename: bool = False
 
     :param ti_id: the primary key.
     :param rename: whether the id itself will change, which needs ``FOR UPDATE``: what refers to it must wait.
+    :param traced: whether what its span is made of is returned too, as ``span``: when it was queued, and the contexts of its
+        run and its own, as JSON; None if its run is not sampled.
     :raises LockTimeout: when somebody holds it.
     """
-    return (await session.execute(_LOCK_TO_RENAME if rename else _LOCK, {"pk": ti_id})).one_or_none()
+    return (await session.execute(_LOCKS[rename, traced], {"pk": ti_id})).one_or_none()
 
 
 async def lock_ready(session: Session, *, where: ColumnElement[bool]) -> Sequence[AnyRow]:

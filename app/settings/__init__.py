@@ -31,6 +31,8 @@ OWN_SECTION = "execution_api_service"
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 LOG_FORMATS = ("auto", "json", "text")
+PROPAGATION = ("only-authenticated", "unsafe-always", "never")
+DETAIL_LEVEL = "airflow/task_span_detail_level"  # a key of a run's conf, and of the tracestate of its tasks
 RUN_ID_PATTERN = r"^[A-Za-z0-9_.~:+-]+$"  # Airflow's default of [scheduler] allowed_run_id_pattern
 
 
@@ -120,6 +122,22 @@ class LogSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class TraceSettings:
+    """What becomes of traces: ``[traces]``, and ``[execution_api] otel_trace_propagation``.
+
+    :param on: whether spans are made and sent.
+    :param propagation: from which requests a trace goes on here; one of :data:`PROPAGATION`.
+    :param endpoint: where they are sent if no ``OTEL_*`` variable says so.
+    :param service: the name that they are sent with, likewise.
+    """
+
+    on: bool = False
+    propagation: str = PROPAGATION[0]
+    endpoint: str | None = None
+    service: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything the service is told, read once at start-up.
 
@@ -132,6 +150,7 @@ class Settings:
     tokens: TokenSettings
     server: ServerSettings = ServerSettings()
     log: LogSettings = LogSettings()
+    traces: TraceSettings = TraceSettings()
     fernet_keys: tuple[str, ...] = field(default=(), repr=False)
     secrets_backend: str | None = None
     secrets_backend_kwargs: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -168,6 +187,7 @@ def load(environment: Mapping[str, str] | None = None, *, options: Options | Non
             level=conf.choice("logging", "logging_level", "INFO", LOG_LEVELS),
             form=conf.choice(OWN_SECTION, "log_format", "auto", LOG_FORMATS),
         ),
+        traces=_traces(conf),
         fernet_keys=conf.strings("core", "fernet_key"),
         secrets_backend=backend,
         secrets_backend_kwargs=kwargs,
@@ -312,6 +332,17 @@ def _server(conf: AirflowConfiguration) -> ServerSettings:
         access_log_heartbeats=conf.boolean(OWN_SECTION, "access_log_heartbeats", True),
         max_body_bytes=largest,
         max_held_body_bytes=conf.integer(OWN_SECTION, "max_held_body_bytes", together, minimum=largest),
+    )
+
+
+def _traces(conf: AirflowConfiguration) -> TraceSettings:
+    host, port = conf.get("traces", "otel_host").strip(), conf.get("traces", "otel_port").strip()
+    scheme = "https" if conf.boolean("traces", "otel_ssl_active", False) else "http"
+    return TraceSettings(
+        on=conf.boolean("traces", "otel_on", False),
+        propagation=conf.choice("execution_api", "otel_trace_propagation", PROPAGATION[0], PROPAGATION),
+        endpoint=f"{scheme}://{host}:{port}/v1/traces" if host and port else None,
+        service=conf.get("traces", "otel_service").strip() or None,
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from app.dags import mapping, serialized_dag
 from app.dags.mapping import Lengths
@@ -21,6 +21,10 @@ from app.tasks import triggering
 from app.tasks.clock import utcnow
 from app.tasks.service import Service
 from app.tasks.transitions import Refuse
+from app.tasks.triggering import Carriers
+
+if TYPE_CHECKING:  # what is not installed is not looked for
+    from app.server.traces import Traces
 
 FINISHED = ("success", "failed")  # the states in which a run is over
 
@@ -99,7 +103,9 @@ async def _clear(service: Service, dag_id: str, run_id: str, version: Version) -
         returned: Lengths = mapping.NOT_YET
         if version.is_newest and mapping.depends_on_results(version.data["dag"]):
             returned = await xcoms.mapped_lengths(session, dag_id=dag_id, run_id=run_id)
-        plan_ = plan(run, rows, version, archived=archived, returned=returned, now=now, revision=revision)
+        plan_ = plan(
+            run, rows, version, archived=archived, returned=returned, now=now, revision=revision, traces=service.traces
+        )
         await task_instances.write_each(session, changes=plan_.tasks)
         await dag_runs.write(session, run_pk=run.id, values=plan_.run)
         await task_instances.create(session, rows=plan_.new_tasks)
@@ -115,6 +121,7 @@ def plan(
     returned: Lengths,
     now: datetime,
     revision: Revision,
+    traces: Traces | None = None,
 ) -> Clearing:
     """Decide what clearing a run writes: pure.
 
@@ -123,11 +130,17 @@ def plan(
     :param archived: ids of those whose try was moved to the history just now.
     :param returned: how much its tasks have returned to be mapped over.
     """
-    carrier = triggering.new_trace(revision, None if run.conf is None else json.loads(run.conf))
+    about = {
+        "airflow.dag_id": rows[0].dag_id,
+        "airflow.dag_run.run_id": rows[0].run_id,
+        "airflow.dag_run.run_type": run.run_type,
+    }
+    conf = None if run.conf is None else json.loads(run.conf)
+    carriers = Carriers(traces, revision, conf, about=about)
     run_values: dict[str, Any] = {
         "clear_number": run.clear_number + 1,
         "queued_at": now,
-        "context_carrier": carrier,
+        "context_carrier": carriers.of_run,
         "updated_at": now,
     }
     is_over = run.state in FINISHED
@@ -144,7 +157,7 @@ def plan(
     gone = _gone(version.data, rows, returned) if version.is_newest and is_over else set()
     tasks = []
     for row in rows:
-        values = {"id": task_instances.uuid7(), "context_carrier": carrier, "updated_at": now}
+        values = {"id": task_instances.uuid7(), "context_carrier": carriers.of_task(), "updated_at": now}
         has_end = row.state in task_instances.ENDED or (row.end_date is not None and revision.retry_keeps_end_date)
         if row.id in archived and not has_end:
             values |= {"end_date": now, "duration": _seconds(row.start_date, now)}
@@ -155,7 +168,7 @@ def plan(
         if row.id in gone:
             values["state"] = "removed"
         tasks.append((row.id, values))
-    new = _added(run, rows, version, returned, carrier=carrier, now=now) if version.is_newest and is_over else []
+    new = _added(run, rows, version, returned, carriers=carriers, now=now) if version.is_newest and is_over else []
     return Clearing(run_values, tasks, new)
 
 
@@ -178,7 +191,7 @@ def _gone(data: Mapping[str, Any], rows: Sequence[AnyRow], returned: Lengths) ->
 
 
 def _added(
-    run: AnyRow, rows: Sequence[AnyRow], version: Version, returned: Lengths, *, carrier: Mapping[str, Any], now: datetime
+    run: AnyRow, rows: Sequence[AnyRow], version: Version, returned: Lengths, *, carriers: Carriers, now: datetime
 ) -> list[dict[str, Any]]:
     """Return the columns of the task instances that only the newest version has."""
     present = {row.task_id for row in rows}
@@ -186,7 +199,7 @@ def _added(
     with suppress(UnknownWeightRule):  # the scheduler adds them then, once it looks at the run
         planned = serialized_dag.planned_tasks(version.data, logical_date, returned)
         return [
-            triggering.new_task(task, rows[0].dag_id, rows[0].run_id, carrier=carrier, now=now)
+            triggering.new_task(task, rows[0].dag_id, rows[0].run_id, carriers=carriers, now=now)
             | {"dag_version_id": version.pk}
             for task in planned
             if task.task_id not in present

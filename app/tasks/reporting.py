@@ -38,6 +38,7 @@ from app.tasks.transitions import NOT_FOUND, Accept, Decision, Refuse, Same
 log = structlog.get_logger(__name__)
 
 ENDS = (TISuccessStatePayload, TITerminalStatePayload)  # reports that most often write a task instance and nothing else
+TRIES_END = (*ENDS, TIRetryStatePayload)
 FAIL_EVENT = ("fail task", "Forcing task to fail due to dag's `fail_fast` setting.")
 SKIP_EVENT = ("skip task", "Skipping task due to dag's `fail_fast` setting.")
 
@@ -155,6 +156,8 @@ async def report_state(service: Service, *, ti_id: uuid.UUID, payload: TIStateUp
     except Exception:
         log.exception("the reported state could not be recorded", ti_id=str(ti_id), state=str(payload.state))
         return await _fail_unrecorded(service, ti_id, payload)
+    if service.traces is not None and isinstance(payload, TRIES_END) and isinstance(decision, Accept):
+        service.traces.task_ended(row, state=str(payload.state.value), now=utcnow())
     if row is not None and row.fail_fast and payload.state == "failed" and not isinstance(decision, Refuse):
         # On a repeated report too: the first may have ended in between. It comes back by itself, to answer for the report.
         await service.database.coming_back(_stop_held, service=service, row=row)
@@ -195,10 +198,10 @@ async def acknowledge_end(service: Service, *, ti_id: uuid.UUID, payload: TIServ
 
 
 async def _record_state(service: Service, ti_id: uuid.UUID, payload: TIStateUpdate) -> tuple[Decision, AnyRow | None]:
-    now = utcnow()
+    now, traced = utcnow(), service.traces is not None
     if isinstance(payload, ENDS) and not (isinstance(payload, TISuccessStatePayload) and payload.task_outlets):
         async with service.database.autocommit() as session:
-            row = await task_instances.seen(session, ti_id=ti_id)
+            row = await task_instances.seen(session, ti_id=ti_id, traced=traced)
             if row is None:
                 return NOT_FOUND, None
             decision = transitions.report(row, payload, now)
@@ -209,7 +212,7 @@ async def _record_state(service: Service, ti_id: uuid.UUID, payload: TIStateUpda
                 return decision, row
     renames = isinstance(payload, TIRetryStatePayload)
     async with service.database.transaction() as session:
-        row = await task_instances.lock_by_pk(session, ti_id=ti_id, rename=renames)
+        row = await task_instances.lock_by_pk(session, ti_id=ti_id, rename=renames, traced=traced)
         if row is None:
             repeated = renames and await task_instances.is_archived(session, ti_id=ti_id)
             return (Same() if repeated else NOT_FOUND), None
@@ -303,7 +306,7 @@ async def _fail_unrecorded(service: Service, ti_id: uuid.UUID, payload: TIStateU
     """
     now = utcnow()
     async with service.database.fallback() as session:
-        row = await task_instances.lock_by_pk(session, ti_id=ti_id)
+        row = await task_instances.lock_by_pk(session, ti_id=ti_id, traced=service.traces is not None)
         if row is None:
             return NOT_FOUND
         if (failure := transitions.fail(row, now)) is not None:
@@ -317,6 +320,8 @@ async def _fail_unrecorded(service: Service, ti_id: uuid.UUID, payload: TIStateU
                 "previous_state": row.state,
             },
         )
+    if service.traces is not None:
+        service.traces.task_ended(row, state="failed", now=now)
     log.error("task instance set to failed: its reported state could not be recorded", ti_id=str(ti_id))
     if row.fail_fast:
         await service.database.coming_back(_stop_held, service=service, row=row)

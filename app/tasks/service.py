@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 
@@ -16,12 +17,16 @@ from app.tasks.heartbeats import Heartbeats
 from app.tasks.secrets import Secrets
 from app.tasks.turns import Turns
 
+if TYPE_CHECKING:  # what is not installed is not looked for
+    from app.server.traces import Traces
+
 
 @dataclass(frozen=True, slots=True)
 class Service:
     """The parts that handlers use.
 
     :param revision: the metadata revision of the database; once that is migrated, there is another service.
+    :param traces: what makes spans; None when they are off.
     """
 
     settings: Settings
@@ -31,6 +36,7 @@ class Service:
     secrets: Secrets
     heartbeats: Heartbeats
     readiness: Readiness
+    traces: Traces | None = None
     turns: Turns = field(default_factory=Turns)
 
     async def ping(self) -> dict[str, str | None]:

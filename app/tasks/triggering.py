@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from app.dags import partitions, serialized_dag, timetables
 from app.dags.partitions import InvalidPartitionKey
@@ -23,14 +23,16 @@ from app.errors import UnknownInDag
 from app.releases import Revision
 from app.schemas.base import DagRunType
 from app.schemas.dag_runs import TriggerDAGRunPayload
-from app.settings import Settings
+from app.settings import DETAIL_LEVEL, Settings
 from app.tasks import deadlines, threads
 from app.tasks.clock import utcnow
 from app.tasks.service import Service
 from app.tasks.transitions import Refuse
 
+if TYPE_CHECKING:  # what is not installed is not looked for
+    from app.server.traces import Traces
+
 MAX_KEY = 250  # characters, of dag_run.partition_key
-SPAN_DETAIL = "airflow/task_span_detail_level"  # a key of a run's conf, and of its tasks' tracestate
 MAX_TRACE_VALUE = 256  # characters, of a value of a W3C tracestate
 # What Airflow itself generates; such an id is valid whatever [scheduler] allowed_run_id_pattern says.
 GENERATED_RUN_ID = r"^(?:manual|scheduled|asset_triggered)__(?:\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\+00:00)$"
@@ -125,7 +127,12 @@ async def _planned(
     if logical_date is not None:
         ask_interval = partial(timetables.manual_interval, dag["timetable"], run_after, trusted=trusted)
         interval = await threads.asked(ask_interval, trusted, what=f"the timetable {dag['timetable']['__type']}")
-    carrier = new_trace(revision, payload.conf)
+    about = {
+        "airflow.dag_id": dag_id,
+        "airflow.dag_run.run_id": run_id,
+        "airflow.dag_run.run_type": revision.triggered_run_type,
+    }
+    carriers = Carriers(service.traces, revision, payload.conf, about=about)
     values = {
         "dag_id": dag_id,
         "run_id": run_id,
@@ -141,14 +148,14 @@ async def _planned(
         "clear_number": 0,
         "partition_key": payload.partition_key,
         "partition_date": partition_date,
-        "context_carrier": carrier,
+        "context_carrier": carriers.of_run,
         "span_status": "not_started",
     }
     planned = serialized_dag.planned_tasks(data, logical_date)
-    return NewRun(values, [new_task(task, dag_id, run_id, carrier=carrier, now=now) for task in planned])
+    return NewRun(values, [new_task(task, dag_id, run_id, carriers=carriers, now=now) for task in planned])
 
 
-def new_task(task: PlannedTask, dag_id: str, run_id: str, *, carrier: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+def new_task(task: PlannedTask, dag_id: str, run_id: str, *, carriers: Carriers, now: datetime) -> dict[str, Any]:
     """Return the columns of a task instance that was never tried, but for its Dag version."""
     return {
         "id": uuid7(),
@@ -160,28 +167,43 @@ def new_task(task: PlannedTask, dag_id: str, run_id: str, *, carrier: Mapping[st
         "hostname": "",
         "unixname": getpass.getuser(),
         "updated_at": now,
-        "context_carrier": carrier,
+        "context_carrier": carriers.of_task(),
         "span_status": "not_started",
         **task.values,
     }
 
 
-def new_trace(revision: Revision, conf: Any) -> dict[str, Any]:
-    """Return a new trace's context, serialized as the scheduler reads it: the parent of the run's and its tasks' spans.
+class Carriers:
+    """The contexts of a new trace, serialized as the scheduler reads them: the parents of the run's and its tasks' spans.
 
+    :param traces: what decides whether it is sampled, and knows each task by a span; without it nobody will ask.
     :param conf: of the run, which may ask for more spans of its tasks.
+    :param about: the run, for whatever decides.
     """
-    traceparent = f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-{revision.sampled_flag}"
-    carrier = {"traceparent": traceparent}
-    if revision.conf_tells_span_detail and isinstance(conf, Mapping) and (level := _span_detail(conf)):
-        carrier["tracestate"] = f"{SPAN_DETAIL}={level}"
-    return {"__type": "dict", "__var": carrier}
+
+    def __init__(self, traces: Traces | None, revision: Revision, conf: Any, *, about: Mapping[str, str]) -> None:
+        detail = _span_detail(conf) if revision.conf_tells_span_detail and isinstance(conf, Mapping) else 0
+        self._traces = traces
+        if traces is None:
+            self._run = {"traceparent": f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-{revision.sampled_flag}"}
+            self._run |= {"tracestate": f"{DETAIL_LEVEL}={detail}"} if detail else {}
+        else:
+            self._run = traces.run_carrier(detail=detail, is_sampled=revision.sampled_flag == "01", attributes=about)
+
+    @property
+    def of_run(self) -> dict[str, Any]:
+        """The run's."""
+        return {"__type": "dict", "__var": self._run}
+
+    def of_task(self) -> dict[str, Any]:
+        """Return that of one more task instance."""
+        return self.of_run if self._traces is None else {"__type": "dict", "__var": self._traces.task_carrier(self._run)}
 
 
 def _span_detail(conf: Mapping[str, Any]) -> int:
     """Return the detail that a run's conf asks for, as a whole number; 0 when it asks for none that is one."""
     try:
-        level = int(conf.get(SPAN_DETAIL) or 0)
+        level = int(conf.get(DETAIL_LEVEL) or 0)
         return level if len(str(level)) <= MAX_TRACE_VALUE else 0
     except (TypeError, ValueError, OverflowError):
         return 0
