@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__
 from app import settings as settings_module
+from app.db.lock_timeouts import LockTimeouts
 from app.db.session import Database
 from app.errors import ConfigurationError, RetryableDatabaseError, UnknownRevision
 from app.routes import MOUNT_POINT
@@ -185,6 +186,7 @@ def create_app(settings: Settings | None = None, *, readiness: Readiness | None 
     settings = settings or settings_module.load()
     tokens = Tokens(settings.tokens)
     database = Database(settings.database)
+    database.coming_back.when_given_up = LockTimeouts(database)
     secrets = Secrets(settings, database)
     bodies = Bodies(together=settings.server.max_held_body_bytes)
     api = ExecutionApi(bodies)

@@ -17,6 +17,7 @@ from tests.world import World
 REVISIONS = ("3.2", "3.3")
 # Nothing in the tests outlives a crash of the machine, so nothing waits for the disk.
 OPTIONS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "200"}
+OPTIONS |= {"max_prepared_transactions": "2"}
 
 
 def pytest_configure() -> None:

@@ -1,4 +1,4 @@
-"""The commands that a person types: ``execution-api serve | dev | check | config | token``.
+"""The commands that a person types: ``execution-api serve | dev | check | config | top | token``.
 
 What a command needs is imported when it runs: none waits for what only another uses.
 """
@@ -166,6 +166,27 @@ Secrets are shown as ***.""",
     )
     config.add_argument("--json", action="store_true", help="for programs")
 
+    top = _command(
+        commands,
+        "top",
+        _top,
+        help="show which component holds which row, and how tasks and requests fare",
+        description="""\
+Shows again and again who holds the rows that others need, which of Airflow's components that is and what
+it does; running tasks and late heartbeats; and from the service's metrics what is asked of it. Without a
+terminal it is shown once. Ctrl-C ends it.""",
+        examples=(
+            "execution-api top",
+            "execution-api top --once --metrics http://10.0.0.7:9091/metrics",
+            "execution-api top --json",
+        ),
+        codes={0: "it was shown", NOT_READY: "the database could not be read (with --once or --json)"},
+    )
+    top.add_argument("--once", action="store_true", help="once, not again and again")
+    top.add_argument("--json", action="store_true", help="once, for programs")
+    top.add_argument("--every", type=_count, default=2, metavar="SECONDS", help="between two readings (%(default)s)")
+    top.add_argument("--metrics", metavar="URL", help="the service's metrics (/metrics on this machine, by the settings)")
+
     token = _command(
         commands,
         "token",
@@ -282,6 +303,14 @@ def _config(options: argparse.Namespace) -> int:
     from app.commands import configuration
 
     return configuration.run(os.environ, as_json=options.json)
+
+
+def _top(options: argparse.Namespace) -> int:
+    from app.commands import top
+    from app.server import logs
+
+    logs.configure("CRITICAL")  # what is wrong is on the screen
+    return top.run(settings.load(), once=options.once, as_json=options.json, every=options.every, metrics=options.metrics)
 
 
 def _token(options: argparse.Namespace) -> int:

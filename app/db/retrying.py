@@ -149,6 +149,7 @@ class ComingBack:
     def __init__(self, within: float) -> None:
         self._within = within
         self.away = 0
+        self.when_given_up: Callable[[errors.LockTimeout], None] = lambda _: None  # returns at once
 
     async def __call__(self, work: Callable[..., Awaitable[_Result]], **arguments: Any) -> _Result:
         """Do a unit of work: what may be done again from its beginning, as often as it meets a lock.
@@ -162,6 +163,7 @@ class ComingBack:
             except errors.LockTimeout as error:
                 left = deadline - time.monotonic()
                 if left <= 0:
+                    self.when_given_up(error)
                     raise
                 metrics.REPEATED.labels(error.reason).inc()
             self.away += 1

@@ -13,6 +13,7 @@ from sqlalchemy import (
     ARRAY,
     ColumnElement,
     DateTime,
+    Double,
     Insert,
     Integer,
     String,
@@ -318,6 +319,21 @@ _IDENTITY = select(
 async def identity(session: Session, *, ti_id: uuid.UUID) -> AnyRow | None:
     """Return who runs a task instance, its state, last heartbeat, Dag and run; without a lock."""
     return (await session.execute(_IDENTITY, {"pk": ti_id})).one_or_none()
+
+
+_SILENT_FOR = cast(extract("epoch", func.now() - task_instance.c.last_heartbeat_at), Double)
+_AT_WORK = task_instance.c.state.in_(("running", "restarting"))
+_COUNTS = select(
+    func.count().filter(_AT_WORK).label("running"),
+    func.count().filter(task_instance.c.state == "queued").label("queued"),
+    func.count().filter(_AT_WORK, bindparam("late", type_=Double) < _SILENT_FOR).label("late"),
+    func.max(_SILENT_FOR).filter(_AT_WORK).label("longest_silence"),
+).where(task_instance.c.state.in_(("running", "restarting", "queued")))
+
+
+async def counts(session: Session, *, late: float) -> AnyRow:
+    """Return how many tasks run and are queued, how many have been silent for so many seconds, and the longest silence."""
+    return (await session.execute(_COUNTS, {"late": late})).one()
 
 
 _ARCHIVED = select(exists().where(task_instance_history.c.task_instance_id == bindparam("pk")))

@@ -144,6 +144,7 @@ class Settings:
     :param trusted_classes: prefixes of the class paths that may be imported because a serialized Dag names them.
     :param task_scope: ``own`` narrows what a task's token opens beside its own task instance; ``airflow`` does not.
     :param heartbeat_write_interval: seconds after a recorded heartbeat in which others are verified only; 0 records each.
+    :param heartbeat_timeout: seconds without a heartbeat after which the scheduler takes a task for dead.
     """
 
     database: DatabaseSettings
@@ -160,6 +161,7 @@ class Settings:
     clear_state_on_success: bool = False
     task_scope: str = "airflow"
     heartbeat_write_interval: float = 0.0
+    heartbeat_timeout: float = 300.0
     run_id_pattern: str = RUN_ID_PATTERN
     max_downstream_keys: int = 1000
     rerun_with_latest_version: bool = False
@@ -197,6 +199,7 @@ def load(environment: Mapping[str, str] | None = None, *, options: Options | Non
         task_scope=conf.choice(OWN_SECTION, "task_scope", "airflow", ("airflow", "own")),
         clear_state_on_success=conf.boolean("state_store", "clear_on_success", False),
         heartbeat_write_interval=_heartbeat_write_interval(conf),
+        heartbeat_timeout=_heartbeat_timeout(conf),
         run_id_pattern=conf.pattern("scheduler", "allowed_run_id_pattern", RUN_ID_PATTERN),
         max_downstream_keys=conf.integer("scheduler", "partition_mapper_max_downstream_keys", 1000),
         rerun_with_latest_version=conf.boolean("core", "rerun_with_latest_version", False),
@@ -236,10 +239,14 @@ def _refuse_unknown(conf: AirflowConfiguration) -> None:
         raise ConfigurationError(f"[{OWN_SECTION}] has no option {key!r} ({where}){meant}")
 
 
+def _heartbeat_timeout(conf: AirflowConfiguration) -> float:
+    return conf.seconds("scheduler", "task_instance_heartbeat_timeout", 300.0)
+
+
 def _heartbeat_write_interval(conf: AirflowConfiguration) -> float:
     """Read for how long a heartbeat may go unrecorded: too long, and the scheduler would take a living task for dead."""
     interval = conf.seconds(OWN_SECTION, "heartbeat_write_interval", 0.0)
-    timeout = conf.seconds("scheduler", "task_instance_heartbeat_timeout", 300.0)
+    timeout = _heartbeat_timeout(conf)
     if interval > timeout / 10:
         raise ConfigurationError(
             f"[{OWN_SECTION}] heartbeat_write_interval is {interval:g} s: expected a tenth at most of [scheduler]"

@@ -58,9 +58,10 @@ class Airflow:
             yield
 
     @contextmanager
-    def component(self, name: str, execution_api_url: str) -> Iterator[None]:
-        """Run one command of Airflow until the block ends."""
+    def component(self, name: str, execution_api_url: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Run one command of Airflow until the block ends; PostgreSQL knows its sessions by its name."""
         environment = {**self.environment, "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{execution_api_url}/"}
+        environment["PGAPPNAME"] = name.partition(" ")[0]
         with (self.home / f"{name.partition(' ')[0]}.log").open("ab") as log:
             process = subprocess.Popen(
                 [str(self.binaries / "airflow"), *name.split()],
@@ -71,7 +72,7 @@ class Airflow:
                 start_new_session=True,
             )
         try:
-            yield
+            yield process
         finally:
             _end(process)
 

@@ -1,0 +1,86 @@
+"""The shape of a statement never has a value in it; and whose statements are whose."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.db.components import OURS, UNKNOWN, Component, component_of, shape
+
+S = "xyzzy"  # planted wherever a value may stand
+
+
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        (f"SELECT 1, 'a{S}', -2.5e-3 FROM t1 WHERE a_2=$1", "SELECT ?, ?, ? FROM t1 WHERE a_2=?"),
+        (f"UPDATE t SET x='it''s {S}', y = '{S}'::uuid::UUID WHERE z", "UPDATE t SET x=?, y = ? WHERE z"),
+        (f"SELECT E'\\'{S}\\\\', 1", "SELECT ?, ?"),
+        (f"SELECT e'{S}''{S}', U&'{S}', B'0', x'ff', N'{S}'", "SELECT ?, ?, ?, ?, ?"),
+        (f"SELECT $${S}$$, $tag$ {S} $$ {S} $tag$ FROM t", "SELECT ?, ? FROM t"),
+        (f"SELECT 1 -- {S}\nFROM t /* {S} */ WHERE a", "SELECT ? FROM t WHERE a"),
+        ("SELECT a FROM t WHERE b IN (1, 2, 3) AND (c, d) IN ((1, 'x'), (2, 'y'))", "SELECT a FROM t WHERE b IN (?) AND (c, d) IN ((?))"),
+        ("INSERT INTO t (a, b) VALUES ($1::VARCHAR, $2::TIMESTAMP WITH TIME ZONE), ($3, $4)", "INSERT INTO t (a, b) VALUES (?)"),
+        ('SELECT "Odd ""name""", a."group" FROM t', 'SELECT "Odd ""name""", a."group" FROM t'),
+        ("SELECT a[1], $1::integer[], b::text, 12::numeric(10, 2)", "SELECT a[?], ?, b::text, ?"),
+        # What PostgreSQL has cut off may be anything:
+        (f"SELECT a FROM t WHERE b = '{S} has no en", "SELECT a FROM t WHERE b = ?"),
+        (f"SELECT a FROM t WHERE b = $x$ {S} ", "SELECT a FROM t WHERE b = ?"),
+        (f"SELECT E'{S}\\", "SELECT ?"),
+        (f"SELECT a /* {S} ", "SELECT a …"),
+        (f'SELECT a AS "{S}', "SELECT a AS …"),
+        # Where a constant ends is the session's to say (standard_conforming_strings):
+        (f"SELECT 'a\\' OR b = '{S}', 1", "SELECT ?…"),
+        (f"SELECT a /* /* */ {S} */ FROM t", "SELECT a …"),
+        ("", ""),
+    ],
+)  # fmt: skip
+def test_shapes(statement: str, expected: str) -> None:
+    assert shape(statement) == expected
+    assert S not in shape(statement)
+
+
+ANYTHING = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=30)
+
+
+@given(ANYTHING, ANYTHING, st.integers(0, 200))
+def test_no_constant_is_ever_shown(before: str, value: str, length: int) -> None:
+    """Whatever it is, wherever PostgreSQL cuts the statement off, and whatever stands before it in another constant."""
+    quoted, earlier = (text.replace("'", "''") for text in (f"{S}{value}", before))
+    statement = f"UPDATE t SET a = '{earlier}', b = '{quoted}' WHERE c = 1"
+    assert S not in shape(statement)
+    assert S not in shape(statement[:length])
+
+
+SCHEDULER = "scheduler"
+
+
+@pytest.mark.parametrize(
+    ("statement", "name"),
+    [
+        ("SELECT slot_pool.pool, slot_pool.slots, slot_pool.include_deferred FROM slot_pool FOR NO KEY UPDATE NOWAIT", SCHEDULER),
+        ("UPDATE task_instance SET state='queued', queued_dttm='2026-01-01'::timestamptz, queued_by_job_id=3, updated_at='x' WHERE", SCHEDULER),
+        ("UPDATE task_instance SET state=$1::VARCHAR, queued_dttm=$2::TIMESTAMP WITH TIME ZONE, queued_by_job_id=$3::INTEGER", SCHEDULER),
+        ("DELETE FROM trigger WHERE trigger.id IN (SELECT trigger.id FROM trigger WHERE NOT (EXISTS", "triggerer"),
+        ("UPDATE task_instance SET id='0198'::uuid, state=NULL, max_tries=1 WHERE", "API server"),
+        ("ALTER TABLE task_instance ADD COLUMN x integer", "migration"),
+        ("DELETE FROM xcom USING _airflow_deleted__xcom__20260101 WHERE", "airflow db clean"),
+        ("UPDATE task_instance SET last_heartbeat_at='x', updated_at='y' WHERE task_instance.id = 'z'", "Airflow's execution API"),
+        ("SELECT pg_sleep(10)", "unknown"),
+        ("", "unknown"),
+    ],
+)  # fmt: skip
+def test_by_statement(statement: str, name: str) -> None:
+    assert component_of("", shape(statement)).name == name
+
+
+def test_the_surest_sign_decides() -> None:
+    migrating = "ALTER TABLE task_instance ADD COLUMN x integer"
+    assert component_of("execution-api", migrating) is OURS
+    assert component_of("", "SELECT ?", advisory=[1]).name == "migration"
+    assert component_of("", migrating, advisory=[2]).name == "scheduler"
+    assert component_of("", "COMMIT", locks=["trigger RowShareLock", "job AccessShareLock"]).name == "triggerer"
+    assert component_of("", "COMMIT", locks=["trigger AccessShareLock"]) is UNKNOWN
+    assert component_of("", "", backend="autovacuum worker") == Component("PostgreSQL", "autovacuum worker")
+    assert str(component_of("", "", advisory=[2])) == "scheduler (critical section)"
