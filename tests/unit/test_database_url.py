@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import os
 import ssl
 import string
 import sys
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import asyncpg
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -79,7 +79,7 @@ def test_variables_stand_behind_the_url(monkeypatch: pytest.MonkeyPatch) -> None
         translated()
     monkeypatch.delenv("PGREQUIREAUTH")
     arguments = driver_arguments(translated("sslmode=require"))
-    assert (arguments["ssl"], arguments["port"]) == ("require", 5433)
+    assert (arguments["ssl"].verify_mode, arguments["port"]) == (ssl.CERT_NONE, 5433)
     assert arguments["server_settings"] == {"options": "-c geqo=off"}
 
 
@@ -106,15 +106,16 @@ async def test_none_ends_in_a_traceback(parameters: list[tuple[str, str]]) -> No
     ("query", "expected"),
     [
         ("", {}),
-        ("sslmode=require", {"ssl": "require"}),
-        ("ssl=require", {"ssl": "require"}),
-        ("sslmode=disable&sslcert=/nowhere", {"ssl": "disable"}),
+        ("sslmode=require", {"ssl": ssl.CERT_NONE, "direct_tls": False}),
+        ("ssl=require&sslnegotiation=direct", {"ssl": ssl.CERT_NONE, "direct_tls": True}),
+        ("sslmode=prefer", {"ssl": "prefer"}),
+        ("sslmode=disable&sslcert=/nowhere", {"ssl": "disable", "dsn": "postgresql://?sslcert=%2Fnowhere"}),
         ("options=-csearch_path%3Da%20-c%20geqo%3Doff", {"server_settings": {"options": "-csearch_path=a -c geqo=off"}}),
         ("host=a:1&host=b:2", {"host": ["a", "b"], "port": [1, 2]}),
         ("host=a,b&port=1,2", {"host": ["a", "b"], "port": [1, 2]}),
         ("host=a,b", {"host": ["a", "b"], "port": [5433, 5433]}),
         ("host=/var/run/postgresql", {"host": "/var/run/postgresql"}),
-        ("hostaddr=10.0.0.1&sslmode=require", {"host": "10.0.0.1", "ssl": "require"}),
+        ("hostaddr=10.0.0.1&sslmode=require", {"host": "10.0.0.1", "ssl": ssl.CERT_NONE, "direct_tls": False}),
         ("user=other&password=p&dbname=e", {"user": "other", "password": "p", "database": "e"}),
         ("passfile=/p&krbsrvname=pg&gsslib=gssapi", {"passfile": "/p", "krbsrvname": "pg", "gsslib": "gssapi"}),
         ("target_session_attrs=primary", {}),
@@ -126,7 +127,9 @@ async def test_none_ends_in_a_traceback(parameters: list[tuple[str, str]]) -> No
 )  # fmt: skip
 def test_what_is_translated(query: str, expected: dict[str, Any]) -> None:
     arguments = driver_arguments(translated(query))
-    assert {name: value for name, value in arguments.items() if name != "dsn"} == {**PLAIN, **expected}
+    if isinstance(arguments.get("ssl"), ssl.SSLContext):
+        arguments["ssl"] = arguments["ssl"].verify_mode
+    assert arguments == {**PLAIN, **expected}
 
 
 @pytest.mark.parametrize(
@@ -172,18 +175,19 @@ def test_verification_needs_an_authority(tmp_path: Path, monkeypatch: pytest.Mon
     assert translated("sslmode=verify-full").query["sslmode"] == "verify-full"
 
 
-def test_files_are_named_to_the_driver(tmp_path: Path) -> None:
+def test_files_are_read_again_when_they_change(tmp_path: Path) -> None:
     certificate, key = tmp_path / "a cert.pem", tmp_path / "key.pem"
     write_certificate(certificate, key)
     query = f"sslmode=verify-ca&sslrootcert={quote(str(certificate))}&sslcert={quote(str(certificate))}&sslkey={key}"
-    arguments = driver_arguments(translated(query + "&ssl_min_protocol_version=tlsv1.3"))
-    context = asyncpg.connect_utils._parse_connect_dsn_and_args(
-        **{**dict.fromkeys(("passfile", "service", "servicefile", "direct_tls", "server_settings", "krbsrvname", "gsslib")),
-           **arguments, "target_session_attrs": None}
-    )[1].ssl  # fmt: skip
+    url = translated(query + "&ssl_min_protocol_version=tlsv1.3")
+    context = driver_arguments(url)["ssl"]
     assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, False)
     assert context.minimum_version == ssl.TLSVersion.TLSv1_3
     assert context.cert_store_stats()["x509"] == 1
+    assert driver_arguments(url)["ssl"] is context
+    write_certificate(certificate, key)
+    os.utime(certificate, (1, 1))
+    assert driver_arguments(url)["ssl"] is not context
 
 
 def test_what_the_system_trusts() -> None:
@@ -219,7 +223,7 @@ ASYNC_ARGUMENTS = {"ssl": CONTEXT, "timeout": 5, "server_settings": {"geqo": "of
 def test_arguments_of_the_driver_win_over_the_url() -> None:
     given = import_connect_args(f"{__name__}.ARGUMENTS", setting="s", home=Path("/nowhere"))
     url = translated("sslmode=disable", **split_tls(given)[0])
-    assert driver_arguments(url)["ssl"] == "require"
+    assert url.query["sslmode"] == "require"
     assert driver_arguments(url)["server_settings"] == {"options": "-c geqo=off"}
     assert {value for *_, value in socket_options(url)} == {1, 30}
 
