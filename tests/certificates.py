@@ -14,13 +14,15 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from cryptography.x509.oid import NameOID
 
 
-def write_certificate(certificate: Path, key: Path) -> None:
-    """Write a self-signed certificate for 127.0.0.1."""
+def write_certificate(certificate: Path, key: Path, *, days: float = 1) -> None:
+    """Write a self-signed certificate for 127.0.0.1 that is valid until then; before now, it was for a day."""
     private = ec.generate_private_key(ec.SECP256R1())
     name = _name("localhost")
     now = datetime.now(UTC)
+    ends = now + timedelta(days=days)
+    begins = min(now, ends - timedelta(days=1))
     signed = (
-        x509.CertificateBuilder(name, name, private.public_key(), x509.random_serial_number(), now, now + timedelta(days=1))
+        x509.CertificateBuilder(name, name, private.public_key(), x509.random_serial_number(), begins, ends)
         .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
         .sign(private, SHA256())
     )

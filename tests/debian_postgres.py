@@ -47,6 +47,7 @@ def postgres_with_tls(folder: Path, authority: Authority) -> Iterator[EmbeddedPo
                 "ALTER SYSTEM SET ssl = on",
                 "CREATE USER by_password PASSWORD 's3cret p%w'",
                 "CREATE USER by_certificate",
+                "GRANT pg_read_all_data TO by_password, by_certificate",
                 "SELECT pg_reload_conf()",
             ):
                 server.run("psql", "-qAtX", "-c", statement, "postgres")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 import asyncpg
+from cryptography.x509 import load_pem_x509_certificate
 
 from app import settings as settings_module
 from app.db.engine import APPLICATION_NAME, beginning, connect_arguments
@@ -21,7 +24,7 @@ from app.errors import ConfigurationError, ReadOnlyServer, RefusedRequest, Retry
 from app.releases import Revision
 from app.server import extras, patience
 from app.server.auth import Tokens
-from app.settings import DatabaseSettings, Settings
+from app.settings import DatabaseSettings, ServerSettings, Settings
 from app.settings.airflow import AirflowConfiguration
 from app.settings.database_url import place_of
 from app.tasks.secrets import Secrets
@@ -80,6 +83,26 @@ async def require_database(settings: DatabaseSettings) -> Revision:
         await database.close()
 
 
+def require_certificate(certificate: Path, key: Path) -> None:
+    """Load the server's own certificate, as its workers will do.
+
+    :raises ConfigurationError: when they could not.
+    """
+    for option, path in (("--ssl-cert", certificate), ("--ssl-key", key)):
+        try:
+            path.read_bytes()
+        except OSError as error:
+            reason = f"names {str(path)!r}, which cannot be read ({error.strerror})"
+            raise ConfigurationError(f"{option} {reason}: expected a PEM file") from error
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")  # nobody is asked for one
+    except ssl.SSLError as error:
+        what = f"--ssl-cert {certificate} and --ssl-key {key}"
+        raise ConfigurationError(
+            f"{what} cannot be used together ({error.reason or 'no PEM'}): expected a certificate and its key, not encrypted"
+        ) from error
+
+
 async def run(environment: Mapping[str, str], *, replicas: int = 1, workers: int | None = None) -> list[Check]:
     """Run every check that the ones before it make possible.
 
@@ -93,7 +116,7 @@ async def run(environment: Mapping[str, str], *, replicas: int = 1, workers: int
         return [Check("configuration", False, str(error))]
     read = f"{file} was read" if file.exists() else f"there is no {file}: the environment alone was read"
     results = [Check("configuration", True, f"every setting can be read; {read}")]
-    results += await _keys(settings)
+    results += [*_certificate(settings.server), *await _keys(settings)]
     results.append(_time_outs(settings, AirflowConfiguration(environment)))
     results += [Check("extras", True, f"WARNING: {warning}") for warning in extras.missing(settings)]
     results += await _traces(settings)
@@ -200,6 +223,17 @@ async def _traces(settings: Settings) -> list[Check]:
         return []
     await traces.close()
     return [Check("traces", True, "spans are sent")]
+
+
+def _certificate(server: ServerSettings) -> list[Check]:
+    if server.ssl_cert is None or server.ssl_key is None:
+        return []
+    try:
+        require_certificate(server.ssl_cert, server.ssl_key)
+    except ConfigurationError as error:
+        return [Check("certificate", False, str(error))]
+    ends = load_pem_x509_certificate(server.ssl_cert.read_bytes()).not_valid_after_utc
+    return [Check("certificate", ends > datetime.now(UTC), f"{server.ssl_cert} is valid until {ends:%Y-%m-%d %H:%M} UTC")]
 
 
 async def _keys(settings: Settings) -> list[Check]:

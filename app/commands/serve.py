@@ -7,11 +7,9 @@ import asyncio
 import os
 import resource
 import socket
-import ssl
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -103,28 +101,8 @@ def overridden(server: ServerSettings, options: argparse.Namespace) -> ServerSet
     if bool(server.ssl_cert) != bool(server.ssl_key):
         raise ConfigurationError("--ssl-cert and --ssl-key belong together: give both, or neither")
     if server.ssl_cert and server.ssl_key:
-        _require_certificate(server.ssl_cert, server.ssl_key)
+        checks.require_certificate(server.ssl_cert, server.ssl_key)
     return server
-
-
-def _require_certificate(certificate: Path, key: Path) -> None:
-    """Try what the workers will do.
-
-    :raises ConfigurationError: when they could not.
-    """
-    for option, path in (("--ssl-cert", certificate), ("--ssl-key", key)):
-        try:
-            path.read_bytes()
-        except OSError as error:
-            reason = f"names {str(path)!r}, which cannot be read ({error.strerror})"
-            raise ConfigurationError(f"{option} {reason}: expected a PEM file") from error
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")  # nobody is asked for one
-    except ssl.SSLError as error:
-        what = f"--ssl-cert {certificate} and --ssl-key {key}"
-        raise ConfigurationError(
-            f"{what} cannot be used together ({error.reason or 'no PEM'}): expected a certificate and its key, not encrypted"
-        ) from error
 
 
 def raise_file_limit() -> None:

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from app.commands import checks
 from app.commands.checks import Check
 from app.commands.embedded import EmbeddedPostgres, free_port
+from tests.certificates import write_certificate
 from tests.conftest import reachable
 from tests.pgbouncer import pgbouncer
 from tests.servers import FERNET_KEY, airflow_settings
@@ -95,7 +96,7 @@ async def test_tokens_are_verified_as_the_scheduler_signs_them(url: str, tmp_pat
     results = await found(url, **settings, AIRFLOW__API_AUTH__JWT_ISSUER="me")
     assert "verified by a key of trusted_jwks_url" in said(results, "keys", passed=True)
     results = await found(url, AIRFLOW__API_AUTH__JWT_ALGORITHM="RS256")
-    assert "no token can be signed with [api_auth] jwt_secret" in said(results, "keys", passed=False)
+    assert "none of which jwt_secret can sign with" in said(results, "keys", passed=False)
 
 
 async def test_time_outs_are_below_what_workers_wait(url: str) -> None:
@@ -105,6 +106,18 @@ async def test_time_outs_are_below_what_workers_wait(url: str) -> None:
     said(await found(url, **{f"{own}LOCK_TIMEOUT": "5"}), "time-outs", passed=False)
     results = await found(url, AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT="3")
     assert "execution_api_timeout is 3 s" in said(results, "time-outs", passed=False)
+
+
+async def test_the_certificate_of_the_server(url: str, tmp_path: Path) -> None:
+    assert "certificate" not in await found(url)
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    write_certificate(certificate, key)
+    settings = {"AIRFLOW__API__SSL_CERT": str(certificate), "AIRFLOW__API__SSL_KEY": str(key)}
+    assert f"{certificate} is valid until 20" in said(await found(url, **settings), "certificate", passed=True)
+    write_certificate(tmp_path / "other.pem", key)
+    assert "cannot be used together" in said(await found(url, **settings), "certificate", passed=False)
+    write_certificate(certificate, key, days=-1)
+    said(await found(url, **settings), "certificate", passed=False)
 
 
 async def test_a_pattern_is_compiled(url: str) -> None:

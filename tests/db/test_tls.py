@@ -18,6 +18,7 @@ from app.settings.database_url import async_url
 from tests.certificates import Authority, Issued
 from tests.conftest import reachable
 from tests.debian_postgres import postgres_with_tls
+from tests.servers import airflow_settings
 
 pytestmark = pytest.mark.slow
 TLS = text("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
@@ -85,6 +86,21 @@ async def test_a_certificate_in_the_place_of_a_password(
     assert "sslcert" in await refusal_of_load(url_for(server, "by_certificate", query.replace("of%20the%20key", "s3cret")))
     without = url_for(server, "by_certificate", f"sslmode=verify-full&sslrootcert={authority.certificate}")
     assert "certificate" in await refusal(without)
+
+
+async def test_check_says_how_it_is_encrypted(server: EmbeddedPostgres, authority: Authority, user: Issued) -> None:
+    server.create_metadata_database("airflow", "3.3")
+    query = f"sslmode=verify-full&sslrootcert={authority.certificate}"
+    for name, rest in (
+        (f"by_password:{SECRET}", ""),
+        ("by_certificate", f"&sslcert={user.certificate}&sslkey={user.key}&sslpassword=of%20the%20key"),
+    ):
+        url = url_for(server, name, query + rest).replace("/postgres?", "/airflow?")
+        results = await checks.run({"AIRFLOW_HOME": "/nonexistent", **airflow_settings(url)})
+        assert [result.name for result in results if not result.passed] == []
+        database = next(result.message for result in results if result.name == "database")
+        assert f"localhost:{server.port}/airflow, PostgreSQL " in database
+        assert ", TLSv1.3, takes writes, metadata revision 3.3" in database
 
 
 async def refusal_of_load(url: str) -> str:
