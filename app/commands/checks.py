@@ -29,6 +29,7 @@ from app.settings.airflow import AirflowConfiguration
 from app.settings.database_url import place_of
 from app.tasks.secrets import Secrets
 
+LOGIN_REFUSED = "28"  # class of SQLSTATEs
 DATABASE_TIMEOUT = 8.0  # seconds; a wrong configuration must end within ten
 RESERVED_CONNECTIONS = 20  # Airflow's scheduler, triggerer and Dag processor hold 5 pooled connections each by default
 WAIT_PAUSE = 1.0  # seconds between two attempts of a check that waits
@@ -75,7 +76,9 @@ async def require_database(settings: DatabaseSettings) -> Revision:
         reason = "it only reads" if isinstance(error, ReadOnlyServer) else _one_line(error.__cause__ or error)
         if "startup parameter" in reason:
             reason += f"; before PostgreSQL stands a PgBouncer: set [{settings_module.OWN_SECTION}] pgbouncer to True"
-        raise ConfigurationError(f"[database] sql_alchemy_conn names {where}, which cannot be reached: {reason}") from error
+        refused = (getattr(error.__cause__, "sqlstate", None) or "").startswith(LOGIN_REFUSED)
+        what = "does not let us in" if refused else "cannot be reached"
+        raise ConfigurationError(f"[database] sql_alchemy_conn names {where}, which {what}: {reason}") from error
     except (*DRIVER_ERRORS, TimeoutError) as error:
         reason = _one_line(error)
         raise ConfigurationError(f"[database] sql_alchemy_conn names {where}, which does not let us in: {reason}") from error

@@ -145,6 +145,10 @@ class TestServe:
             url = f"postgresql://user@127.0.0.1:{silent.getsockname()[1]}/airflow"
             assert_one_sentence(run("serve", **airflow_settings(url)), "[database] sql_alchemy_conn")
 
+    def test_a_database_that_does_not_know_us(self, metadata_url: str) -> None:
+        done = run("serve", **airflow_settings(metadata_url.replace("postgres@", "stranger@")))
+        assert_one_sentence(done, "sql_alchemy_conn", "does not let us in", '"stranger"')
+
     def test_no_such_database(self, postgres: EmbeddedPostgres) -> None:
         assert_one_sentence(run("serve", **airflow_settings(postgres.url("nowhere"))), "sql_alchemy_conn", "nowhere")
 
