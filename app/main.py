@@ -19,7 +19,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app import __version__
+from app import __version__, releases
 from app import settings as settings_module
 from app.db.lock_timeouts import LockTimeouts
 from app.db.session import Database
@@ -38,6 +38,7 @@ from app.server.middleware import (
     Observed,
     RetryableErrors,
     RootPath,
+    TokenRefresh,
 )
 from app.settings import Settings
 from app.tasks.heartbeats import Heartbeats
@@ -73,7 +74,7 @@ class Application(Starlette):
         rest: ASGIApp = ExceptionMiddleware(self.router)
 
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
-            if self._metrics_port is not None and self._is_elsewhere(scope):
+            if self._is_elsewhere(scope):
                 await PlainTextResponse("Not Found", 404)(scope, receive, send)
             elif scope["type"] == "http" and scope["path"].startswith(BELOW):
                 scope["root_path"] += MOUNT_POINT
@@ -87,8 +88,8 @@ class Application(Starlette):
         return stack
 
     def _is_elsewhere(self, scope: Scope) -> bool:
-        """Whether this request came to the wrong one of the two ports."""
-        if scope["type"] != "http":
+        """Whether metrics have a port of their own, and this request came to the wrong one of the two."""
+        if self._metrics_port is None or scope["type"] != "http":
             return False
         return (scope["path"] == METRICS) is not ((scope.get("server") or (None, None))[1] == self._metrics_port)
 
@@ -118,7 +119,7 @@ class ExecutionApi:
             await asyncio.sleep(LOOK_EVERY)
             assert self.service is not None
             try:
-                revision = await self.service.database.revision()
+                revision = await releases.of(self.service.database)
             except RetryableDatabaseError:
                 continue
             except ConfigurationError as error:
@@ -205,7 +206,7 @@ def create_app(settings: Settings | None = None, *, readiness: Readiness | None 
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        revision = await database.revision()
+        revision = await releases.of(database)
         api.open(
             Service(
                 settings=settings,
@@ -250,6 +251,7 @@ def create_app(settings: Settings | None = None, *, readiness: Readiness | None 
             ),
             Middleware(Admission, door=door),
             Middleware(RetryableErrors),
+            Middleware(TokenRefresh, tokens=tokens),
         ],
         lifespan=lifespan,
     )
@@ -276,4 +278,4 @@ def _request_spans(settings: Settings, api: ExecutionApi) -> list[Middleware]:
 
 async def exposed(_: Request) -> Response:
     """Answer with the metrics of all worker processes in Prometheus' text format."""
-    return Response(await metrics.exposition(), media_type=metrics.CONTENT_TYPE_LATEST)
+    return Response(await asyncio.to_thread(metrics.exposition), media_type=metrics.CONTENT_TYPE_LATEST)

@@ -62,17 +62,23 @@ def test_transactions_begin_and_end_in_one_place(path: Path) -> None:
 def test_rows_are_locked_in_one_place(path: Path) -> None:
     """A task instance by primary key, in two strengths; several without waiting; a run, and all of it; a partition."""
     expected = {
-        APP / "db" / "task_instances.py": {"<module>", "lock_ready", "lock_run"},
+        APP / "db" / "task_instances.py": {"__init__"},
+        APP / "db" / "siblings.py": {"__init__"},
+        APP / "db" / "heartbeats.py": {"<module>"},
         APP / "db" / "dag_runs.py": {"<module>"},
-        APP / "db" / "partitions.py": {"_newest"},
+        APP / "db" / "partitions.py": {"__init__"},
     }.get(path, set())
     assert _functions_that_call(path, "with_for_update") == expected
 
 
 def test_many_rows_are_updated_only_after_they_were_locked() -> None:
-    """A multi-row UPDATE of task instances names ids locked with ``lock_ready``, ``lock_run`` or ``lock_by_pk``."""
-    updating = _functions_that_call(APP / "db" / "task_instances.py", "update")
-    assert updating == {"<module>", "_writing", "_recording", "skip", "force_failed"}
+    """A multi-row UPDATE of task instances names ids that ``Siblings`` locked; all others name one by its primary key."""
+    about_many = {"siblings.py": {"skip", "force_failed"}, "heartbeats.py": {"<module>"}}
+    about_one = {"schema.py": {"setting"}, "task_instances.py": {"__init__"}}
+    about_others = {"connection_tests.py", "dag_runs.py", "hitl.py", "partitions.py"}  # of other tables, by their keys
+    importing = [path for path in (APP / "db").glob("*.py") if "sqlalchemy.update" in _imports(_tree(path))]
+    found = {path.name: _functions_that_call(path, "update") for path in importing if path.name not in about_others}
+    assert found == about_many | about_one
     assert all(not _functions_that_call(path, "update") & {"task_instance"} for path in MODULES if path.parent.name != "db")
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import pickle
 import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,18 +20,39 @@ def ti_id(name: str) -> uuid.UUID:
     return uuid.uuid5(uuid.NAMESPACE_URL, name)
 
 
+@dataclass(frozen=True)
+class Vocabulary:
+    """In which words a metadata revision writes rows; those of 3.3 where it says nothing.
+
+    :param names: by table, what it calls columns.
+    :param further: by table, columns that it has beyond, with what stands in them.
+    """
+
+    names: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    further: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+VOCABULARIES = {"3.2": Vocabulary(), "3.3": Vocabulary(further={"dag": {"partition_mapper_info": []}})}
+
+
 class World:
     """Writes rows into one database.
 
     :param connection: an open connection.
-    :param revision: ``3.2`` or ``3.3``.
+    :param revision: of the database.
+    :param vocabulary: the words of that revision, if it is none of :data:`VOCABULARIES`.
     """
 
-    def __init__(self, connection: asyncpg.Connection, revision: str = "3.3") -> None:
+    def __init__(self, connection: asyncpg.Connection, revision: str = "3.3", vocabulary: Vocabulary | None = None) -> None:
         self.connection = connection
         self.revision = revision
+        self._vocabulary = vocabulary or VOCABULARIES[revision]
 
     async def insert(self, table: str, returning: str | None = None, **values: Any) -> Any:
+        names = self._vocabulary.names.get(table, {})
+        values = {
+            names.get(name, name): value for name, value in {**self._vocabulary.further.get(table, {}), **values}.items()
+        }
         columns = ", ".join(f'"{name}"' for name in values)
         marks = ", ".join(f"${i + 1}" for i in range(len(values)))
         encoded = [json.dumps(v) if isinstance(v, dict | list) else v for v in values.values()]
@@ -60,8 +83,6 @@ class World:
             "fileloc": f"/dags/{dag_id}.py",
             "relative_fileloc": f"{dag_id}.py",
         }
-        if self.revision == "3.3":
-            defaults["partition_mapper_info"] = []
         await self.insert("dag", dag_id=dag_id, **{**defaults, **values})
 
     async def run(self, dag_id: str, run_id: str = "manual__1", **values: Any) -> int:

@@ -6,14 +6,16 @@ import asyncio
 import ssl
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 import asyncpg
 from cryptography.x509 import load_pem_x509_certificate
 
+from app import releases
 from app import settings as settings_module
 from app.db.engine import APPLICATION_NAME, beginning, connect_arguments
 from app.db.hosts import connect_to_one
@@ -52,6 +54,8 @@ _ENCRYPTED = """
     (SELECT extra FROM connection WHERE is_extra_encrypted AND extra <> '' ORDER BY id DESC LIMIT 100)
 """
 
+_Answer = TypeVar("_Answer")
+
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -68,10 +72,18 @@ async def require_database(settings: DatabaseSettings) -> Revision:
     :raises ConfigurationError: when it cannot be reached within :data:`DATABASE_TIMEOUT`, is no metadata database or of
         a revision that is not supported.
     """
+    return await asked(settings, releases.of)
+
+
+async def asked(settings: DatabaseSettings, question: Callable[[Database], Awaitable[_Answer]]) -> _Answer:
+    """Return what the configured database answers.
+
+    :raises ConfigurationError: when it cannot be reached within :data:`DATABASE_TIMEOUT`, or the question raises it.
+    """
     database = Database(settings, is_patient=False)
     where = place_of(settings.url)
     try:
-        return await asyncio.wait_for(database.revision(), DATABASE_TIMEOUT)
+        return await asyncio.wait_for(question(database), DATABASE_TIMEOUT)
     except RetryableDatabaseError as error:
         reason = "it only reads" if isinstance(error, ReadOnlyServer) else _one_line(error.__cause__ or error)
         if "startup parameter" in reason:

@@ -20,11 +20,13 @@ from typing import Any, NoReturn
 
 from app import __version__, settings
 from app.errors import ConfigurationError
-from app.releases import REVISIONS
-from app.server.listening import HIGHEST_PORT
 
 # For the files in which processes count together: in memory where there is such a folder, also if no other can be written.
 MEMORY = "/dev/shm"  # noqa: S108  the folder in it is made for us alone
+
+# The names of the releases in app.releases, which would bring all statements along, and count before anybody may.
+_NUMBERS = (path.stem.split("-")[1].split(".") for path in (Path(__file__).parents[1] / "releases").glob("airflow-*.sql"))
+RELEASES = [".".join(map(str, number)) for number in sorted(tuple(map(int, number)) for number in _NUMBERS)]
 
 NOT_READY = 1
 MISCONFIGURED = 2
@@ -35,6 +37,7 @@ MEANINGS = {
     MISCONFIGURED: "the configuration cannot serve; one sentence on standard error names the setting",
     MISTYPED: "the command line is wrong",
 }
+HIGHEST_PORT = 65_535
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -117,8 +120,8 @@ stops the server and the database; the data stays for the next start.""",
     )
     dev.add_argument(
         "--airflow",
-        choices=[revision.name for revision in REVISIONS],
-        help=f"whose tables a new database gets ({REVISIONS[-1].name})",
+        choices=RELEASES,
+        help=f"whose tables a new database gets ({RELEASES[-1]})",
     )
     dev.add_argument(
         "--data", type=Path, metavar="FOLDER", help="data folder (/var/lib/execution-api for root, else ~/.local/share/...)"
@@ -138,6 +141,7 @@ output is one check.""",
             "execution-api check --replicas 3 --workers 4",
             "execution-api check --wait 300",
             "execution-api check --json",
+            "execution-api check --explain",
         ),
         codes={
             0: "every check passed",
@@ -151,6 +155,11 @@ output is one check.""",
         "--wait", type=_count, default=0, metavar="SECONDS", help="how long to wait for the database and the key set"
     )
     check.add_argument("--json", action="store_true", help="for programs")
+    check.add_argument(
+        "--explain",
+        action="store_true",
+        help="list instead what the tables that we use lack, or have beyond the releases that are known",
+    )
 
     config = _command(
         commands,
@@ -283,10 +292,13 @@ def _dev(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from app.commands import checks
+    from app.commands import checks, explain
     from app.server import logs
 
     logs.configure("WARNING", "auto")  # to standard error
+    if options.explain:
+        print(*asyncio.run(explain.run(os.environ)), sep="\n")
+        return 0
     counts = {"replicas": options.replicas, "workers": options.workers}
     waiting = partial(print, "waiting:", file=sys.stderr, flush=True)
     results = asyncio.run(checks.run_until(os.environ, wait=options.wait, told=waiting, **counts))

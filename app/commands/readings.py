@@ -11,10 +11,12 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.db import holders, task_instances
+from app import releases
+from app.db import holders
 from app.db.holders import Picture
 from app.db.session import Database
 from app.errors import ConfigurationError, LockTimeout, RetryableDatabaseError
+from app.releases import Revision
 from app.settings import Settings
 from app.settings.database_url import place_of
 
@@ -126,9 +128,9 @@ class Watching:
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             troubles.append(f"no metrics at {self._metrics} ({type(error).__name__}): --metrics names another URL")
         try:
-            await self._database.revision()
+            revision = await releases.of(self._database)
             reading = replace(reading, picture=await holders.look(self._database, since=HELD_SINCE))
-            reading = replace(reading, tasks=await self._tasks())
+            reading = replace(reading, tasks=await self._tasks(revision))
         except LockTimeout:
             troubles.append("the tasks cannot be counted: their table is locked")
         except (RetryableDatabaseError, ConfigurationError) as error:
@@ -137,10 +139,10 @@ class Watching:
             troubles.append("this role may not see what others' sessions do: GRANT pg_read_all_stats to it")
         return replace(reading, troubles=tuple(troubles))
 
-    async def _tasks(self) -> Tasks:
+    async def _tasks(self, revision: Revision) -> Tasks:
         timeout = self._settings.heartbeat_timeout
         async with self._database.autocommit() as session:
-            row = await task_instances.counts(session, late=timeout / 2)
+            row = await revision.storage.queries.counts(session, late=timeout / 2)
         return Tasks(row.running, row.queued, row.late, row.longest_silence, timeout)
 
     async def _counted(self) -> Counted:

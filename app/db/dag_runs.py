@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import DateTime, Double, bindparam, cast, func, literal, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by, insert
 
-from app.db import task_instances
+from app.db.schema import Schema, known
 from app.db.session import Session
 from app.db.tables import (
     AnyRow,
@@ -199,19 +199,18 @@ async def average_runtime(
 
 
 async def create(
-    session: Session, *, values: Mapping[str, Any], note: str | None, tasks: Sequence[Mapping[str, Any]], now: datetime
+    session: Session, *, schema: Schema, values: Mapping[str, Any], note: str | None, now: datetime
 ) -> int | None:
-    """Insert a run with its task instances and return its id; None when there is such a run already.
+    """Insert a run and return its id; None when there is such a run already.
 
-    :param values: columns of the run.
-    :param tasks: columns of the task instances.
+    :param values: columns of the run; those that the release does not have are left out.
     """
     newest_template = select(func.max(log_template.c.id)).scalar_subquery()
     statement = (
-        insert(dag_run)
-        .values(log_template_id=newest_template, created_at=now, updated_at=now, **values)
+        insert(schema.dag_run)
+        .values(log_template_id=newest_template, created_at=now, updated_at=now, **known(schema.dag_run, values))
         .on_conflict_do_nothing()
-        .returning(dag_run.c.id)
+        .returning(schema.dag_run.c.id)
     )
     run_pk: int | None = await session.scalar(statement)
     if run_pk is None:
@@ -219,7 +218,6 @@ async def create(
     if note is not None:
         noted = {"dag_run_id": run_pk, "content": note, "created_at": now, "updated_at": now}
         await session.execute(insert(dag_run_note).values(**noted))
-    await task_instances.create(session, rows=tasks)
     return run_pk
 
 

@@ -11,8 +11,7 @@ from sqlalchemy import bindparam, insert, select
 
 from app.db.session import Session
 from app.db.tables import AnyRow, callback, deadline, deadline_alert, serialized_dag
-from app.db.task_instances import uuid7
-from app.releases import Revision
+from app.db.uuids import uuid7
 
 _ALERTS = (
     select(deadline_alert.c.id, deadline_alert.c.reference, deadline_alert.c.interval, deadline_alert.c.callback_def)
@@ -32,13 +31,13 @@ async def create(
     *,
     run_pk: int,
     planned: Sequence[Mapping[str, Any]],
-    bundle_name: str,
+    bundle_name: str | None,
     now: datetime,
-    revision: Revision,
 ) -> None:
     """Insert the deadlines of a run, each with its callback.
 
     :param planned: the alert's id, ``deadline_time``, and the ``type`` and ``data`` of the callback.
+    :param bundle_name: of its Dag, where callbacks name it.
     """
     for each in planned:
         ids = {"callback": uuid7(), "deadline": uuid7()}
@@ -49,7 +48,7 @@ async def create(
             "data": each["data"],
             "state": "scheduled",
             "priority_weight": 1,
-            "bundle_name": bundle_name if revision.callbacks_have_bundles else None,
+            "bundle_name": bundle_name,
             "created_at": now,
         }
         await session.execute(insert(callback), values)

@@ -2,51 +2,72 @@
 
 from __future__ import annotations
 
-from typing import Any
+import uuid
+from abc import ABC, abstractmethod
 
-from sqlalchemy import JSON, Integer, bindparam, delete, select
+from sqlalchemy import JSON, Column, Integer, Select, bindparam, delete, select
 from sqlalchemy.dialects.postgresql import insert
 
+from app.db.schema import Coordinates, Schema, key_columns
 from app.db.session import Session
-from app.db.tables import AnyRow, dag_run, from_text, rendered_task_instance_fields, task_instance
-from app.releases import Revision
-
-_table = rendered_task_instance_fields
-_KEY = ["dag_id", "task_id", "run_id", "map_index"]
-_source = select(
-    *(task_instance.c[name] for name in _KEY), from_text(bindparam("fields"), JSON), from_text(bindparam("pod"), JSON)
-)
-_insert = insert(_table).from_select(
-    [*_KEY, "rendered_fields", "k8s_pod_yaml"], _source.where(task_instance.c.id == bindparam("pk"))
-)
-_PUT = _insert.on_conflict_do_update(
-    index_elements=_KEY, set_={name: _insert.excluded[name] for name in ("rendered_fields", "k8s_pod_yaml")}
-).returning(_table.c.dag_id, _table.c.task_id)
+from app.db.tables import AnyRow, dag_run, from_text
+from app.db.tries import Tries
 
 
-async def put(session: Session, *, ti_id: Any, fields: str, revision: Revision) -> AnyRow | None:
-    """Store the rendered fields of a task instance in one statement.
+class RenderedFields(ABC):
+    """The rendered fields of a release's database."""
 
-    :param fields: a JSON object, as text.
-    :returns: its Dag and task, or None when there is no such task instance.
+    @abstractmethod
+    async def put(self, session: Session, *, ti_id: uuid.UUID, fields: str) -> AnyRow | None:
+        """Store the rendered fields of a task instance in one statement.
+
+        :param fields: a JSON object, as text.
+        :returns: its Dag and task, or None when there is no such task instance, or no such try any more.
+        """
+
+    @abstractmethod
+    async def clean_up(self, session: Session, *, dag_id: str, task_id: str, keep: int) -> None:
+        """Delete the task's rendered fields of all but the Dag's ``keep`` newest runs; 0 keeps them all."""
+
+
+class RenderedFieldsOfRuns(RenderedFields):
+    """Rendered fields as Airflow 3.2 and 3.3 store them: by the coordinates of a task instance, whichever try it was.
+
+    :param pod_yaml: what is stored for a task without a pod, JSON as text: SQL's null or JSON's.
     """
-    pod = "null" if revision.pod_yaml_is_json_null else None
-    return (await session.execute(_PUT, {"pk": ti_id, "fields": fields, "pod": pod})).one_or_none()
+
+    def __init__(self, schema: Schema, tries: Tries, *, pod_yaml: str | None = "null") -> None:
+        fields, pod = Column("rendered_fields", JSON), Column("k8s_pod_yaml", JSON)
+        table = schema.table("rendered_task_instance_fields", *key_columns(primary_key=True), fields, pod)
+        row, names = schema.task_instance, Coordinates._fields
+        written = (from_text(bindparam("fields"), JSON), from_text(bindparam("pod"), JSON))
+        source = select(*(row.c[name] for name in names), *written).where(row.c.id == bindparam("pk"), tries.live)
+        put = insert(table).from_select([*names, "rendered_fields", "k8s_pod_yaml"], source)
+        self._pod_yaml = pod_yaml
+        self._put = put.on_conflict_do_update(
+            index_elements=[table.c[name] for name in names],
+            set_={name: put.excluded[name] for name in ("rendered_fields", "k8s_pod_yaml")},
+        ).returning(table.c.dag_id, table.c.task_id)
+        self._clean_up = delete(table).where(
+            table.c.dag_id == bindparam("dag_id"),
+            table.c.task_id == bindparam("task_id"),
+            table.c.run_id.not_in(newest_runs()),
+        )
+
+    async def put(self, session: Session, *, ti_id: uuid.UUID, fields: str) -> AnyRow | None:
+        parameters = {"pk": ti_id, "fields": fields, "pod": self._pod_yaml}
+        return (await session.execute(self._put, parameters)).one_or_none()
+
+    async def clean_up(self, session: Session, *, dag_id: str, task_id: str, keep: int) -> None:
+        if keep > 0:
+            await session.execute(self._clean_up, {"dag_id": dag_id, "task_id": task_id, "keep": keep})
 
 
-_newest = (
-    select(dag_run.c.run_id)
-    .where(dag_run.c.dag_id == bindparam("dag_id"))
-    .order_by(dag_run.c.run_after.desc(), dag_run.c.id.desc())
-    .limit(bindparam("keep", type_=Integer))
-)
-_CLEAN_UP = delete(_table).where(
-    _table.c.dag_id == bindparam("dag_id"), _table.c.task_id == bindparam("task_id"), _table.c.run_id.not_in(_newest)
-)
-
-
-async def clean_up(session: Session, *, dag_id: str, task_id: str, keep: int) -> None:
-    """Delete the task's rendered fields of all but the Dag's ``keep`` newest runs; 0 keeps them all."""
-    if keep <= 0:
-        return
-    await session.execute(_CLEAN_UP, {"dag_id": dag_id, "task_id": task_id, "keep": keep})
+def newest_runs() -> Select[tuple[str]]:
+    """Select the ids of the ``keep`` newest runs of the Dag ``dag_id``, which a statement binds."""
+    return (
+        select(dag_run.c.run_id)
+        .where(dag_run.c.dag_id == bindparam("dag_id"))
+        .order_by(dag_run.c.run_after.desc(), dag_run.c.id.desc())
+        .limit(bindparam("keep", type_=Integer))
+    )

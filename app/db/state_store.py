@@ -8,65 +8,69 @@ from __future__ import annotations
 import uuid
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, and_, bindparam, delete, exists, literal, select
+from sqlalchemy import Column, DateTime, Integer, String, and_, bindparam, delete, exists, literal, select
 from sqlalchemy.dialects.postgresql import insert
 
+from app.db.schema import Coordinates, Schema, key_columns
 from app.db.session import Session
-from app.db.tables import AnyRow, asset_state_store, dag_run, task_instance, task_state_store
+from app.db.tables import AnyRow, asset_state_store, dag_run
+from app.db.tries import Tries
 
 
-def _same_task() -> ColumnElement[bool]:
-    names = ("dag_id", "run_id", "task_id", "map_index")
-    return and_(*(task_state_store.c[name] == task_instance.c[name] for name in names))
+class TaskStateStore:
+    """The values of a release's tasks: by what names a task instance across its tries, found by the id of the last one."""
 
+    def __init__(self, schema: Schema, tries: Tries) -> None:
+        row, texts = schema.task_instance, [Column(name, String) for name in ("key", "value")]
+        moments = [Column(name, DateTime(timezone=True)) for name in ("updated_at", "expires_at")]
+        pk, run_pk = Column("id", Integer, primary_key=True), Column("dag_run_id", Integer)
+        store = schema.table("task_state_store", pk, run_pk, *key_columns(), *texts, *moments)
+        names = schema.key
+        of_run = [name for name in names if name not in ("dag_id", "run_id")]
+        same_task = and_(*(store.c[name] == row.c[name] for name in names))
+        is_this = (row.c.id == bindparam("pk")) & tries.live
+        self._get = (
+            select(store.c.value)
+            .select_from(row)
+            .outerjoin(store, same_task & (store.c.key == bindparam("name")))
+            .where(is_this)
+        )
+        put = insert(store).from_select(
+            ["dag_run_id", *names, "key", "value", "updated_at", "expires_at"],
+            select(
+                dag_run.c.id,
+                *(row.c[name] for name in names),
+                bindparam("name", type_=String),
+                bindparam("text", type_=String),
+                bindparam("now", type_=store.c.updated_at.type),
+                bindparam("expires_at", type_=store.c.expires_at.type),
+            )
+            .join(dag_run, (dag_run.c.dag_id == row.c.dag_id) & (dag_run.c.run_id == row.c.run_id))
+            .where(is_this),
+        )
+        self._put = put.on_conflict_do_update(
+            index_elements=[store.c[name] for name in ("dag_run_id", *of_run, "key")],
+            set_={name: put.excluded[name] for name in ("value", "updated_at", "expires_at")},
+        ).returning(literal(1))
+        self._known = select(exists().where(is_this))
+        self._delete_all = delete(store).where(same_task, is_this)
+        self._delete = self._delete_all.where(store.c.key == bindparam("name"))
 
-_OF_TASK = (
-    select(task_state_store.c.value)
-    .select_from(task_instance)
-    .outerjoin(task_state_store, and_(_same_task(), task_state_store.c.key == bindparam("name")))
-    .where(task_instance.c.id == bindparam("pk"))
-)
-_insert = insert(task_state_store).from_select(
-    ["dag_run_id", "dag_id", "run_id", "task_id", "map_index", "key", "value", "updated_at", "expires_at"],
-    select(
-        dag_run.c.id,
-        task_instance.c.dag_id,
-        task_instance.c.run_id,
-        task_instance.c.task_id,
-        task_instance.c.map_index,
-        bindparam("name", type_=task_state_store.c.key.type),
-        bindparam("text", type_=task_state_store.c.value.type),
-        bindparam("now", type_=task_state_store.c.updated_at.type),
-        bindparam("expires_at", type_=task_state_store.c.expires_at.type),
-    )
-    .join(dag_run, and_(dag_run.c.dag_id == task_instance.c.dag_id, dag_run.c.run_id == task_instance.c.run_id))
-    .where(task_instance.c.id == bindparam("pk")),
-)
-_PUT = _insert.on_conflict_do_update(
-    index_elements=["dag_run_id", "task_id", "map_index", "key"],
-    set_={name: _insert.excluded[name] for name in ("value", "updated_at", "expires_at")},
-).returning(literal(1))
-_KNOWN = select(exists().where(task_instance.c.id == bindparam("pk")))
+    async def get(self, session: Session, *, ti_id: uuid.UUID, key: str) -> AnyRow | None:
+        """Return a row with the value, which is None when the task has no such key; None when there is no such task."""
+        return (await session.execute(self._get, {"pk": ti_id, "name": key})).one_or_none()
 
+    async def put(
+        self, session: Session, *, ti_id: uuid.UUID, key: str, value: str, expires_at: datetime | None, now: datetime
+    ) -> bool:
+        """Set a task's value, JSON as text, in one statement; say whether there is such a task instance."""
+        parameters = {"pk": ti_id, "name": key, "text": value, "expires_at": expires_at, "now": now}
+        return await session.scalar(self._put, parameters) is not None
 
-async def of_task(session: Session, *, ti_id: uuid.UUID, key: str) -> AnyRow | None:
-    """Return a row with the value, which is None when the task has no such key; or None when there is no such task."""
-    return (await session.execute(_OF_TASK, {"pk": ti_id, "name": key})).one_or_none()
-
-
-async def put_for_task(
-    session: Session, *, ti_id: uuid.UUID, key: str, value: str, expires_at: datetime | None, now: datetime
-) -> bool:
-    """Set a task's value, JSON as text, in one statement; say whether there is such a task instance."""
-    parameters = {"pk": ti_id, "name": key, "text": value, "expires_at": expires_at, "now": now}
-    return await session.scalar(_PUT, parameters) is not None
-
-
-async def remove_for_task(session: Session, *, ti_id: uuid.UUID, key: str | None = None) -> bool:
-    """Delete a task's value, or all of its values; say whether there is such a task instance."""
-    statement = delete(task_state_store).where(_same_task(), task_instance.c.id == ti_id)
-    await session.execute(statement if key is None else statement.where(task_state_store.c.key == key))
-    return bool(await session.scalar(_KNOWN, {"pk": ti_id}))
+    async def remove(self, session: Session, *, ti_id: uuid.UUID, key: str | None = None) -> bool:
+        """Delete a task's value, or all of its values; say whether there is such a task instance."""
+        await session.execute(self._delete_all if key is None else self._delete, {"pk": ti_id, "name": key})
+        return bool(await session.scalar(self._known, {"pk": ti_id}))
 
 
 async def of_asset(session: Session, *, asset_pk: int, key: str) -> str | None:
@@ -78,18 +82,19 @@ async def of_asset(session: Session, *, asset_pk: int, key: str) -> str | None:
     return found
 
 
-async def put_for_asset(session: Session, *, asset_pk: int, key: str, value: str, writer: AnyRow, now: datetime) -> None:
+async def put_for_asset(
+    session: Session, *, asset_pk: int, key: str, value: str, writer: Coordinates, now: datetime
+) -> None:
     """Set an asset's value in one statement.
 
     :param value: JSON as text.
-    :param writer: dag_id, run_id, task_id and map_index of the task instance that sets it.
+    :param writer: the task instance that sets it.
     """
-    names = ("dag_id", "run_id", "task_id", "map_index")
     changed = {
         "value": value,
         "updated_at": now,
         "last_updated_by_kind": "task",
-        **{f"last_updated_by_{name}": getattr(writer, name) for name in names},
+        **{f"last_updated_by_{name}": part for name, part in writer._asdict().items()},
     }
     statement = insert(asset_state_store).values(asset_id=asset_pk, key=key, **changed)
     await session.execute(statement.on_conflict_do_update(index_elements=["asset_id", "key"], set_=changed))

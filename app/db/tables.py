@@ -1,7 +1,8 @@
 """Core tables that mirror the part of Airflow's metadata database that we use.
 
-Airflow owns the schema and its migrations (``app/releases`` holds both supported revisions); a column that an older
-revision lacks is listed in :mod:`app.releases`. JSON that we only pass through is read and written as text, so that it
+Airflow owns the schema and its migrations (``app/releases`` holds those of the supported revisions). Here are the tables
+that all of these have alike, or whose columns are named only where a release has them; those that each has in its own way
+are made for it, by a :class:`~app.db.schema.Schema`. JSON that we only pass through is read and written as text, so that it
 arrives exactly as it was stored: see :func:`as_text` and :func:`from_text`.
 """
 
@@ -17,7 +18,6 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     DateTime,
-    Double,
     FromClause,
     Integer,
     LargeBinary,
@@ -49,75 +49,15 @@ def _text(*names: str) -> list[Column[Any]]:
     return [Column(name, String) for name in names]
 
 
-def _ti_key(*, primary_key: bool = False) -> list[Column[Any]]:
-    """Return the four columns by which Airflow names a task instance across its retries."""
-    names = ("dag_id", "task_id", "run_id")
-    return [
-        *(Column(n, String, primary_key=primary_key) for n in names),
-        Column("map_index", Integer, primary_key=primary_key),
-    ]
-
-
-def _attempt() -> list[Column[Any]]:
-    """Return what a task instance and the history of its tries have in common."""
-    return [
-        *_ti_key(),
-        Column("try_number", Integer),
-        _time("start_date"),
-        _time("end_date"),
-        Column("duration", Double),
-        Column("state", String),
-        Column("max_tries", Integer),
-        *_text("hostname", "unixname", "pool"),
-        Column("pool_slots", Integer),
-        Column("queue", String),
-        Column("priority_weight", Integer),
-        *_text("operator", "custom_operator_name"),
-        _time("queued_dttm"),
-        _time("scheduled_dttm"),
-        Column("queued_by_job_id", Integer),
-        Column("pid", Integer),
-        Column("executor", String),
-        Column("executor_config", LargeBinary),
-        _time("updated_at"),
-        Column("rendered_map_index", String),
-        Column("context_carrier", JSONB),
-        Column("span_status", String),
-        Column("external_executor_id", Text),
-        Column("trigger_id", Integer),
-        _time("trigger_timeout"),
-        Column("next_method", String),
-        Column("next_kwargs", JSONB),
-        *_text("task_display_name"),
-        Column("dag_version_id", Uuid),
-        Column("retry_delay_override", Double),
-        Column("retry_reason", String),
-    ]
-
-
-def _hitl_request() -> list[Column[Any]]:
-    """Return what a human-in-the-loop request and its history have in common."""
-    return [
-        Column("options", JSON),
-        Column("subject", Text),
-        Column("body", Text),
-        Column("defaults", JSON),
-        Column("multiple", Boolean),
-        Column("params", JSON),
-        Column("assignees", JSON),
-        _time("created_at"),
-        _time("responded_at"),
-        Column("responded_by", JSON),
-        Column("chosen_options", JSON),
-        Column("params_input", JSON),
-    ]
-
-
+# What every release has of a task instance alike: what refers to one by its id needs no more.
 task_instance = Table(
-    "task_instance", metadata, Column("id", Uuid, primary_key=True), *_attempt(), _time("last_heartbeat_at")
-)
-task_instance_history = Table(
-    "task_instance_history", metadata, Column("task_instance_id", Uuid, primary_key=True), *_attempt()
+    "task_instance",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    *_text("dag_id", "task_id", "run_id", "state", "hostname"),
+    Column("pid", Integer),
+    _time("last_heartbeat_at"),
+    _time("updated_at"),
 )
 task_reschedule = Table(
     "task_reschedule",
@@ -149,7 +89,7 @@ dag_run = Table(
     Column("clear_number", Integer),
     Column("conf", JSONB),
     Column("created_dag_version_id", Uuid),
-    *_text("bundle_version", "triggered_by", "span_status"),
+    *_text("bundle_version", "triggered_by"),
     Column("context_carrier", JSONB),
     Column("log_template_id", Integer),
     *(_time(name) for name in ("queued_at", "created_at", "updated_at", "last_scheduling_decision")),
@@ -234,54 +174,29 @@ log = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     _time("dttm"),
-    *_ti_key(),
+    *_text("dag_id", "task_id", "run_id"),
+    Column("map_index", Integer),
     Column("event", String),
     _time("logical_date"),
     *_text("owner", "extra"),
     Column("try_number", Integer),
 )
-trigger = Table(
-    "trigger",
+hitl_detail = Table(
+    "hitl_detail",
     metadata,
-    Column("id", Integer, primary_key=True),
-    *_text("classpath", "kwargs", "queue", "team_name"),
-    _time("created_date"),
-)
-hitl_detail = Table("hitl_detail", metadata, Column("ti_id", Uuid, primary_key=True), *_hitl_request())
-hitl_detail_history = Table(
-    "hitl_detail_history", metadata, Column("ti_history_id", Uuid, primary_key=True), *_hitl_request()
-)
-task_state_store = Table(
-    "task_state_store",
-    metadata,
-    Column("id", Integer, primary_key=True),
-    Column("dag_run_id", Integer),
-    *_ti_key(),
-    *_text("key", "value"),
-    _time("updated_at"),
-    _time("expires_at"),
-)
-rendered_task_instance_fields = Table(
-    "rendered_task_instance_fields",
-    metadata,
-    *_ti_key(primary_key=True),
-    Column("rendered_fields", JSON),
-    Column("k8s_pod_yaml", JSON),
-)
-task_map = Table(
-    "task_map", metadata, *_ti_key(primary_key=True), Column("length", Integer), Column("keys", JSONB(none_as_null=True))
-)
-xcom = Table(
-    "xcom",
-    metadata,
-    Column("dag_run_id", Integer, primary_key=True),
-    Column("task_id", String, primary_key=True),
-    Column("map_index", Integer, primary_key=True),
-    Column("key", String, primary_key=True),
-    *_text("dag_id", "run_id"),
-    Column("value", JSONB),
-    _time("timestamp"),
-    Column("dag_result", Boolean),
+    Column("ti_id", Uuid, primary_key=True),
+    Column("options", JSON),
+    Column("subject", Text),
+    Column("body", Text),
+    Column("defaults", JSON),
+    Column("multiple", Boolean),
+    Column("params", JSON),
+    Column("assignees", JSON),
+    _time("created_at"),
+    _time("responded_at"),
+    Column("responded_by", JSON),
+    Column("chosen_options", JSON),
+    Column("params_input", JSON),
 )
 variable = Table(
     "variable",
@@ -368,15 +283,6 @@ asset_dag_run_queue = Table(
     Column("asset_id", Integer, primary_key=True),
     Column("target_dag_id", String, primary_key=True),
     _time("created_at"),
-)
-asset_partition_dag_run = Table(
-    "asset_partition_dag_run",
-    metadata,
-    Column("id", Integer, primary_key=True),
-    *_text("target_dag_id", "partition_key"),
-    Column("created_dag_run_id", Integer),
-    Column("rollup_fingerprint", JSON),
-    *(_time(name) for name in ("partition_date", "created_at", "updated_at")),
 )
 partitioned_asset_key_log = Table(
     "partitioned_asset_key_log",

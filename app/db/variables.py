@@ -9,7 +9,6 @@ from sqlalchemy.dialects.postgresql import insert
 
 from app.db.session import Session
 from app.db.tables import AnyRow, variable
-from app.releases import Revision
 
 _visible = (
     variable.c.key == bindparam("name"),
@@ -38,11 +37,14 @@ async def put(
     is_encrypted: bool,
     description: str | None,
     team_name: str | None,
-    revision: Revision,
+    keeps_team: bool,
 ) -> None:
-    """Set a variable in one statement; of one that is there the team stays, where the revision keeps it."""
+    """Set a variable in one statement.
+
+    :param keeps_team: whether one that is there stays its team's.
+    """
     values = {"key": key, "val": value, "is_encrypted": is_encrypted, "description": description, "team_name": team_name}
-    await session.execute(_PUT if revision.variables_keep_their_team else _PUT_WITH_TEAM, values)
+    await session.execute(_PUT if keeps_team else _PUT_WITH_TEAM, values)
 
 
 async def remove(session: Session, *, key: str, team_name: str | None) -> None:

@@ -2,6 +2,19 @@
 
 from __future__ import annotations
 
+from app.db.rendered_fields import RenderedFieldsOfRuns
+from app.db.schema import Schema
+from app.db.storage import Storage
+from app.db.tries import HistoryTries
+from app.db.xcoms import XComsOfRuns
 from app.releases.revision import Revision
 
-AIRFLOW_3_3 = Revision(name="3.3", alembic_version="d2f4e1b3c5a7", newest_api_date="2026-06-30")
+_SCHEMA = Schema()
+_TRIES = HistoryTries(_SCHEMA)
+
+AIRFLOW_3_3 = Revision(
+    name="3.3",
+    alembic_version="d2f4e1b3c5a7",
+    newest_api_date="2026-06-30",
+    storage=Storage(_SCHEMA, _TRIES, XComsOfRuns(_SCHEMA), RenderedFieldsOfRuns(_SCHEMA, _TRIES)),
+)

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Query, Request
 
-from app.db import assets, state_store, task_instances
+from app.db import assets, state_store
+from app.db.schema import Coordinates
 from app.routes.operations import Operations
 from app.routes.rendering import raw_json
-from app.schemas.state_store import KEY_LENGTH, AssetStateStorePutBody, AssetStateStoreResponse
-from app.schemas.values import text
+from app.schemas.state_store import AssetStateStorePutBody, AssetStateStoreResponse
 from app.server.auth import TaskToken, execution_token
 from app.tasks import service
 from app.tasks.clock import utcnow
@@ -22,7 +22,6 @@ router = Operations(
     dependencies=[Depends(execution_token)],
 )
 Text = Annotated[str, Query(min_length=1)]
-NewKey = Annotated[Text, text(KEY_LENGTH)]
 Token = Annotated[TaskToken, Depends(execution_token)]
 
 
@@ -34,7 +33,7 @@ async def get_asset_state_store_by_name(request: Request, name: Text, key: Text)
 
 @router.put("/by-name/value", status_code=204)
 async def set_asset_state_store_by_name(
-    request: Request, name: Text, key: NewKey, body: AssetStateStorePutBody, token: Token
+    request: Request, name: Text, key: Text, body: AssetStateStorePutBody, token: Token
 ) -> Any:
     """Set an asset state store value by asset name."""
     return await _put(request, "name", name, key, body, token)
@@ -60,7 +59,7 @@ async def get_asset_state_store_by_uri(request: Request, uri: Text, key: Text) -
 
 @router.put("/by-uri/value", status_code=204)
 async def set_asset_state_store_by_uri(
-    request: Request, uri: Text, key: NewKey, body: AssetStateStorePutBody, token: Token
+    request: Request, uri: Text, key: Text, body: AssetStateStorePutBody, token: Token
 ) -> Any:
     """Set an asset state store value by asset URI."""
     return await _put(request, "uri", uri, key, body, token)
@@ -90,15 +89,16 @@ async def _get(request: Request, column: str, asset: str, key: str) -> Any:
 
 
 async def _put(request: Request, column: str, asset: str, key: str, body: AssetStateStorePutBody, token: TaskToken) -> Any:
-    value = json.dumps(body.value, allow_nan=False)
-    async with service.of(request).database.autocommit() as session:
+    app, value = service.of(request), json.dumps(body.value, allow_nan=False)
+    async with app.database.autocommit() as session:
         asset_pk = await assets.active_pk(session, column=column, value=asset)
         if asset_pk is None:
             return _no_asset(column, asset)
-        writer = await task_instances.identity(session, ti_id=token.id)
+        writer = await app.storage.task_instances.identity(session, ti_id=token.id)
         if writer is None:
             return Refuse(404, {"reason": "not_found", "message": f"Task instance {token.id!r} not found"})
-        await state_store.put_for_asset(session, asset_pk=asset_pk, key=key, value=value, writer=writer, now=utcnow())
+        of_task = Coordinates.of(writer)
+        await state_store.put_for_asset(session, asset_pk=asset_pk, key=key, value=value, writer=of_task, now=utcnow())
     return None
 
 

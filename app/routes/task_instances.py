@@ -11,7 +11,7 @@ from uuid import UUID
 from fastapi import Body, Depends, Query, Request, Response
 
 from app.dags import serialized_dag
-from app.db import assets, dag_runs, dags, rendered_fields, task_instances
+from app.db import assets, dag_runs, dags
 from app.db.session import Session
 from app.db.tables import AnyRow
 from app.routes.operations import Operations, refusal
@@ -85,7 +85,7 @@ async def ti_run(
     if token.scope == WORKLOAD:
         claims = {"sub": str(task_instance_id), "scope": "execution"}
         response.headers[REFRESH_HEADER] = app.tokens.mint(claims)
-    return _run_context(started, tells_start=app.revision.resume_tells_start)
+    return _run_context(started, tells_start=app.revision.tasks.resume_tells_start)
 
 
 @router.patch(
@@ -131,11 +131,11 @@ async def ti_put_rtif(request: Request, task_instance_id: UUID, put_rtif_payload
     is_large = bodies.seen(request.scope) is not None
     fields = await asyncio.to_thread(_shown, app, put_rtif_payload) if is_large else _shown(app, put_rtif_payload)
     async with app.database.autocommit() as session:  # the clean-up may fail alone: what is left goes with the next one
-        row = await rendered_fields.put(session, ti_id=task_instance_id, fields=fields, revision=app.revision)
+        row = await app.storage.rendered_fields.put(session, ti_id=task_instance_id, fields=fields)
         if row is None:
             return await _gone(app, session, task_instance_id)
         keep = app.settings.rendered_fields_runs
-        await rendered_fields.clean_up(session, dag_id=row.dag_id, task_id=row.task_id, keep=keep)
+        await app.storage.rendered_fields.clean_up(session, dag_id=row.dag_id, task_id=row.task_id, keep=keep)
     return {"message": "Rendered task instance fields successfully set"}
 
 
@@ -151,8 +151,9 @@ async def ti_patch_rendered_map_index(
     """Set the label of a mapped task instance while it runs."""
     if not rendered_map_index:
         return Refuse(422, "rendered_map_index cannot be empty")
-    async with service.of(request).database.autocommit() as session:
-        found = await task_instances.set_rendered_map_index(
+    app = service.of(request)
+    async with app.database.autocommit() as session:
+        found = await app.storage.task_instances.set_label(
             session, ti_id=task_instance_id, label=rendered_map_index, now=utcnow()
         )
     return None if found else Refuse(404, "Task Instance not found")
@@ -194,8 +195,9 @@ async def get_previous_successful_dagrun(request: Request, task_instance_id: UUI
 )
 async def validate_inlets_and_outlets(request: Request, task_instance_id: UUID) -> Any:
     """Tell which of a task's inlets and outlets are inactive assets."""
-    async with service.of(request).database.autocommit() as session:
-        row = await task_instances.identity(session, ti_id=task_instance_id)
+    app = service.of(request)
+    async with app.database.autocommit() as session:
+        row = await app.storage.task_instances.identity(session, ti_id=task_instance_id)
         if row is None:
             return NOT_FOUND
         tasks = await dags.tasks_of_run(session, dag_id=row.dag_id, run_id=row.run_id)
@@ -217,14 +219,15 @@ async def get_task_instance_count(
 ) -> Any:
     """Get the count of task instances matching the given criteria."""
     shared = {"dag_id": dag_id, "run_ids": run_ids, "logical_dates": logical_dates, "map_index": map_index}
-    async with service.of(request).database.autocommit() as session:
+    app = service.of(request)
+    async with app.database.autocommit() as session:
         pairs = None
         if task_group_id:
-            group = await _group_states(session, task_group_id, shared)
+            group = await _group_states(app, session, task_group_id, shared)
             if isinstance(group, Refuse):
                 return group
             pairs = sorted({(row.task_id, row.map_index) for row in group}) or [(task_group_id, -1)]
-        return await task_instances.count(session, states=states, pairs=pairs, task_ids=task_ids, **shared)
+        return await app.storage.queries.count(session, states=states, pairs=pairs, task_ids=task_ids, **shared)
 
 
 @router.get("/states", response_model=TaskStatesResponse, dependencies=[anyone])
@@ -240,11 +243,12 @@ async def get_task_instance_states(
     """Get the states for Task Instances with the given criteria."""
     shared = {"dag_id": dag_id, "run_ids": run_ids, "logical_dates": logical_dates, "map_index": map_index}
     rows: list[AnyRow] = []
-    async with service.of(request).database.autocommit() as session:
+    app = service.of(request)
+    async with app.database.autocommit() as session:
         if task_ids or not task_group_id:
-            rows += await task_instances.states(session, task_ids=task_ids, **shared)
+            rows += await app.storage.queries.states(session, task_ids=task_ids, **shared)
         if task_group_id:
-            group = await _group_states(session, task_group_id, shared)
+            group = await _group_states(app, session, task_group_id, shared)
             if isinstance(group, Refuse):
                 return group
             rows += group
@@ -258,8 +262,9 @@ async def get_task_instance_states(
 @router.get("/breadcrumbs", response_model=TaskBreadcrumbsResponse, dependencies=[anyone])
 async def get_task_instance_breadcrumbs(request: Request, dag_id: str, run_id: str) -> Any:
     """Get what is known of the ended task instances of a run."""
-    async with service.of(request).database.autocommit() as session:
-        rows = await task_instances.breadcrumbs(session, dag_id=dag_id, run_id=run_id)
+    app = service.of(request)
+    async with app.database.autocommit() as session:
+        rows = await app.storage.queries.breadcrumbs(session, dag_id=dag_id, run_id=run_id)
     return {"breadcrumbs": [row_body(row) for row in rows]}
 
 
@@ -274,8 +279,9 @@ async def get_previous_task_instance(
     state: Annotated[TaskInstanceState | None, Query()] = None,
 ) -> Any:
     """Get the newest task instance of a task before a logical date, or else before the asking run, and in a state."""
-    async with service.of(request).database.autocommit() as session:
-        row = await task_instances.previous(
+    app = service.of(request)
+    async with app.database.autocommit() as session:
+        row = await app.storage.queries.previous(
             session, dag_id=dag_id, task_id=task_id, map_index=map_index, before=logical_date, asker=token.id, state=state
         )
     return None if row is None else row_body(row)
@@ -302,7 +308,9 @@ def _run_context(started: reporting.StartedTask, *, tells_start: bool) -> dict[s
     return context
 
 
-async def _group_states(session: Session, group_id: str, shared: dict[str, Any]) -> Sequence[AnyRow] | Refuse:
+async def _group_states(
+    app: service.Service, session: Session, group_id: str, shared: dict[str, Any]
+) -> Sequence[AnyRow] | Refuse:
     """Return the task instances of a task group, found in the newest version of the Dag."""
     dag_id = shared["dag_id"]
     root = await dags.root_task_group(session, dag_id=dag_id)
@@ -312,7 +320,7 @@ async def _group_states(session: Session, group_id: str, shared: dict[str, Any])
     if task_ids is None:
         message = f"Task group {group_id} not found in DAG {dag_id}"
         return Refuse(404, {"reason": "not_found", "message": message})
-    return await task_instances.states(session, task_ids=task_ids, **shared) if task_ids else []
+    return await app.storage.queries.states(session, task_ids=task_ids, **shared) if task_ids else []
 
 
 def _shown(app: service.Service, fields: Any) -> str:
@@ -322,6 +330,6 @@ def _shown(app: service.Service, fields: Any) -> str:
 
 async def _gone(app: service.Service, session: Any, ti_id: UUID) -> Refuse:
     """Tell an archived try from an id that never was, where this revision does."""
-    if not app.revision.archived_rtif_is_gone:
+    if not app.revision.tasks.archived_rtif_is_gone:
         return Refuse(404, "Not Found")
-    return ARCHIVED if await task_instances.is_archived(session, ti_id=ti_id) else NOT_FOUND
+    return ARCHIVED if await app.storage.tries.is_archived(session, ti_id=ti_id) else NOT_FOUND

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from fastapi import Depends, Request
 
-from app.db import task_instances
+from app.db import reschedules
 from app.routes.operations import Operations
 from app.schemas.values import UtcDateTime
 from app.server.auth import own_execution_token
@@ -24,4 +24,4 @@ router = Operations(responses={401: {"description": "Unauthorized"}, 404: {"desc
 async def get_start_date(request: Request, task_instance_id: UUID) -> Any:
     """Get when a task was first rescheduled, or None."""
     async with service.of(request).database.autocommit() as session:
-        return await task_instances.first_reschedule(session, ti_id=task_instance_id)
+        return await reschedules.first(session, ti_id=task_instance_id)

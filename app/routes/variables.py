@@ -10,7 +10,6 @@ from fastapi import Depends, Path, Query, Request
 from app.db import teams, variables
 from app.db.session import Database
 from app.routes.operations import Operations
-from app.schemas.values import text
 from app.schemas.variables import VariableKeysResponse, VariablePostBody, VariableResponse
 from app.server.auth import TaskToken, execution_token
 from app.tasks import service, task_scope
@@ -23,7 +22,6 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     404: {"description": "Variable not found"},
 }
 Key = Annotated[str, Path(min_length=1)]
-NewKey = Annotated[Key, text(250)]
 
 
 async def own_team(request: Request, token: Annotated[TaskToken, Depends(execution_token)]) -> str | None:
@@ -80,7 +78,7 @@ async def get_variable(request: Request, variable_key: Key, team_name: Team) -> 
 
 
 @router.put("/{variable_key:path}", status_code=201, responses=RESPONSES)
-async def put_variable(request: Request, variable_key: NewKey, body: VariablePostBody, team_name: WritingTeam) -> Any:
+async def put_variable(request: Request, variable_key: Key, body: VariablePostBody, team_name: WritingTeam) -> Any:
     """Set an Airflow Variable; a value of null is stored as the text ``None``, as Airflow stores it."""
     app = service.of(request)
     value, is_encrypted = app.secrets.encrypt(str(body.value))
@@ -92,7 +90,7 @@ async def put_variable(request: Request, variable_key: NewKey, body: VariablePos
             is_encrypted=is_encrypted,
             description=body.description,
             team_name=team_name,
-            revision=app.revision,
+            keeps_team=app.revision.teams.keep_variables,
         )
     return {"message": "Variable successfully set"}
 

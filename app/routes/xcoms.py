@@ -10,13 +10,13 @@ from uuid import UUID
 from fastapi import Depends, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 
-from app.db import teams, xcoms
+from app.db import teams
 from app.db.session import Database
 from app.db.xcoms import XComKey
 from app.errors import RefusedRequest, invalid_value
 from app.routes.operations import Operations
 from app.routes.rendering import raw_json
-from app.schemas.values import BigInteger, Integer, json_text, text
+from app.schemas.values import BigInteger, Integer, json_text
 from app.schemas.xcoms import (
     GetXcomFilterParams,
     GetXComSliceFilterParams,
@@ -50,7 +50,7 @@ async def accessible_key(
     """
     app = service.of(request)
     await task_scope.require_own_dag(request, ti_id=token.id, dag_id=dag_id)
-    if app.settings.multi_team and app.revision.xcoms_belong_to_teams:
+    if app.settings.multi_team and app.revision.teams.own_xcoms:
         asking, owning = await app.database.coming_back(_teams, database=app.database, ti_id=token.id, dag_id=dag_id)
         if asking != owning and not (owning is None and request.method in SAFE_METHODS):
             message = "Task does not have access to this XCom in multi-team mode"
@@ -72,18 +72,6 @@ async def countable_key(
     token: Annotated[TaskToken, Depends(execution_token)],
 ) -> XComKey:
     """Return the XCom key in the path of a HEAD request, whose length the contract does not bound; see above."""
-    return await accessible_key(request, dag_id, run_id, task_id, key, token)
-
-
-async def new_key(
-    request: Request,
-    dag_id: str,
-    run_id: str,
-    task_id: Annotated[str, text(250)],
-    key: Annotated[str, Path(min_length=1), text(512)],
-    token: Annotated[TaskToken, Depends(execution_token)],
-) -> XComKey:
-    """Return the XCom key in the path of a request that writes it, within its columns; see above."""
     return await accessible_key(request, dag_id, run_id, task_id, key, token)
 
 
@@ -118,8 +106,9 @@ PATH = "/{dag_id}/{run_id}/{task_id}/{key:path}"
 @router.get(PATH + "/item/{offset}", response_model=XComSequenceIndexResponse)
 async def get_mapped_xcom_by_index(request: Request, key: Key, offset: BigInteger) -> Any:
     """Get a single XCom value from a mapped task by sequence index."""
-    async with service.of(request).database.autocommit() as session:
-        row = await xcoms.at(session, key=key, offset=offset)
+    app = service.of(request)
+    async with app.database.autocommit() as session:
+        row = await app.storage.xcoms.at(session, key=key, offset=offset)
     return _not_found(key, f"offset={offset}") if row is None else raw_json(row.value)
 
 
@@ -128,8 +117,9 @@ async def get_mapped_xcom_by_slice(
     request: Request, key: Key, params: Annotated[GetXComSliceFilterParams, Query()], token: Token
 ) -> Any:
     """Get XCom values from a mapped task by sequence slice."""
-    async with service.of(request).database.autocommit() as session:
-        values = await xcoms.sliced(
+    app = service.of(request)
+    async with app.database.autocommit() as session:
+        values = await app.storage.xcoms.sliced(
             session,
             key=key,
             start=params.start,
@@ -156,8 +146,9 @@ async def head_xcom(
     if map_index is not None:
         message = "Cannot specify map_index in a HEAD request"
         return Refuse(400, {"reason": "invalid_request", "message": message})
-    async with service.of(request).database.autocommit() as session:
-        count = await xcoms.count(session, key=key)
+    app = service.of(request)
+    async with app.database.autocommit() as session:
+        count = await app.storage.xcoms.count(session, key=key)
     return Response(headers={"Content-Range": f"map_indexes {count}"}, media_type="application/json")
 
 
@@ -165,20 +156,21 @@ async def head_xcom(
 async def get_xcom(request: Request, key: Key, params: Annotated[GetXcomFilterParams, Query()], token: Token) -> Any:
     """Get a single XCom value."""
     asker = token.id if params.include_prior_dates else None
-    async with service.of(request).database.autocommit() as session:
+    app = service.of(request)
+    async with app.database.autocommit() as session:
         if params.offset is None:
             which = f"map_index={params.map_index}"
-            row = await xcoms.get(session, key=key, map_index=params.map_index, asker=asker)
+            row = await app.storage.xcoms.get(session, key=key, map_index=params.map_index, asker=asker)
         else:
             which = f"offset={params.offset}"
-            row = await xcoms.at(session, key=key, offset=params.offset, asker=asker, not_null=True)
+            row = await app.storage.xcoms.at(session, key=key, offset=params.offset, asker=asker, not_null=True)
     return _not_found(key, which) if row is None else {"key": key.key, "value": raw_json(row.value)}
 
 
 @router.post(PATH, status_code=201, openapi_extra=BODY_DOC)
 async def set_xcom(
     request: Request,
-    key: Annotated[XComKey, Depends(new_key)],
+    key: Key,
     token: Token,
     map_index: Annotated[Integer, Query()] = -1,
     dag_result: Annotated[bool, Query(description="Whether this XCom is a dag result")] = False,
@@ -193,19 +185,18 @@ async def set_xcom(
         return Refuse(400, {"reason": "unmappable_return_value_length", "message": message})
     is_single = mapped_length is None  # one statement, which needs no transaction around it
     async with app.database.autocommit() if is_single else app.database.transaction() as session:
-        found = await xcoms.put(
+        found = await app.storage.xcoms.put(
             session,
             key=key,
             map_index=map_index,
             value=value,
             dag_result=dag_result,
+            mapped_length=mapped_length,
+            asker=token.id,
             now=utcnow(),
-            revision=app.revision,
         )
         if not found:
             return Refuse(404, f"DAG run not found on DAG {key.dag_id!r} with ID {key.run_id!r}")
-        if mapped_length is not None:
-            await xcoms.put_mapped_length(session, key=key, map_index=map_index, length=mapped_length)
     return {"message": "XCom successfully set"}
 
 
@@ -213,8 +204,9 @@ async def set_xcom(
 async def delete_xcom(request: Request, key: Key, token: Token, map_index: Annotated[Integer, Query()] = -1) -> Any:
     """Delete a single XCom value."""
     await task_scope.require_own_xcom(request, ti_id=token.id, key=key, map_index=map_index)
-    async with service.of(request).database.autocommit() as session:
-        await xcoms.remove(session, key=key, map_index=map_index)
+    app = service.of(request)
+    async with app.database.autocommit() as session:
+        await app.storage.xcoms.remove(session, key=key, map_index=map_index)
     return {"message": f"XCom with key: {key.key} successfully deleted."}
 
 

@@ -26,7 +26,6 @@ from app.schemas.values import (
     JsonObjects,
     Label,
     Near,
-    Pid,
     Seconds,
     Span,
     Tasks,
@@ -172,7 +171,7 @@ class TIHeartbeatInfo(StrictBaseModel):
     """A worker process says that its task instance is alive."""
 
     hostname: str
-    pid: Pid
+    pid: Integer
 
 
 class TIRunContext(BaseModel):

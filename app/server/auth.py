@@ -33,7 +33,6 @@ from jwt.utils import base64url_encode
 
 from app.errors import ConfigurationError, RefusedRequest
 from app.server import metrics
-from app.server.middleware import header
 from app.settings import TokenSettings
 
 log = structlog.get_logger(__name__)
@@ -323,10 +322,7 @@ class Tokens:
 
 
 async def authenticate(request: Request) -> TaskToken:
-    """Verify the request's token once and keep it on the scope, where whoever asks again finds it.
-
-    The answer has a fresh one when it is near its end. That is decided here: verifying it again after the handler would lose
-    the refresh of a token that expired in between (Airflow #67939). Workload tokens have none; ``/run`` swaps them.
+    """Verify the request's token once and keep it on the scope, where whoever asks again and the refresh find it.
 
     :raises RefusedRequest: 401 without a bearer token, 403 with one that does not verify.
     """
@@ -334,14 +330,12 @@ async def authenticate(request: Request) -> TaskToken:
     known: TaskToken | None = scope.get("token")
     if known is not None:
         return known
-    scheme, _, credentials = (header(scope, b"authorization") or b"").decode("latin-1").partition(" ")
+    scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not credentials:
         metrics.TOKEN_REFUSALS.labels("missing").inc()
         raise RefusedRequest(401, "Missing auth token")
-    tokens: Tokens = scope["app"].state.service.tokens
-    token = scope["token"] = await tokens.verify(credentials.strip())
-    if (renewed := tokens.renewed(token, time.time())) is not None:
-        scope["added_headers"].append((REFRESH_HEADER.lower().encode(), renewed.encode()))
+    token: TaskToken = await request.app.state.service.tokens.verify(credentials.strip())
+    scope["token"] = token
     return token
 
 
@@ -357,7 +351,7 @@ async def own_execution_token(request: Request) -> TaskToken:
 
 async def own_run_token(request: Request) -> TaskToken:
     """Require the token of the task instance in the path, of a scope that may start it."""
-    accepted = SCOPES if request.app.state.service.revision.workload_tokens else (EXECUTION,)
+    accepted = SCOPES if request.app.state.service.revision.tasks.start_with_workload_tokens else (EXECUTION,)
     return _require_self(request, _require_scope(await authenticate(request), accepted))
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import structlog
 
-from app.dags.partitions import LONGEST_KEY, PartitionedSchedule, UnknownMapper, downstream, kind
+from app.dags.partitions import PartitionedSchedule, UnknownMapper, downstream, kind
 from app.db import assets, audit, dags, partitions, teams
 from app.db.assets import AssetKey
 from app.db.session import Session
@@ -30,7 +30,6 @@ from app.tasks.transitions import Refuse, RegisterAssets
 log = structlog.get_logger(__name__)
 
 QUICK = 200  # partition keys that may be mapped between two turns of the event loop, at 1 to 20 us each
-LONGEST_NAME = 1500  # characters, of assets and of aliases; of URIs as well
 
 _Outlet = tuple[str | None, str | None]  # name, uri; a reference has one of them
 _Note = tuple[str, str]  # event and extra of an audit row
@@ -60,8 +59,6 @@ async def register(
     :returns: the refusal of what cannot be recorded faithfully; the caller must then roll back.
     :raises LockTimeout: when somebody else writes the same assets or queues the same Dags right now.
     """
-    if refusal := _refuse_events(effect, revision):
-        return refusal
     emissions = await _direct(session, row, effect, revision)
     through_aliases = await _through_aliases(session, row, effect, now)
     if isinstance(through_aliases, Refuse):
@@ -87,57 +84,6 @@ async def register(
     return None
 
 
-def _refuse_events(effect: RegisterAssets, revision: Revision) -> Refuse | None:
-    """Refuse events that could not be recorded, as far as somebody reads them.
-
-    Airflow's server answers 204 to most of these and records the successful task as failed.
-    """
-    for event in effect.events if revision.event_per_emission else ():
-        if refusal := _refuse_partition_key(event.get("partition_key")):
-            return refusal
-    aliases = effect.alias_names
-    for position, event in enumerate(effect.events):
-        where = f"outlet_events[{position}]"
-        if "source_alias_name" in event:
-            alias = event["source_alias_name"]
-            if aliases and isinstance(alias, dict | list):
-                return _invalid_event(f"{where}.source_alias_name must be a string")
-            if not aliases or alias not in aliases:
-                continue
-            if len(alias) > LONGEST_NAME:
-                return _invalid_event(f"{where}.source_alias_name must have at most {LONGEST_NAME} characters")
-        key = event.get("dest_asset_key")
-        if not (isinstance(key, dict) and key.keys() == {"name", "uri"} and _can_name(key, event)):
-            return _invalid_event(f"{where}.dest_asset_key must be an object with a name and a uri")
-        if "extra" not in event or (event["extra"] and not isinstance(event["extra"], dict)):
-            return _invalid_event(f"{where}.extra must be an object")  # null, and what is as empty, stands for {}
-    return None
-
-
-def _can_name(key: Mapping[str, Any], event: Mapping[str, Any]) -> bool:
-    """Say whether these parts can name an asset: a new one that comes through an alias, or one to look for."""
-    through_alias = "source_alias_name" in event
-    return all(isinstance(part, str) if through_alias else not isinstance(part, dict | list) for part in key.values())
-
-
-def _refuse_partition_key(key: Any) -> Refuse | None:
-    if key is None:
-        return None
-    if not isinstance(key, str):
-        message = f"partition_key in outlet event must be a string; got {key!r}."
-    elif not key.strip():
-        message = f"partition_key in outlet event must not be empty or whitespace-only; got {key!r}."
-    elif len(key) > LONGEST_KEY:
-        message = f"partition_key in outlet event must be at most {LONGEST_KEY} characters; got {len(key)}."
-    else:
-        return None
-    return Refuse(422, {"reason": "invalid_partition_key", "message": message})
-
-
-def _invalid_event(message: str) -> Refuse:
-    return Refuse(422, {"reason": "invalid_outlet_event", "message": message})
-
-
 async def _find_waiting(
     session: Session, row: AnyRow, emissions: Sequence[_Emission], settings: Settings, revision: Revision
 ) -> None:
@@ -158,7 +104,7 @@ async def _find_waiting(
         lists = (of_asset.get(emission.asset_pk, ()), *(of_alias.get(pk, ()) for pk in emission.alias_pks))
         found = {dag.dag_id: dag for dags_of_one in lists for dag in dags_of_one}
         emission.waiting = [found[dag_id] for dag_id in sorted(found)]
-    if settings.multi_team and revision.assets_know_teams:
+    if settings.multi_team and revision.teams.own_assets:
         await _keep_those_in_reach(session, row, emissions)
 
 
@@ -181,7 +127,7 @@ async def _direct(session: Session, row: AnyRow, effect: RegisterAssets, revisio
     if len(wanted) < len(keys) + len(names) + len(uris):
         log.warning("the task has inactive assets among its outlets", dag_id=row.dag_id, task_id=row.task_id)
     for outlet, named in wanted:
-        own = (outlet.name, outlet.uri) if revision.event_per_emission else named
+        own = (outlet.name, outlet.uri) if revision.assets.event_per_emission else named
         for extra, partition_key in payloads.get(own, [({}, None)]):
             effective = row.partition_key if partition_key is None else partition_key
             date = row.partition_date if effective == row.partition_key else None  # it is said of the run's own key
@@ -200,7 +146,7 @@ def _payloads(effect: RegisterAssets, revision: Revision) -> dict[_Outlet, list[
             continue
         name, uri = event["dest_asset_key"]["name"], event["dest_asset_key"]["uri"]
         extra = event["extra"] or {}
-        if revision.event_per_emission:
+        if revision.assets.event_per_emission:
             payloads.setdefault((name, uri), []).append((extra, event.get("partition_key")))
         else:
             payloads |= {outlet: [(extra, None)] for outlet in ((name, uri), (name, None), (None, uri))}
@@ -212,10 +158,10 @@ async def _through_aliases(session: Session, row: AnyRow, effect: RegisterAssets
 
     What makes a new asset is what the first event of it says.
     """
-    alias_names = effect.alias_names
+    alias_names = {outlet.name for outlet in effect.outlets if outlet.type == "AssetAlias" and outlet.name}
     grouped: dict[tuple[AssetKey, str, str], set[str]] = {}
     for event in effect.events:
-        if alias_names and event.get("source_alias_name") in alias_names:
+        if event.get("source_alias_name") in alias_names:
             name, uri = event["dest_asset_key"]["name"], event["dest_asset_key"]["uri"]
             asset_extra = json.dumps(event.get("dest_asset_extra", {}), sort_keys=True)
             extra = json.dumps(event["extra"] or {}, sort_keys=True)
@@ -240,9 +186,7 @@ async def _through_aliases(session: Session, row: AnyRow, effect: RegisterAssets
 
 def _why_no_asset(key: AssetKey, extra: Any) -> str | None:
     """Say why no asset can be made of this, by the rules that Airflow's own model has for one, or None."""
-    name, uri = key
-    if max(len(name), len(uri)) > LONGEST_NAME:
-        return f"the name and the URI of an asset must have at most {LONGEST_NAME} characters"
+    _, uri = key
     if not uri:
         return "an asset must have a name or a URI"
     if not uri.isascii():
@@ -335,7 +279,7 @@ async def _wait_for_partitions(
                 of_event = (emission.asset_pk, event_pk, question.key, date, schedule.fingerprint)
                 joining += [partitions.Joining(dag_id, key, *of_event) for key in answer]
     if joining:
-        await partitions.join(session, joining=joining, now=now, revision=revision)
+        await revision.storage.partitions.join(session, joining=joining, now=now)
     await audit.record_notes(session, row=row, notes=notes, now=now)
 
 
@@ -384,7 +328,7 @@ def _too_many(
     """Say, as Airflow does, that a key means more partitions than it may, or None."""
     own_limit = mapper["__var"].get("max_downstream_keys")
     limit = settings.max_downstream_keys if own_limit is None else own_limit
-    if len(keys) <= limit or not revision.partitions_have_dates:
+    if len(keys) <= limit or not revision.assets.partitions_have_dates:
         return None
     setting = "[scheduler] partition_mapper_max_downstream_keys" if own_limit is None else "max_downstream_keys"
     return "partition fan-out exceeded", (

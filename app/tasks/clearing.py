@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from app.dags import mapping, serialized_dag
 from app.dags.mapping import Lengths
 from app.dags.serialized_dag import TaskToRepeat, UnknownWeightRule
-from app.db import dag_runs, dags, task_instances, xcoms
+from app.db import dag_runs, dags
 from app.db.tables import AnyRow
+from app.db.tries import ENDED
 from app.releases import Revision
 from app.settings import Settings
 from app.tasks import triggering
@@ -73,7 +74,7 @@ async def clear(service: Service, *, dag_id: str, run_id: str) -> Refuse | None:
             return _no_such_run(run_id)
         newest = await dags.newest_version(reading, dag_id=dag_id)
         own = await dags.version_of_run(reading, dag_id=dag_id, run_id=run_id)
-    may_move = service.revision.clearing_may_move_versions
+    may_move = service.revision.runs.clearing_may_move_versions
     lost = run.bundle_version is not None and run.created_dag_version_id is None and not may_move
     if newest is None or own is None or lost:
         return Refuse(404, f"The Dag with ID: `{dag_id}` was not found")
@@ -91,24 +92,23 @@ def reruns_on_newest(settings: Settings, data: Mapping[str, Any]) -> bool:
 
 
 async def _clear(service: Service, dag_id: str, run_id: str, version: Version) -> Refuse | None:
-    now, revision = utcnow(), service.revision
+    now, storage = utcnow(), service.storage
     async with service.database.transaction() as session:
         run = await dag_runs.lock(session, dag_id=dag_id, run_id=run_id)
         if run is None:
             return _no_such_run(run_id)
-        rows = await task_instances.lock_run(session, dag_id=dag_id, run_id=run_id)
+        rows = await storage.siblings.lock_all(session, dag_id=dag_id, run_id=run_id)
         if not rows:
             return None
-        archived = await task_instances.archive_run(session, dag_id=dag_id, run_id=run_id, now=now, revision=revision)
+        ended = await storage.tries.end_all(session, dag_id=dag_id, run_id=run_id, now=now)
         returned: Lengths = mapping.NOT_YET
         if version.is_newest and mapping.depends_on_results(version.data["dag"]):
-            returned = await xcoms.mapped_lengths(session, dag_id=dag_id, run_id=run_id)
-        plan_ = plan(
-            run, rows, version, archived=archived, returned=returned, now=now, revision=revision, traces=service.traces
-        )
-        await task_instances.write_each(session, changes=plan_.tasks)
+            returned = await storage.xcoms.mapped_lengths(session, dag_id=dag_id, run_id=run_id)
+        revision, traces = service.revision, service.traces
+        plan_ = plan(run, rows, version, ended=ended, returned=returned, now=now, revision=revision, traces=traces)
+        await storage.tries.begin_all(session, changes=plan_.tasks)
         await dag_runs.write(session, run_pk=run.id, values=plan_.run)
-        await task_instances.create(session, rows=plan_.new_tasks)
+        await storage.task_instances.create(session, rows=plan_.new_tasks)
     return None
 
 
@@ -117,7 +117,7 @@ def plan(
     rows: Sequence[AnyRow],
     version: Version,
     *,
-    archived: set[uuid.UUID],
+    ended: set[uuid.UUID],
     returned: Lengths,
     now: datetime,
     revision: Revision,
@@ -127,7 +127,7 @@ def plan(
 
     :param run: the run, locked.
     :param rows: all its task instances, locked.
-    :param archived: ids of those whose try was moved to the history just now.
+    :param ended: ids of those whose try was ended just now.
     :param returned: how much its tasks have returned to be mapped over.
     """
     about = {
@@ -157,12 +157,12 @@ def plan(
     gone = _gone(version.data, rows, returned) if version.is_newest and is_over else set()
     tasks = []
     for row in rows:
-        values = {"id": task_instances.uuid7(), "context_carrier": carriers.of_task(), "updated_at": now}
-        has_end = row.state in task_instances.ENDED or (row.end_date is not None and revision.retry_keeps_end_date)
-        if row.id in archived and not has_end:
+        values: dict[str, Any] = {"context_carrier": carriers.of_task(), "updated_at": now}
+        has_end = row.state in ENDED or (row.end_date is not None and revision.storage.tries.keep_end_dates)
+        if row.id in ended and not has_end:
             values |= {"end_date": now, "duration": _seconds(row.start_date, now)}
         values |= {"state": "restarting"} if row.state == "running" else _anew(row, known.get(row.task_id))
-        if revision.clearing_may_move_versions:
+        if revision.runs.clearing_may_move_versions:
             moves = version.is_newest and row.state != "running"
             values["dag_version_id"] = version.pk if moves else row.dag_version_id or run_version
         if row.id in gone:

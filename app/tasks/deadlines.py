@@ -61,7 +61,7 @@ async def _start(
                 dag_id=run["dag_id"],
                 of=reference["max_runs"],
                 at_least=least,
-                only_successes=service.revision.average_of_successes,
+                only_successes=service.revision.deadlines.average_of_successes,
             )
             return None if average is None else now + average
     raise UnknownDeadline(f"the deadline reference {reference['reference_type']} cannot be computed here")

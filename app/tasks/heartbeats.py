@@ -10,9 +10,9 @@ import asyncio
 import uuid
 from dataclasses import dataclass
 
-from app.db import task_instances
+from app.db import heartbeats
+from app.db.heartbeats import Process
 from app.db.session import Database
-from app.db.task_instances import Process
 from app.errors import RejectedByDatabase
 from app.schemas.task_instances import TIHeartbeatInfo
 from app.server import metrics
@@ -63,7 +63,7 @@ class Heartbeats:
         self._under_way = processes
         try:
             async with self._database.autocommit(urgent=True) as session:
-                return await task_instances.heartbeats(session, processes=processes, now=utcnow())
+                return await heartbeats.record(session, processes=processes, now=utcnow())
         finally:
             if self._under_way is processes:
                 self._go_on()

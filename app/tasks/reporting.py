@@ -10,14 +10,14 @@ import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 import structlog
 from sqlalchemy import ColumnElement
 
 from app.dags import serialized_dag
-from app.db import audit, dag_runs, dags, hitl, state_store, task_instances, teams, triggers
+from app.db import audit, dag_runs, dags, hitl, reschedules, teams
 from app.db.session import Session
+from app.db.siblings import Siblings
 from app.db.tables import AnyRow
 from app.errors import LockTimeout, MissingReference, RejectedByDatabase, RetryableDatabaseError, UniqueViolation
 from app.schemas.task_instances import (
@@ -67,7 +67,7 @@ async def start_task(service: Service, *, ti_id: uuid.UUID, payload: TIEnterRunn
     """
     now = utcnow()
     async with service.database.autocommit() as session:
-        row = await task_instances.seen(session, ti_id=ti_id)
+        row = await service.storage.task_instances.seen(session, ti_id=ti_id)
         if row is None:
             return NOT_FOUND
         decision = transitions.start(row, payload, now)
@@ -81,7 +81,7 @@ async def start_task(service: Service, *, ti_id: uuid.UUID, payload: TIEnterRunn
 
 async def _context(session: Session, service: Service, row: AnyRow) -> StartedTask:
     """Return what a starting task is told."""
-    reschedules, xcom_keys, has_events = await task_instances.run_context(session, row=row)
+    reschedules, xcom_keys, has_events = await service.storage.task_instances.context(session, row=row)
     events = await dag_runs.consumed_asset_events(session, run_pk=row.run_pk) if has_events else ()
     team_name = await teams.of_dag(session, dag_id=row.dag_id) if service.settings.multi_team else None
     if row.next_method:
@@ -94,17 +94,11 @@ async def _record(
 ) -> None:
     """Write a transition that is nothing but its columns and its audit row, if the row is still what it was decided on.
 
-    :param row: from :func:`task_instances.seen`.
+    :param row: as it was seen, with its version.
     :raises LockTimeout: when somebody holds or changed the row: it must be read and decided on anew.
     """
-    is_unchanged = await task_instances.record(
-        session,
-        row=row,
-        values=decision.values,
-        event=decision.event,
-        hostname=hostname,
-        now=now,
-        revision=service.revision,
+    is_unchanged = await service.storage.task_instances.record(
+        session, row=row, values=decision.values, event=decision.event, hostname=hostname, now=now
     )
     if not is_unchanged:
         raise LockTimeout("somebody changed the task instance after it was read")
@@ -126,8 +120,8 @@ async def heartbeat(service: Service, *, ti_id: uuid.UUID, payload: TIHeartbeatI
         except RejectedByDatabase as error:  # no such host can have been recorded, so it runs elsewhere
             rejected = error
     async with service.database.autocommit(urgent=True) as session:
-        if (row := await task_instances.identity(session, ti_id=ti_id)) is None:
-            archived = await task_instances.is_archived(session, ti_id=ti_id)
+        if (row := await service.storage.task_instances.identity(session, ti_id=ti_id)) is None:
+            archived = await service.storage.tries.is_archived(session, ti_id=ti_id)
             return transitions.ARCHIVED if archived else NOT_FOUND
     if refusal := transitions.refuse_heartbeat(row, payload):
         return refusal
@@ -191,9 +185,9 @@ async def _record_state_once_more(
 async def acknowledge_end(service: Service, *, ti_id: uuid.UUID, payload: TIServerTerminatedPayload) -> Refuse | None:
     """Take note of a process that ended because its task instance was taken from it: nothing is left to record."""
     async with service.database.autocommit() as session:
-        row = await task_instances.identity(session, ti_id=ti_id)
+        row = await service.storage.task_instances.identity(session, ti_id=ti_id)
         if row is None:
-            return None if await task_instances.is_archived(session, ti_id=ti_id) else NOT_FOUND
+            return None if await service.storage.tries.is_archived(session, ti_id=ti_id) else NOT_FOUND
     return transitions.still_owned(row, payload)
 
 
@@ -201,7 +195,7 @@ async def _record_state(service: Service, ti_id: uuid.UUID, payload: TIStateUpda
     now, traced = utcnow(), service.traces is not None
     if isinstance(payload, ENDS) and not (isinstance(payload, TISuccessStatePayload) and payload.task_outlets):
         async with service.database.autocommit() as session:
-            row = await task_instances.seen(session, ti_id=ti_id, traced=traced)
+            row = await service.storage.task_instances.seen(session, ti_id=ti_id, traced=traced)
             if row is None:
                 return NOT_FOUND, None
             decision = transitions.report(row, payload, now)
@@ -210,11 +204,11 @@ async def _record_state(service: Service, ti_id: uuid.UUID, payload: TIStateUpda
             if _is_plain(service, row, decision):
                 await _record(session, service, row, decision, row.hostname, now)
                 return decision, row
-    renames = isinstance(payload, TIRetryStatePayload)
+    ends_try = isinstance(payload, TIRetryStatePayload)
     async with service.database.transaction() as session:
-        row = await task_instances.lock_by_pk(session, ti_id=ti_id, rename=renames, traced=traced)
+        row = await service.storage.task_instances.lock(session, ti_id=ti_id, to_end_try=ends_try, traced=traced)
         if row is None:
-            repeated = renames and await task_instances.is_archived(session, ti_id=ti_id)
+            repeated = ends_try and await service.storage.tries.is_archived(session, ti_id=ti_id)
             return (Same() if repeated else NOT_FOUND), None
         decision = transitions.report(row, payload, now)
         if isinstance(decision, Accept):
@@ -227,7 +221,7 @@ async def _record_state(service: Service, ti_id: uuid.UUID, payload: TIStateUpda
 
 def _is_plain(service: Service, row: AnyRow, decision: Accept) -> bool:
     """Say whether a transition writes its task instance and nothing else, so that one statement does it."""
-    clears = decision.event == "success" and service.settings.clear_state_on_success and service.revision.state_stores
+    clears = decision.event == "success" and service.settings.clear_state_on_success and service.revision.tasks.state_stores
     effects = [effect for effect in decision.effects if row.fail_fast or not isinstance(effect, transitions.FailFast)]
     return not effects and not clears
 
@@ -239,17 +233,16 @@ async def _apply(session: Session, service: Service, row: AnyRow, decision: Acce
         match effect:
             case transitions.CreateTrigger():
                 team_name = await teams.of_dag(session, dag_id=row.dag_id) if service.settings.multi_team else None
-                values["trigger_id"] = await triggers.create(
+                values["trigger_id"] = await service.storage.triggers.create(
                     session,
                     classpath=effect.classpath,
                     kwargs=effect.kwargs,
                     queue=effect.queue,
                     team_name=team_name,
                     now=now,
-                    revision=service.revision,
                 )
             case transitions.RecordReschedule():
-                await task_instances.record_reschedule(
+                await reschedules.record(
                     session,
                     ti_id=row.id,
                     start_date=effect.start_date,
@@ -257,7 +250,7 @@ async def _apply(session: Session, service: Service, row: AnyRow, decision: Acce
                     reschedule_date=effect.reschedule_date,
                 )
             case transitions.ArchiveTry():
-                values |= await _archive_try(session, service, row, values, now)
+                pass  # it writes the row, below
             case transitions.ResumeIfAnswered():
                 answer = await hitl.get(session, ti_id=row.id)
                 if answer is not None and answer.responded_at is not None:
@@ -268,32 +261,20 @@ async def _apply(session: Session, service: Service, row: AnyRow, decision: Acce
                 pass  # last of all, below: others want the rows that it takes
             case transitions.FailFast():
                 if row.fail_fast:  # before the failure is visible: the scheduler would mark them upstream_failed
-                    await (await _Others.of(session, row)).stop_ready(session)
-    await task_instances.write(session, ti_id=row.id, values=values, revision=service.revision)
+                    await (await _Others.of(service, session, row)).stop_ready(session)
+    if any(isinstance(effect, transitions.ArchiveTry) for effect in decision.effects):
+        await service.storage.tries.begin_next(session, row=row, values=values, now=now)
+    else:
+        await service.storage.task_instances.write(session, ti_id=row.id, values=values)
     await audit.record_transition(session, row=row, event=event, hostname=row.hostname, now=now)
-    if event == "success" and service.settings.clear_state_on_success and service.revision.state_stores:
-        await state_store.remove_for_task(session, ti_id=row.id)
+    if event == "success" and service.settings.clear_state_on_success and service.revision.tasks.state_stores:
+        await service.storage.task_state_store.remove(session, ti_id=row.id)
     for effect in decision.effects:
         if isinstance(effect, transitions.RegisterAssets):
             return await asset_registration.register(
                 session, row=row, effect=effect, now=now, settings=service.settings, revision=service.revision
             )
     return None
-
-
-async def _archive_try(
-    session: Session, service: Service, row: AnyRow, values: dict[str, Any], now: datetime
-) -> dict[str, Any]:
-    """Move the try that ended into the history and return the columns that start the next one."""
-    ended = {name: values[name] for name in ("end_date", "duration", "retry_delay_override", "retry_reason")}
-    if service.revision.retry_keeps_end_date:
-        ended |= {name: values[name] for name in ("rendered_map_index",) if name in values}
-    else:
-        ended["end_date"] = now
-        ended["duration"] = (now - row.start_date).total_seconds() if row.start_date else None
-    is_new = await task_instances.archive_try(session, row=row, ended=ended, revision=service.revision)
-    times = ended if is_new else values  # a try that clear archived already keeps what was reported
-    return {"id": task_instances.uuid7(), "end_date": times["end_date"], "duration": times["duration"]}
 
 
 async def _fail_unrecorded(service: Service, ti_id: uuid.UUID, payload: TIStateUpdate) -> Refuse:
@@ -306,7 +287,8 @@ async def _fail_unrecorded(service: Service, ti_id: uuid.UUID, payload: TIStateU
     """
     now = utcnow()
     async with service.database.fallback() as session:
-        row = await task_instances.lock_by_pk(session, ti_id=ti_id, traced=service.traces is not None)
+        traced = service.traces is not None
+        row = await service.storage.task_instances.lock(session, ti_id=ti_id, traced=traced)
         if row is None:
             return NOT_FOUND
         if (failure := transitions.fail(row, now)) is not None:
@@ -343,14 +325,15 @@ async def skip_downstream(service: Service, *, ti_id: uuid.UUID, tasks: Sequence
     :raises RetryableDatabaseError: what was skipped so far stays skipped; the same request goes on from there.
     """
     async with service.database.autocommit() as reading:
-        own = await task_instances.identity(reading, ti_id=ti_id)
+        own = await service.storage.task_instances.identity(reading, ti_id=ti_id)
     if own is None:
         return NOT_FOUND
     if tasks:
-        where = task_instances.skippable(dag_id=own.dag_id, run_id=own.run_id, tasks=tasks)
+        siblings = service.storage.siblings
+        where = siblings.skippable(dag_id=own.dag_id, run_id=own.run_id, tasks=tasks)
 
         async def skip(session: Session, rows: Sequence[AnyRow], now: datetime) -> None:
-            await task_instances.skip(session, ids=[row.id for row in rows], now=now, keep_times=False)
+            await siblings.skip(session, ids=[row.id for row in rows], now=now, keep_times=False)
 
         await _change_all(service, where, skip)
     return None
@@ -360,18 +343,20 @@ async def skip_downstream(service: Service, *, ti_id: uuid.UUID, tasks: Sequence
 class _Others:
     """The other tasks of a failed task's run: running ones fail, waiting ones are skipped, teardowns stay."""
 
+    siblings: Siblings
     where: ColumnElement[bool]
 
     @classmethod
-    async def of(cls, session: Session, row: AnyRow) -> _Others:
+    async def of(cls, service: Service, session: Session, row: AnyRow) -> _Others:
         """Return the others of a task instance, teardowns found in its run's version of the Dag."""
         found = await dags.tasks_of_run(session, dag_id=row.dag_id, run_id=row.run_id)
         spared = {task_id for task_id, task in found.items() if serialized_dag.is_teardown(task)} | {row.task_id}
-        return cls(task_instances.stoppable(dag_id=row.dag_id, run_id=row.run_id, except_tasks=spared))
+        siblings = service.storage.siblings
+        return cls(siblings, siblings.stoppable(dag_id=row.dag_id, run_id=row.run_id, except_tasks=spared))
 
     async def stop_ready(self, session: Session) -> None:
         """Stop those that nobody holds; it never waits, so the failed task's own row may be held."""
-        while rows := await task_instances.lock_ready(session, where=self.where):
+        while rows := await self.siblings.lock_ready(session, where=self.where):
             await self.stop(session, rows, utcnow())
 
     async def stop(self, session: Session, rows: Sequence[AnyRow], now: datetime) -> None:
@@ -379,9 +364,9 @@ class _Others:
         running = [other for other in rows if other.state == "running"]
         waiting = [other for other in rows if other.state != "running"]
         if running:
-            await task_instances.force_failed(session, ids=[other.id for other in running], now=now)
+            await self.siblings.force_failed(session, ids=[other.id for other in running], now=now)
         if waiting:
-            await task_instances.skip(session, ids=[other.id for other in waiting], now=now, keep_times=True)
+            await self.siblings.skip(session, ids=[other.id for other in waiting], now=now, keep_times=True)
         await audit.record_for(session, rows=running, event=FAIL_EVENT[0], extra=FAIL_EVENT[1], now=now)
         await audit.record_for(session, rows=waiting, event=SKIP_EVENT[0], extra=SKIP_EVENT[1], now=now)
 
@@ -389,7 +374,7 @@ class _Others:
 async def _stop_held(service: Service, row: AnyRow) -> None:
     """Stop the others that somebody held while the failure was recorded."""
     async with service.database.autocommit() as reading:
-        others = await _Others.of(reading, row)
+        others = await _Others.of(service, reading, row)
     await _change_all(service, others.where, others.stop)
 
 
@@ -405,10 +390,10 @@ async def _change_all(
     """
     while True:
         async with service.database.transaction() as session:
-            rows = await task_instances.lock_ready(session, where=where)
+            rows = await service.storage.siblings.lock_ready(session, where=where)
             if not rows:
                 break
             await change(session, rows, utcnow())
     async with service.database.autocommit() as session:
-        if await task_instances.any_left(session, where=where):
+        if await service.storage.siblings.any_left(session, where=where):
             raise LockTimeout("somebody holds some of the task instances")

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 
+from app import releases
 from app.db.session import Database
+from app.db.storage import Storage
 from app.errors import ConfigurationError, RetryableDatabaseError
 from app.releases import Revision
 from app.server.auth import Tokens
@@ -39,6 +41,11 @@ class Service:
     traces: Traces | None = None
     turns: Turns = field(default_factory=Turns)
 
+    @property
+    def storage(self) -> Storage:
+        """How the database of this revision stores what others store otherwise."""
+        return self.revision.storage
+
     async def ping(self) -> dict[str, str | None]:
         """Ask every part that a request needs, within a bound; return what is wrong with each, or None, by name.
 
@@ -47,7 +54,7 @@ class Service:
         if self.readiness.is_draining:
             return {"server": "draining"}
         try:
-            await self.database.ping()
+            releases.supported(await self.database.ping(), self.database)
         except RetryableDatabaseError as error:
             return {"database": error.reason}
         except ConfigurationError as error:
@@ -59,3 +66,9 @@ def of(request: Request) -> Service:
     """Return the service that answers ``request``."""
     service: Service = request.app.state.service
     return service
+
+
+def api_date(request: Request) -> str:
+    """Return the API date that answers ``request``: what a handler asks where a rule, and no model, follows the date."""
+    date: str = request.app.state.api_date
+    return date

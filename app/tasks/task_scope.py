@@ -12,7 +12,7 @@ import uuid
 import structlog
 from starlette.requests import Request
 
-from app.db import task_instances
+from app.db.schema import Coordinates
 from app.db.tables import AnyRow
 from app.db.xcoms import XComKey
 from app.errors import RefusedRequest
@@ -41,8 +41,7 @@ async def require_own_xcom(request: Request, *, ti_id: uuid.UUID, key: XComKey, 
     asking = await _asking(request, ti_id)
     if asking is None:
         return
-    own = (asking.dag_id, asking.run_id, asking.task_id, asking.map_index)
-    if own != (key.dag_id, key.run_id, key.task_id, map_index):
+    if Coordinates.of(asking) != key.of(map_index):
         raise _refused(request, ti_id, "A task writes the XComs of its own task instance only")
 
 
@@ -69,7 +68,7 @@ async def _asking(request: Request, ti_id: uuid.UUID) -> AnyRow | None:
     if app.settings.task_scope != OWN:
         return None
     async with app.database.autocommit() as session:
-        row = await task_instances.identity(session, ti_id=ti_id)
+        row = await app.storage.task_instances.identity(session, ti_id=ti_id)
     if row is None:
         raise _refused(request, ti_id, "The token's task instance does not exist")
     return row

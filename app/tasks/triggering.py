@@ -13,13 +13,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from app.dags import partitions, serialized_dag, timetables
-from app.dags.partitions import LONGEST_KEY, InvalidPartitionKey
+from app.dags.partitions import InvalidPartitionKey
 from app.dags.serialized_dag import PlannedTask
 from app.db import dag_runs, dags
 from app.db import deadlines as db_deadlines
 from app.db.tables import AnyRow
-from app.db.task_instances import uuid7
-from app.errors import UnknownInDag, invalid_value
+from app.db.uuids import uuid7
+from app.errors import UnknownInDag
 from app.releases import Revision
 from app.schemas.base import DagRunType
 from app.schemas.dag_runs import TriggerDAGRunPayload
@@ -32,7 +32,7 @@ from app.tasks.transitions import Refuse
 if TYPE_CHECKING:  # what is not installed is not looked for
     from app.server.traces import Traces
 
-LONGEST_RUN_ID = 250  # characters, of dag_run.run_id
+MAX_KEY = 250  # characters, of dag_run.partition_key
 MAX_TRACE_VALUE = 256  # characters, of a value of a W3C tracestate
 # What Airflow itself generates; such an id is valid whatever [scheduler] allowed_run_id_pattern says.
 GENERATED_RUN_ID = r"^(?:manual|scheduled|asset_triggered)__(?:\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\+00:00)$"
@@ -65,7 +65,7 @@ async def trigger(
             return refusal
         if await dag_runs.state(reading, dag_id=dag_id, run_id=run_id) is not None:
             return _exists(dag_id, run_id)
-        inherits = service.revision.triggered_runs_inherit_user
+        inherits = service.revision.runs.inherit_user
         user_name = await dag_runs.triggering_user_name(reading, ti_id=by) if inherits else None
         version = await dags.newest_version(reading, dag_id=dag_id)
     if version is None:
@@ -89,11 +89,17 @@ async def trigger(
     except UnknownInDag as error:
         return _value_error(str(error))
     async with service.database.transaction() as session:
-        run_pk = await dag_runs.create(session, values=values, note=payload.note, tasks=tasks, now=now)
+        schema = service.storage.schema
+        run_pk = await dag_runs.create(session, schema=schema, values=values, note=payload.note, now=now)
         if run_pk is None:
             return _exists(dag_id, run_id)
+        await service.storage.task_instances.create(session, rows=tasks)
         await db_deadlines.create(
-            session, run_pk=run_pk, planned=promised, bundle_name=dag.bundle_name, now=now, revision=service.revision
+            session,
+            run_pk=run_pk,
+            planned=promised,
+            bundle_name=dag.bundle_name if service.revision.deadlines.callbacks_have_bundles else None,
+            now=now,
         )
     return None
 
@@ -109,11 +115,8 @@ async def _planned(
     settings, revision, trusted = service.settings, service.revision, service.settings.trusted_classes
     if message := _invalid_run_id(settings, revision, run_id) or _too_early(data, logical_date):
         return _value_error(message)
-    if len(run_id) > LONGEST_RUN_ID:
-        told = f"must have at most {LONGEST_RUN_ID} characters, not {len(run_id)}"
-        return Refuse(422, invalid_value(told, "path", "run_id"))
     partition_date = None
-    if payload.partition_key is not None and revision.partitions_have_dates:
+    if payload.partition_key is not None and revision.assets.partitions_have_dates:
         what = f"the timetable {dag['timetable']['__type']}"
         ask = partial(partitions.resolved_date, dag["timetable"], payload.partition_key, trusted)
         try:
@@ -124,8 +127,6 @@ async def _planned(
             return _value_error(str(error))
         if refusal := _refuse_partition_key(dag, dag_id, payload.partition_key):
             return refusal
-    elif payload.partition_key is not None and len(payload.partition_key) > LONGEST_KEY:
-        return _long_partition_key(payload.partition_key)
     if message := await threads.invalid_param(dag.get("params") or (), payload.conf):
         return _value_error(message)
     interval: tuple[datetime | None, datetime | None] = (None, None)
@@ -135,14 +136,14 @@ async def _planned(
     about = {
         "airflow.dag_id": dag_id,
         "airflow.dag_run.run_id": run_id,
-        "airflow.dag_run.run_type": revision.triggered_run_type,
+        "airflow.dag_run.run_type": revision.runs.triggered_type,
     }
     carriers = Carriers(service.traces, revision, payload.conf, about=about)
     values = {
         "dag_id": dag_id,
         "run_id": run_id,
         "state": "queued",
-        "run_type": revision.triggered_run_type,
+        "run_type": revision.runs.triggered_type,
         "triggered_by": "OPERATOR",
         "logical_date": logical_date,
         "data_interval_start": interval[0],
@@ -187,13 +188,13 @@ class Carriers:
     """
 
     def __init__(self, traces: Traces | None, revision: Revision, conf: Any, *, about: Mapping[str, str]) -> None:
-        detail = _span_detail(conf) if revision.conf_tells_span_detail and isinstance(conf, Mapping) else 0
+        detail = _span_detail(conf) if revision.runs.conf_tells_span_detail and isinstance(conf, Mapping) else 0
         self._traces = traces
         if traces is None:
-            self._run = {"traceparent": f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-{revision.sampled_flag}"}
+            self._run = {"traceparent": f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-{revision.runs.sampled_flag}"}
             self._run |= {"tracestate": f"{DETAIL_LEVEL}={detail}"} if detail else {}
         else:
-            self._run = traces.run_carrier(detail=detail, is_sampled=revision.sampled_flag == "01", attributes=about)
+            self._run = traces.run_carrier(detail=detail, is_sampled=revision.runs.sampled_flag == "01", attributes=about)
 
     @property
     def of_run(self) -> dict[str, Any]:
@@ -225,9 +226,9 @@ def refuse_dag(dag: AnyRow | None, dag_id: str) -> Refuse | None:
 
 
 def _refuse_type(dag: AnyRow | None, dag_id: str, revision: Revision) -> Refuse | None:
-    if dag is None or dag.allowed_run_types is None or revision.triggered_run_type in dag.allowed_run_types:
+    if dag is None or dag.allowed_run_types is None or revision.runs.triggered_type in dag.allowed_run_types:
         return None
-    message = f"Dag with dag_id '{dag_id}' does not allow {revision.triggered_run_type.replace('_', '-')} runs"
+    message = f"Dag with dag_id '{dag_id}' does not allow {revision.runs.triggered_type.replace('_', '-')} runs"
     return Refuse(400, {"reason": "denied_run_type", "message": message})
 
 
@@ -241,12 +242,12 @@ def _value_error(message: str) -> Refuse:
 
 
 def _invalid_run_id(settings: Settings, revision: Revision, run_id: str) -> str | None:
-    if revision.triggered_run_type == DagRunType.MANUAL:
+    if revision.runs.triggered_type == DagRunType.MANUAL:
         kinds = [kind for kind in DagRunType if kind != DagRunType.OPERATOR_TRIGGERED]  # which 3.2 does not know
         reserved = next((kind for kind in kinds if run_id.startswith(f"{kind}__")), DagRunType.MANUAL)
         if reserved != DagRunType.MANUAL:
             return f"A manual DAG run cannot use ID {run_id!r} since it is reserved for {reserved} runs"
-    if ".." in run_id and revision.run_ids_without_double_dots and not settings.double_dots_in_run_ids:
+    if ".." in run_id and revision.runs.ids_without_double_dots and not settings.double_dots_in_run_ids:
         return f"The run_id '{run_id}' must not contain '..' to prevent path traversal"
     pattern = settings.run_id_pattern
     if re.match(GENERATED_RUN_ID, run_id) or (pattern and re.match(pattern, run_id)):
@@ -268,12 +269,12 @@ def _refuse_partition_key(dag: Mapping[str, Any], dag_id: str, key: str) -> Refu
         message = f"Dag '{dag_id}' is not a partitioned Dag and does not accept a partition_key."
         return Refuse(400, {"reason": "not_partitioned", "message": message})
     if not key.strip():
-        return _invalid_partition_key("partition_key must not be empty or whitespace-only.")
-    return _long_partition_key(key) if len(key) > LONGEST_KEY else None
-
-
-def _long_partition_key(key: str) -> Refuse:
-    return _invalid_partition_key(f"partition_key must be at most {LONGEST_KEY} characters; got {len(key)}.")
+        message = "partition_key must not be empty or whitespace-only."
+    elif len(key) > MAX_KEY:
+        message = f"partition_key must be at most {MAX_KEY} characters; got {len(key)}."
+    else:
+        return None
+    return _invalid_partition_key(message)
 
 
 def _invalid_partition_key(message: str) -> Refuse:

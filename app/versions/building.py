@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.db.retrying import ComingBack
 from app.errors import RefusedRequest, RejectedByDatabase
@@ -29,7 +29,7 @@ from app.server.auth import REQUIREMENTS
 from app.server.bodies import Bodies
 from app.server.middleware import header, send_json
 from app.tasks.service import Service
-from app.versions import VERSIONS, Version, documents, pages
+from app.versions import VERSIONS, changes, documents, pages
 from app.versions.changes import Change, Downgrade, OlderModels
 from app.versions.dispatch import REFUSALS, Dispatcher
 
@@ -114,21 +114,23 @@ class ApiVersions:
         return None if found is None else found.name
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        found = header(scope, VERSION_HEADER)
+        asked = None if found is None else found.decode("latin-1")
+        echoed = (VERSION_HEADER, self._newest_header if found is None else found)
+
+        async def echo(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], echoed]
+            await send(message)
+
         if (newline := scope["path"].find("\n")) >= 0:  # which no path of Airflow's matches: its mount's does at the end
-            if newline == len(scope["path"]) - 1:
-                self._chosen(scope)
-            return await send_json(send, 404, {"detail": "Not Found"})
-        chosen = self._chosen(scope)
+            at_the_end = newline == len(scope["path"]) - 1
+            return await send_json(echo if at_the_end else send, 404, {"detail": "Not Found"})
+        chosen = self._app_for(asked)
         if isinstance(chosen, tuple):
             status, detail = chosen
-            return await send_json(send, status, {"detail": detail})
-        await chosen(scope, receive, send)
-
-    def _chosen(self, scope: Scope) -> ASGIApp | tuple[int, Any]:
-        """Return what answers the date that is asked for, and repeat that in the answer."""
-        found = header(scope, VERSION_HEADER)
-        scope["added_headers"].append((VERSION_HEADER, self._newest_header if found is None else found))
-        return self._app_for(None if found is None else found.decode("latin-1"))
+            return await send_json(echo, status, {"detail": detail})
+        await chosen(scope, receive, echo)
 
     def _resolve(self, asked: str | None) -> ASGIApp | tuple[int, Any]:
         """Return the application for a header's value, or the status and detail that refuse it."""
@@ -152,8 +154,7 @@ def build_app(service: Service, version: str, bodies: Bodies) -> Dispatcher:
 
     :param bodies: what this process holds of bodies, whatever their date.
     """
-    undone = tuple(change for newer in _newer_than(version) for change in newer.changes)
-    undone += tuple(change for newer in _newer_than(service.revision.newest_api_date) for change in newer.server_changes)
+    undone = tuple(changes.undone(VERSIONS, version, server=service.revision.newest_api_date))
     models = OlderModels(undone)
     routers = [
         (prefix, tag, list(_as_of(undone, operations, models, service.database.coming_back)))
@@ -186,6 +187,7 @@ def build_app(service: Service, version: str, bodies: Bodies) -> Dispatcher:
         strict_content_type=False,  # the client of Task SDK 1.0 names none
     )
     app.state.service = service
+    app.state.api_date = version
     app.state.models = models
     for refusal in REFUSALS:
         app.add_exception_handler(refusal, _refused)
@@ -208,12 +210,8 @@ def build_app(service: Service, version: str, bodies: Bodies) -> Dispatcher:
     return dispatcher
 
 
-def _newer_than(version: str) -> tuple[Version, ...]:
-    return tuple(v for v in VERSIONS if v.date > version)
-
-
-def _downgrades(changes: tuple[Change, ...], operation: str) -> tuple[Downgrade, ...]:
-    return tuple(change.downgrades[operation] for change in changes if operation in change.downgrades)
+def _downgrades(undone: tuple[Change, ...], operation: str) -> tuple[Downgrade, ...]:
+    return tuple(change.downgrades[operation] for change in undone if operation in change.downgrades)
 
 
 def _as_of(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -15,6 +15,7 @@ import pydantic
 from app.schemas.base import without_newer
 
 Downgrade = Callable[[dict[str, Any]], None]
+NEVER = "9999-12-31"  # after the date of every server
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,9 @@ class Change:
     :param added_operations: names of the operations that did not exist before it.
     :param moved_operations: by operation name, the path below its router's prefix, and the name, that it had before.
     :param downgrades: by operation name, what turns an answer's body into what it was before.
+    :param by_date_since: the server, by its newest API date, from which on the date that a client asks for decides whether
+        it sees the change. An older server shows it to every date, or, if it is older than the change, to none. "" for all
+        servers, :data:`NEVER` for a change that came with the server of its date, whatever a client asks for.
     """
 
     description: str
@@ -37,6 +41,7 @@ class Change:
     added_operations: frozenset[str] = frozenset()
     moved_operations: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     downgrades: Mapping[str, Downgrade] = field(default_factory=dict)
+    by_date_since: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +49,26 @@ class Version:
     """An API date and what it changed.
 
     :param date: ISO, as in the ``Airflow-API-Version`` header.
-    :param changes: what clients of older dates must not see.
-    :param server_changes: what came with the server of this date: clients of older dates see it too, once their server
-        has it. The released documents of Airflow 3.3.2 show which these are.
+    :param changes: what came with it; each says whether the date or the server decides who sees it.
     """
 
     date: str
     changes: tuple[Change, ...]
-    server_changes: tuple[Change, ...] = ()
+
+
+def undone(versions: Iterable[Version], date: str, *, server: str) -> Iterator[Change]:
+    """Yield the changes that a date does not have, newest first.
+
+    The released documents show which changes follow the date, and from which server on.
+
+    :param date: the API date that is served.
+    :param server: the newest date that Airflow's own server of this metadata revision serves.
+    """
+    for version in versions:
+        for change in version.changes:
+            decides = date if change.by_date_since <= server else server
+            if decides < version.date:
+                yield change
 
 
 def without(*names: str) -> Downgrade:

@@ -6,7 +6,7 @@ from typing import Any
 
 from app.schemas.dag_runs import AssetEventDagRunReference, DagRun, TriggerDAGRunPayload
 from app.schemas.task_instances import TIAwaitingInputStatePayload, TIRetryStatePayload
-from app.versions.changes import Change, Version, context_without, without
+from app.versions.changes import NEVER, Change, Version, context_without, without
 
 DAG_RUN_ROUTES = ("get_dag_run", "get_previous_dagrun")
 
@@ -52,18 +52,22 @@ VERSION = Version(
             added_fields={AssetEventDagRunReference: ("partition_key",)},
             downgrades={"ti_run": _events_without_partition_key},
         ),
-    ),
-    server_changes=(
-        Change("A triggered run may have to wait", added_fields={TriggerDAGRunPayload: ("run_after",)}),
+        Change(
+            "A triggered run may have to wait",
+            added_fields={TriggerDAGRunPayload: ("run_after",)},
+            by_date_since=NEVER,
+        ),
         Change(
             "Task instances may wait for a person's input, without a trigger",
             added_fields={
                 TIAwaitingInputStatePayload: ("state", "timeout", "next_method", "next_kwargs", "rendered_map_index")
             },
+            by_date_since=NEVER,
         ),
         Change(
             "A retry may carry the delay and the reason that a retry policy chose",
             added_fields={TIRetryStatePayload: ("retry_delay_seconds", "retry_reason")},
+            by_date_since="2026-10-30",  # the server of Airflow 3.4
         ),
     ),
 )

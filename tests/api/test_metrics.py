@@ -7,12 +7,14 @@ import re
 import httpx
 
 from app.db.tables import metadata
+from app.releases import REVISIONS
 from app.routes import ROUTERS
 from tests.servers import Server, token
 from tests.world import World
 
 SERIES = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$", re.M)
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+TABLES = {*metadata.tables, *(name for each in REVISIONS for name in each.storage.schema.metadata.tables)}
 BEAT = {"hostname": "worker", "pid": 42}
 DOES = ("select", "insert", "update", "delete")
 
@@ -101,7 +103,7 @@ async def test_what_can_be_told_apart_is_bounded(server: Server, world: World) -
     names = {name for _, labels in series for name, _ in labels}
     names -= {"le", "pid", "version", "metadata_revision"}
     statements = {value for _, labels in series for name, value in labels if name == "statement"}
-    assert statements <= {f"{does} {table}" for does in DOES for table in metadata.tables} | {
+    assert statements <= {f"{does} {table}" for does in DOES for table in TABLES} | {
         "select",
         "select alembic_version",
     }

@@ -28,7 +28,7 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.util import await_only
 
-from app.db import retrying, task_instances
+from app.db import heartbeats, retrying
 from app.db.direct import DirectSession
 from app.main import create_app
 from app.settings import DatabaseSettings, Settings, TokenSettings
@@ -188,12 +188,12 @@ class Explorer:
                 await self.gate.stop()
             await controlled(session, command)
 
-        beaten = task_instances.heartbeats
+        beaten = heartbeats.record
 
         async def beat(session: DirectSession, *, processes: Sequence[Any], now: datetime) -> set[Any]:
             return await beaten(session, processes=[*processes, *processes] if self.in_batch else processes, now=now)
 
-        patch.setattr(task_instances, "heartbeats", beat)
+        patch.setattr(heartbeats, "record", beat)
         patch.setattr(retrying, "PAUSE", (0.0, 0.002))  # whose turn it is decides the schedule
         patch.setattr(DirectSession, "fetch", fetch)
         patch.setattr(DirectSession, "control", control)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from app import releases
 from app.commands.embedded import EmbeddedPostgres
 from app.db.session import Database
 from app.settings import DatabaseSettings, load
@@ -71,5 +72,5 @@ async def test_a_schema_of_ones_own(postgres: EmbeddedPostgres, tmp_path: Path) 
     )
     assert tables.split("\n") == ["Air flow", ""]
     database = Database(DatabaseSettings(url=async_url(url, setting="url"), schema="Air flow"))
-    assert (await database.revision()).name == "3.3"
+    assert (await releases.of(database)).name == "3.3"
     await database.close()

@@ -13,7 +13,7 @@ import pytest
 import uvloop
 from sqlalchemy import text
 
-from app import errors
+from app import errors, releases
 from app.commands.embedded import EmbeddedPostgres, free_port
 from app.db.session import Database
 from app.settings import DatabaseSettings
@@ -148,7 +148,7 @@ WHERE = text("SELECT count(*) FROM slot_pool")
 async def test_another_schema(schema: str, postgres: EmbeddedPostgres, folder: Path, behind: bool) -> None:
     async def ask(url: str) -> None:
         async with opened(url, schema="Air flow", pgbouncer=behind, pool_size=2) as database:
-            assert (await database.revision()).name == "3.3"
+            assert (await releases.of(database)).name == "3.3"
             for way in (database.autocommit, database.transaction, database.fallback):
                 async with way() as session:
                     assert await session.scalar(WHERE) == 1

@@ -12,8 +12,8 @@ import pytest
 from sqlalchemy import Integer, bindparam, column, select, text
 
 from app import errors
-from app.db import task_instances
 from app.db.session import Database
+from app.releases import AIRFLOW_3_3
 from app.server import patience
 from app.settings import DatabaseSettings
 from app.settings.database_url import async_url
@@ -92,7 +92,7 @@ async def test_lock_timeout(database: Database, admin: asyncpg.Connection, ti: u
         await admin.execute("SELECT 1 FROM task_instance WHERE id = $1 FOR UPDATE", ti)
         with pytest.raises(errors.LockTimeout) as raised:
             async with database.transaction() as session:
-                await task_instances.lock_by_pk(session, ti_id=ti)
+                await AIRFLOW_3_3.storage.task_instances.lock(session, ti_id=ti)
     assert raised.value.__cause__ is not None
 
 
@@ -158,14 +158,14 @@ async def test_a_deadlock_in_which_we_are_the_victim(database: Database, admin: 
         async with database.transaction() as session:
             for setting in ("deadlock_timeout = '10ms'", "lock_timeout = 0"):
                 await session.execute(text(f"SET LOCAL {setting}"))
-            await task_instances.lock_by_pk(session, ti_id=ti)
+            await AIRFLOW_3_3.storage.task_instances.lock(session, ti_id=ti)
             async with admin.transaction():
                 await admin.execute(lock, other)
                 theirs = asyncio.create_task(admin.execute(lock, ti))
                 try:
                     while not await _waits(session, admin):
                         pass
-                    await task_instances.lock_by_pk(session, ti_id=other)
+                    await AIRFLOW_3_3.storage.task_instances.lock(session, ti_id=other)
                 finally:
                     await database.abandon(session)  # what PostgreSQL ended holds no lock any more
                     await theirs

@@ -1,0 +1,171 @@
+"""What tasks ask about task instances other than their own: how many there are, their states, earlier ones."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Double, bindparam, cast, extract, func, or_, select, true, tuple_
+
+from app.db.schema import Schema
+from app.db.session import Session
+from app.db.tables import AnyRow, dag_run, date_of
+from app.db.tries import Tries
+from app.schemas.base import TerminalTIState
+
+TERMINAL = [state.value for state in TerminalTIState]
+
+
+class TaskInstanceQueries:
+    """What is asked of a release's task instances by their coordinates: the last try of each counts."""
+
+    def __init__(self, schema: Schema, tries: Tries) -> None:
+        self._table = row = schema.task_instance
+        self._live = tries.live
+        self._map_index = schema.map_index(row)
+        map_index = self._map_index.label("map_index")
+        silent_for = cast(extract("epoch", func.now() - row.c.last_heartbeat_at), Double)
+        at_work = row.c.state.in_(("running", "restarting"))
+        self._counts = select(
+            func.count().filter(at_work).label("running"),
+            func.count().filter(row.c.state == "queued").label("queued"),
+            func.count().filter(at_work, bindparam("late", type_=Double) < silent_for).label("late"),
+            func.max(silent_for).filter(at_work).label("longest_silence"),
+        ).where(row.c.state.in_(("running", "restarting", "queued")))
+        self._states = select(row.c.run_id, row.c.task_id, map_index, row.c.state).where(tries.live)
+        self._breadcrumbs = (
+            select(row.c.task_id, map_index, row.c.state, row.c.operator, row.c.duration)
+            .where(
+                row.c.dag_id == bindparam("dag_id"),
+                row.c.run_id == bindparam("run_id"),
+                row.c.state.in_(TERMINAL),
+                tries.live,
+            )
+            .order_by(row.c.task_id, self._map_index)
+        )
+        asking = dag_run.alias("asking")
+        asking_when = (
+            select(date_of(asking).label("date"), asking.c.id)
+            .join(row, (row.c.dag_id == asking.c.dag_id) & (row.c.run_id == asking.c.run_id))
+            .where(row.c.id == bindparam("asker"))
+            .subquery("asking_when")
+        )
+        previous = (
+            select(
+                row.c.task_id,
+                row.c.dag_id,
+                row.c.run_id,
+                dag_run.c.logical_date,
+                row.c.start_date,
+                row.c.end_date,
+                row.c.state,
+                row.c.try_number,
+                map_index,
+                row.c.duration,
+            )
+            .join(dag_run, (dag_run.c.dag_id == row.c.dag_id) & (dag_run.c.run_id == row.c.run_id))
+            .where(
+                row.c.dag_id == bindparam("dag_id"),
+                row.c.task_id == bindparam("task_id"),
+                self._map_index == bindparam("at_index"),
+                tries.live,
+            )
+            .order_by(date_of(dag_run).desc(), dag_run.c.id.desc())
+            .limit(1)
+        )
+        is_earlier = tuple_(date_of(dag_run), dag_run.c.id) < tuple_(asking_when.c.date, asking_when.c.id)
+        to_asking = previous.outerjoin(asking_when, true()).where(asking_when.c.id.is_(None) | is_earlier)
+        in_state = row.c.state == bindparam("state")
+        by_date = previous.where(dag_run.c.logical_date < bindparam("before"))
+        self._previous = {
+            (has_date, has_state): each.where(in_state) if has_state else each
+            for has_date, each in ((True, by_date), (False, to_asking))
+            for has_state in (True, False)
+        }
+
+    def _matching(
+        self,
+        *,
+        dag_id: str,
+        task_ids: Sequence[str] | None,
+        run_ids: Sequence[str] | None,
+        logical_dates: Sequence[datetime] | None,
+        map_index: int | None,
+    ) -> list[ColumnElement[bool]]:
+        """Return the conditions of the collection queries; empty lists do not filter."""
+        row = self._table
+        conditions: list[ColumnElement[bool]] = [row.c.dag_id == dag_id, self._live]
+        if task_ids:
+            conditions.append(row.c.task_id.in_(task_ids))
+        if run_ids:
+            conditions.append(row.c.run_id.in_(run_ids))
+        if map_index is not None:
+            conditions.append(self._map_index == map_index)
+        if logical_dates:
+            runs = select(dag_run.c.run_id).where(dag_run.c.dag_id == dag_id, dag_run.c.logical_date.in_(logical_dates))
+            conditions.append(row.c.run_id.in_(runs))
+        return conditions
+
+    async def count(
+        self,
+        session: Session,
+        *,
+        states: Sequence[str] | None = None,
+        pairs: Sequence[tuple[str, int]] | None = None,
+        **filters: Any,
+    ) -> int:
+        """Count task instances.
+
+        :param states: only these; ``"null"`` stands for no state.
+        :param pairs: only these (task id, map index).
+        :param filters: see :func:`states`.
+        """
+        row = self._table
+        conditions = self._matching(**filters)
+        if pairs is not None:
+            conditions.append(tuple_(row.c.task_id, self._map_index).in_(pairs))
+        if states:
+            named = row.c.state.in_([state for state in states if state != "null"])
+            conditions.append(or_(row.c.state.is_(None), named) if "null" in states else named)
+        return await session.scalar(select(func.count()).select_from(row).where(*conditions)) or 0
+
+    async def counts(self, session: Session, *, late: float) -> AnyRow:
+        """Return how many tasks run and are queued, how many have been silent for so many seconds, the longest silence."""
+        return (await session.execute(self._counts, {"late": late})).one()
+
+    async def states(self, session: Session, **filters: Any) -> Sequence[AnyRow]:
+        """Return run id, task id, map index and state of task instances.
+
+        :param filters: ``dag_id``, and ``task_ids``, ``run_ids``, ``logical_dates``, ``map_index``, of which empty ones do
+            not filter.
+        """
+        return (await session.execute(self._states.where(*self._matching(**filters)))).all()
+
+    async def breadcrumbs(self, session: Session, *, dag_id: str, run_id: str) -> Sequence[AnyRow]:
+        """Return the ended task instances of a run."""
+        return (await session.execute(self._breadcrumbs, {"dag_id": dag_id, "run_id": run_id})).all()
+
+    async def previous(
+        self,
+        session: Session,
+        *,
+        dag_id: str,
+        task_id: str,
+        map_index: int,
+        before: datetime | None,
+        asker: uuid.UUID,
+        state: str | None,
+    ) -> AnyRow | None:
+        """Return the newest task instance of a task before a date, or before the run of the task instance that asks.
+
+        :param before: only runs of an earlier logical date.
+        :param asker: the task instance that asks: without ``before`` only runs that are earlier than its own, by
+            :func:`~app.db.tables.date_of`, which is that of every run.
+        :param state: only in this state.
+        """
+        statement = self._previous[before is not None, state is not None]
+        parameters = {"dag_id": dag_id, "task_id": task_id, "at_index": map_index}
+        parameters |= {"before": before, "asker": asker, "state": state}
+        return (await session.execute(statement, parameters)).one_or_none()

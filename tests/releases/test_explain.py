@@ -1,0 +1,86 @@
+"""What a database has otherwise than the releases that are known."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from app.commands import cli, explain
+from app.commands.embedded import EmbeddedPostgres
+from app.db.session import Database
+from app.releases import REVISIONS
+from app.settings import DatabaseSettings
+from app.settings.database_url import async_url
+from tests.servers import airflow_settings
+
+REFERENCES = "REFERENCES task_instance(dag_id, task_id, run_id, map_index) ON DELETE CASCADE"
+
+
+@pytest.fixture
+async def database(revision: str, make_database: Callable[[str], str]) -> AsyncIterator[Database]:
+    database = Database(DatabaseSettings(url=async_url(make_database(revision), setting="url")))
+    yield database
+    await database.close()
+
+
+async def test_a_known_release_is_as_it_is_known(database: Database, revision: str) -> None:
+    (heading,) = await explain.differences(database)
+    assert f"compared with Airflow {revision}: 0 difference(s)" in heading
+
+
+def test_every_table_and_column_that_statements_name_is_there(revision: str) -> None:
+    """A statement for a release names no column that it does not have."""
+    told = next(each for each in REVISIONS if each.name == revision)
+    made = explain.known(told)
+    schema = told.storage.schema.metadata.tables
+    assert schema.keys() - made.keys() == (set() if told.tasks.state_stores else {"task_state_store"})
+    named = {(name, column.name) for name in schema.keys() & made.keys() for column in schema[name].columns}
+    assert named - {(name, column) for name, table in made.items() for column in table.columns} == set()
+
+
+@pytest.mark.parametrize("revision", ["3.3"], indirect=True)
+async def test_a_changed_database(database: Database) -> None:
+    connection = await asyncpg.connect(str(database.settings.url.set(drivername="postgresql").render_as_string(False)))
+    await connection.execute(
+        "ALTER TABLE xcom RENAME COLUMN map_index TO place; ALTER TABLE xcom ADD UNIQUE (key);"
+        "ALTER TABLE task_map DROP CONSTRAINT task_map_pkey; DROP TABLE hitl_detail_history"
+    )
+    await connection.close()
+    assert (await explain.differences(database))[1:] == [
+        "hitl_detail_history: there is no such table",
+        "task_map: lacks PRIMARY KEY (dag_id, task_id, run_id, map_index)",
+        "xcom: lacks column map_index",
+        f"xcom: lacks FOREIGN KEY (dag_id, task_id, run_id, map_index) {REFERENCES}",
+        "xcom: lacks PRIMARY KEY (dag_run_id, task_id, map_index, key)",
+        "xcom: has beyond column place",
+        f"xcom: has beyond FOREIGN KEY (dag_id, task_id, run_id, place) {REFERENCES}",
+        "xcom: has beyond PRIMARY KEY (dag_run_id, task_id, place, key)",
+        "xcom: has beyond UNIQUE (key)",
+    ]
+
+
+@pytest.mark.parametrize("revision", ["3.3"], indirect=True)
+async def test_of_a_release_that_nobody_knows(database: Database, postgres: EmbeddedPostgres) -> None:
+    """What the invented one changed is what its module says."""
+    script = (Path(__file__).parent / "invented.sql").read_bytes()
+    name = database.settings.url.database
+    postgres.run("psql", "-qX", "-v", "ON_ERROR_STOP=1", "-d", str(name), stdin=script)
+    heading, *lines = await explain.differences(database)
+    assert heading.startswith("metadata revision invented, compared with Airflow 3.3: ")
+    assert {"task_instance: lacks column map_index", "task_instance: has beyond column region_index"} <= set(lines)
+    assert {f"{table}: there is no such table" for table in ("xcom", "task_map", "task_instance_history")} <= set(lines)
+
+
+@pytest.mark.parametrize("revision", ["3.3"], indirect=True)
+async def test_the_command(database: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    url = database.settings.url.set(drivername="postgresql").render_as_string(False)
+    for name, value in {**airflow_settings(url), "AIRFLOW_HOME": "/nowhere"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        await asyncio.to_thread(cli.main, ["check", "--explain"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.endswith("compared with Airflow 3.3: 0 difference(s) in the tables that we use\n")
