@@ -31,6 +31,7 @@ from app.settings.airflow import AirflowConfiguration
 from app.settings.database_url import place_of
 from app.tasks.secrets import Secrets
 
+CERTIFICATE_OPTIONS = ("[api] ssl_cert", "[api] ssl_key")
 LOGIN_REFUSED = "28"  # class of SQLSTATEs
 DATABASE_TIMEOUT = 8.0  # seconds; a wrong configuration must end within ten
 RESERVED_CONNECTIONS = 20  # Airflow's scheduler, triggerer and Dag processor hold 5 pooled connections each by default
@@ -98,12 +99,13 @@ async def asked(settings: DatabaseSettings, question: Callable[[Database], Await
         await database.close()
 
 
-def require_certificate(certificate: Path, key: Path) -> None:
+def require_certificate(certificate: Path, key: Path, *, options: tuple[str, str] = CERTIFICATE_OPTIONS) -> None:
     """Load the server's own certificate, as its workers will do.
 
+    :param options: where each of the two was said.
     :raises ConfigurationError: when they could not.
     """
-    for option, path in (("--ssl-cert", certificate), ("--ssl-key", key)):
+    for option, path in zip(options, (certificate, key), strict=True):
         try:
             path.read_bytes()
         except OSError as error:
@@ -112,7 +114,7 @@ def require_certificate(certificate: Path, key: Path) -> None:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")  # nobody is asked for one
     except ssl.SSLError as error:
-        what = f"--ssl-cert {certificate} and --ssl-key {key}"
+        what = f"{options[0]} {certificate} and {options[1]} {key}"
         raise ConfigurationError(
             f"{what} cannot be used together ({error.reason or 'no PEM'}): expected a certificate and its key, not encrypted"
         ) from error

