@@ -30,6 +30,7 @@ A refusal that a handler expects (the task runs elsewhere, there is no such XCom
 from __future__ import annotations
 
 from typing import Any, ClassVar
+from uuid import UUID
 
 
 def invalid_value(message: str, *where: str) -> list[dict[str, Any]]:
@@ -132,9 +133,16 @@ class SerializationFailure(RetryableDatabaseError):
 
 
 class LockTimeout(RetryableDatabaseError):
-    """A row stayed locked by another transaction for longer than the lock timeout."""
+    """A row stayed locked by another transaction for longer than the lock timeout.
+
+    :param ti_id: the task instance whose row it is, where no error of PostgreSQL's tells the row.
+    """
 
     reason = "lock_timeout"
+
+    def __init__(self, message: str = "", *, ti_id: UUID | None = None) -> None:
+        super().__init__(message)
+        self.ti_id = ti_id
 
 
 class StatementTimeout(RetryableDatabaseError):

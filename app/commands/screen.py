@@ -211,13 +211,11 @@ def _what(held: Held) -> str:
 
 def _name(row: Mapping[str, Any]) -> Line:
     """Return by what a row is known: first what a person calls it."""
-    names = [str(row[key]) for key in ("dag_id", "run_id", "task_id") if row.get(key) is not None]
+    names = [str(row[key]) for key in ("dag_id", "task_id") if row.get(key) is not None]
     index = row.get("map_index")
     told = " / ".join(names) + (f" [{index}]" if index is not None and index >= 0 else "")
-    rest = "  ".join(
-        f"{key} {value}" for key, value in row.items() if key not in {"dag_id", "run_id", "task_id", "map_index"}
-    )
-    return [("bold", f"  {told}" if told else ""), ("", f"  {rest}")]
+    rest = {key: value for key, value in row.items() if key not in {"dag_id", "task_id", "map_index"} and value is not None}
+    return [("bold", f"  {told}" if told else ""), ("", "".join(f"  {key} {value}" for key, value in rest.items()))]
 
 
 def _counts(name: str, counts: Mapping[str, float], unit: str = "", *, style: str = "warn") -> Line:

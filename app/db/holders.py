@@ -28,8 +28,8 @@ HIDDEN = "<insufficient privilege>"  # PostgreSQL's word for what a role may not
 
 # By what a person knows a row; a table that is not here has its rows told by page and number.
 NAMED_BY = {
-    "task_instance": ("id", "dag_id", "run_id", "task_id", "map_index", "state"),
-    "dag_run": ("id", "dag_id", "run_id", "state"),
+    "task_instance": ("dag_id", "task_id", "map_index", "run_id", "state", "id"),
+    "dag_run": ("dag_id", "run_id", "state", "id"),
     "dag": ("dag_id",),
     "asset": ("id",),
     "asset_dag_run_queue": ("asset_id", "target_dag_id"),
@@ -47,27 +47,35 @@ NAMED_BY = {
     "xcom": ("dag_id", "run_id", "task_id", "map_index"),
 }
 
-# The wait's beginning is told since PostgreSQL 14.
+# Each part is filtered before it is joined: PostgreSQL expects one row of each of them, and would read them all for every
+# row of the other. The wait's beginning is told since PostgreSQL 14.
 _WAITS = text("""
     WITH locks AS MATERIALIZED (SELECT * FROM pg_locks),
-         waiting AS (SELECT locks.* FROM locks JOIN pg_stat_activity a USING (pid)
-                     WHERE NOT locks.granted AND a.datname = current_database())
+         waiting AS MATERIALIZED (SELECT * FROM locks WHERE NOT granted),
+         first AS MATERIALIZED (SELECT pid, relation, page, tuple FROM locks WHERE granted AND locktype = 'tuple'),
+         here AS MATERIALIZED (SELECT pid FROM pg_stat_activity WHERE datname = current_database())
     SELECT w.pid, w.locktype, w.mode, c.relname, w.transactionid::text AS xid,
-           coalesce(w.page, t.page) AS page, coalesce(w.tuple, t.tuple) AS number, tc.relname AS tuple_of,
+           coalesce(w.page, f.page) AS page, coalesce(w.tuple, f.tuple) AS number, fc.relname AS tuple_of,
            extract(epoch FROM clock_timestamp() - (to_jsonb(w) ->> 'waitstart')::timestamptz)::float8 AS seconds,
            pg_blocking_pids(w.pid) AS blockers
     FROM waiting w
-         LEFT JOIN locks t ON t.pid = w.pid AND t.granted AND t.locktype = 'tuple' AND w.locktype = 'transactionid'
+         JOIN here ON here.pid = w.pid
+         LEFT JOIN first f ON f.pid = w.pid AND w.locktype = 'transactionid'
          LEFT JOIN pg_class c ON c.oid = w.relation
-         LEFT JOIN pg_class tc ON tc.oid = coalesce(t.relation, w.relation)
+         LEFT JOIN pg_class fc ON fc.oid = coalesce(f.relation, w.relation)
 """)
-# Transactions that have written or locked a row, and for how long they have been open.
+# Transactions that have written or locked a row, and have been open for some time.
 _OPEN = text("""
-    SELECT l.pid, l.transactionid::text::bigint AS xid
-    FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-    WHERE l.locktype = 'transactionid' AND l.granted AND l.mode = 'ExclusiveLock' AND a.datname = current_database()
-          AND l.pid <> pg_backend_pid()
-          AND coalesce(a.xact_start, '-infinity') <= clock_timestamp() - make_interval(secs => :since)
+    WITH writing AS MATERIALIZED (
+             SELECT pid, transactionid FROM pg_locks
+             WHERE locktype = 'transactionid' AND granted AND mode = 'ExclusiveLock' AND pid <> pg_backend_pid()
+         ),
+         here AS MATERIALIZED (
+             SELECT pid FROM pg_stat_activity
+             WHERE datname = current_database()
+                   AND coalesce(xact_start, '-infinity') <= clock_timestamp() - make_interval(secs => :since)
+         )
+    SELECT pid, transactionid::text::bigint AS xid FROM writing JOIN here USING (pid)
 """)
 _SESSIONS = text("""
     SELECT a.pid, a.usename, a.application_name, host(a.client_addr) AS client, a.state, a.backend_type, a.query,

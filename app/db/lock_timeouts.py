@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
+from uuid import UUID
 
 import structlog
 
-from app.db.holders import Held, Place, holders_of, look
+from app.db.holders import Held, Picture, Place, holders_of, look
 from app.db.session import Database
 from app.errors import LockTimeout, RetryableDatabaseError
 
@@ -43,17 +45,14 @@ class LockTimeouts:
             return
         self._next = now + EVERY
         # In the request's context: the line has its correlation id.
-        self._task = asyncio.create_task(self._tell(Place.in_context(getattr(error.__cause__, "context", None))))
+        self._task = asyncio.create_task(
+            self._tell(Place.in_context(getattr(error.__cause__, "context", None)), error.ti_id)
+        )
 
-    async def _tell(self, place: Place | None) -> None:
-        # The error tells the row, unless it was passed over or is none: then what has been held for long is looked for.
+    async def _tell(self, place: Place | None, ti_id: UUID | None) -> None:
         with suppress(RetryableDatabaseError, TimeoutError):
             async with asyncio.timeout(WITHIN):
-                picture = (
-                    await holders_of(self._database, place)
-                    if place
-                    else await look(self._database, since=self._database.settings.lock_timeout)
-                )
+                picture = await self._picture(place, ti_id)
             untold, self._untold = self._untold, 0
             if picture.held:
                 others = {"more_held": len(picture.held) - 1, "other_lock_timeouts": untold}
@@ -64,6 +63,15 @@ class LockTimeouts:
             if not picture.is_whole and not self._has_told_of_privileges:
                 self._has_told_of_privileges = True
                 log.warning("this role may not see what others' sessions do: grant it pg_read_all_stats")
+
+    async def _picture(self, place: Place | None, ti_id: UUID | None) -> Picture:
+        """Return who holds the row; where it is not known which, what has been held for as long as a request comes back."""
+        if place is not None:
+            return await holders_of(self._database, place)
+        if ti_id is None:
+            return await look(self._database, since=self._database.settings.lock_timeout)
+        picture = await look(self._database, since=0.0)
+        return replace(picture, held=tuple(held for held in picture.held if held.row.get("id") == str(ti_id)))
 
 
 def _described(held: Held) -> dict[str, Any]:

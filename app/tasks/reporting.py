@@ -133,7 +133,7 @@ async def heartbeat(service: Service, *, ti_id: uuid.UUID, payload: TIHeartbeatI
             return None
         if await service.heartbeats.record(ti_id=ti_id, payload=payload):
             return None
-    raise LockTimeout("somebody holds or changed the task instance of a heartbeat")
+    raise LockTimeout("somebody holds or changed the task instance of a heartbeat", ti_id=ti_id)
 
 
 async def report_state(service: Service, *, ti_id: uuid.UUID, payload: TIStateUpdate) -> Decision:

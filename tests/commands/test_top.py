@@ -85,7 +85,7 @@ async def test_once(url: str, served: Server, held: asyncpg.Connection) -> None:
     holder = next(number for number, line in enumerate(lines) if line.startswith("unknown  holds 1  transaction of "))
     assert f"pid {held.get_server_pid()}  postgres@127.0.0.1  cron  idle in transaction for " in lines[holder]
     assert lines[holder + 1] == "  SELECT ? FROM task_instance WHERE task_id = ? FOR UPDATE"
-    assert lines[holder + 2].startswith("    task_instance  sales / manual__1 / job  id ")
+    assert lines[holder + 2].startswith("    task_instance  sales / job  run_id manual__1  state running  id ")
     assert PLANTED not in done.stdout + done.stderr
     assert done.stdout.isascii()
     assert "\x1b" not in done.stdout

@@ -8,14 +8,22 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import asyncpg
 import pytest
 from cryptography.fernet import Fernet
+from sqlalchemy import text
 
 from app.commands.embedded import EmbeddedPostgres
+from app.db.holders import sessions
+from app.db.session import Database
+from app.errors import RetryableDatabaseError
+from app.settings import DatabaseSettings
+from app.settings.database_url import async_url
 from tests.end_to_end.installation import Airflow
 from tests.servers import FERNET_KEY, Server, airflow_server, our_server
 
@@ -42,6 +50,15 @@ TRIGGERED = [
 ]
 STARTED_BY_THEM = ["consumer", "triggered"]
 PARSED_TIMEOUT, FINISHED_TIMEOUT = 120.0, 420.0  # seconds; two cores take about 20 and 100
+AIRFLOWS_OWN = "airflow's own"  # its execution API's sessions, as it names them
+COMPONENTS = {
+    "scheduler": "scheduler",
+    "triggerer": "triggerer",
+    "dag-processor": "Dag processor",
+    "execution-api": "execution-api",
+    AIRFLOWS_OWN: "Airflow's execution API",
+}
+IN_TRANSACTION = text("SELECT pid FROM pg_stat_activity WHERE xact_start IS NOT NULL AND pid <> pg_backend_pid()")
 # What the server itself mints lasts 10 s, without leeway: a task of 25 s needs at least two refreshes.
 SERVER_SETTINGS = {
     "AIRFLOW__EXECUTION_API__JWT_EXPIRATION_TIME": "10",
@@ -52,12 +69,18 @@ SERVER_SETTINGS = {
 
 
 class Finished:
-    """The database after every run has ended, and the log of our server."""
+    """The database after every run has ended, and the log of our server.
 
-    def __init__(self, connection: asyncpg.Connection, server: Server, target: str) -> None:
+    :param seen: whom the sessions of each component were taken for, while the runs went on, and how often.
+    """
+
+    def __init__(
+        self, connection: asyncpg.Connection, server: Server, target: str, seen: Mapping[str, Counter[str]]
+    ) -> None:
         self.connection = connection
         self.server = server
         self.target = target
+        self.seen = seen
 
     async def run_state(self, dag_id: str) -> str:
         return str(await self.connection.fetchval("SELECT state FROM dag_run WHERE dag_id = $1", dag_id))
@@ -100,15 +123,38 @@ async def finished(
     serve = (
         our_server(postgres.url(database), folder, **SERVER_SETTINGS)
         if target == "ours"
-        else airflow_server(version, postgres.url(database), folder, **SERVER_SETTINGS)
+        else airflow_server(version, postgres.url(database), folder, PGAPPNAME=AIRFLOWS_OWN, **SERVER_SETTINGS)
     )
     with serve as server, airflow.components(server.base_url):
         connection = await asyncpg.connect(postgres.url(database))
         try:
-            await _run_everything(connection, airflow)
-            yield Finished(connection, server, target)
+            async with _watched(postgres.url(database)) as seen:
+                await _run_everything(connection, airflow)
+            yield Finished(connection, server, target, seen)
         finally:
             await connection.close()
+
+
+@asynccontextmanager
+async def _watched(url: str) -> AsyncIterator[Mapping[str, Counter[str]]]:
+    """Take note, until the block ends, of whom transactions are taken for by what they send and lock alone."""
+    database = Database(DatabaseSettings(async_url(url, setting="the tests")))
+    seen = defaultdict[str, Counter[str]](Counter)
+
+    async def watch() -> None:
+        while True:
+            with suppress(RetryableDatabaseError):  # on a busy machine it may be late
+                async with database.autocommit() as session:
+                    pids = await session.scalars(IN_TRANSACTION)
+                for each in (await sessions(database, list(pids))).values():
+                    seen[each.application][each.component.name] += 1
+            await asyncio.sleep(0.05)
+
+    watching = asyncio.create_task(watch())
+    yield seen
+    assert not watching.done(), watching.exception()
+    watching.cancel()
+    await database.close()
 
 
 async def _run_everything(connection: asyncpg.Connection, airflow: Airflow) -> None:
@@ -283,3 +329,10 @@ async def test_no_request_failed(finished: Finished) -> None:
     answers = finished.answers()
     assert len(answers) > 150, "every request of every task came to us"
     assert [answer for answer in answers if answer["status"] >= 500] == []
+
+
+def test_nobody_is_taken_for_another(finished: Finished) -> None:
+    """By what they sent and locked; their sessions had told their names, which is more than is there in production."""
+    for application, component in COMPONENTS.items():
+        assert set(finished.seen[application]) <= {component, "unknown"}, application
+    assert all(finished.seen[name][COMPONENTS[name]] for name in ("scheduler", "triggerer", "dag-processor")), finished.seen

@@ -13,6 +13,7 @@ from app.db import lock_timeouts
 from app.db.holders import Picture
 from app.db.lock_timeouts import LockTimeouts
 from app.errors import LockTimeout
+from app.tasks.heartbeats import Heartbeats
 from tests.contract.cases.setups import SETUPS
 from tests.faults.conftest import InProcess
 from tests.faults.test_held_rows import BY_NAME, HELD, ask, beat, holding
@@ -76,6 +77,27 @@ async def test_of_many_rows_that_are_held_the_one_that_was_needed(
         holding(url, "UPDATE task_instance SET queue = 'moved' WHERE task_id = 'second'"),
     ):
         assert (await ask(ours, BY_NAME["deferral"], ti)).status_code == 503
+        (line,) = await told(telling, lines)
+    assert (line["row_id"], line["more_held"]) == (str(ti), 0)
+    assert line["holder_statement"] == "UPDATE task_instance SET queue = ? WHERE task_id = ?"
+
+
+async def test_a_heartbeat_that_was_passed_over_tells_its_row(
+    ours: InProcess, url: str, telling: LockTimeouts, lines: list[CapturedCall], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So it is with one of several that go together: PostgreSQL has no error to name the row in."""
+
+    async def pass_over(*_: Any, **__: Any) -> bool:
+        return False
+
+    monkeypatch.setattr(Heartbeats, "record", pass_over)
+    await SETUPS["running"](ours.world)
+    ti = await ours.world.running("d", "second")
+    async with (
+        holding(url, "SELECT FROM task_instance WHERE task_id = 'job' FOR UPDATE"),
+        holding(url, "UPDATE task_instance SET queue = 'moved' WHERE task_id = 'second'"),
+    ):
+        assert (await beat(ours, ti)).status_code == 503
         (line,) = await told(telling, lines)
     assert (line["row_id"], line["more_held"]) == (str(ti), 0)
     assert line["holder_statement"] == "UPDATE task_instance SET queue = ? WHERE task_id = ?"

@@ -26,7 +26,7 @@ WAITING = Session(
     waits=75.2,
     statement="DELETE FROM trigger",
 )
-NAME = {"id": "01a2", "dag_id": "sales", "run_id": "daily", "task_id": "load", "map_index": 3, "state": "running"}
+NAME = {"dag_id": "sales", "task_id": "load", "map_index": 3, "run_id": "daily", "state": "running", "id": "01a2"}
 HELD = Held("row", "task_instance", NAME, (SCHEDULER,), (WAITING,))
 SERVICE = Counted(
     requests={"PUT /heartbeat": 100.0, "GET /health": 5.0}, failed={"PUT /heartbeat": 2.0}, came_back={"lock_timeout": 30.0},
@@ -49,7 +49,7 @@ def test_who_holds_what_and_who_waits() -> None:
         "held: 1  waiting in PostgreSQL: 1",
         "scheduler (critical section)  holds 1  transaction of 12.4 s  pid 4711  airflow@10.0.0.7  idle in transaction for",
         "UPDATE task_instance SET state=?, queued_dttm=? WHERE task_instance.id = ?",
-        "task_instance  sales / daily / load [3]  id 01a2  state running",
+        "task_instance  sales / load [3]  run_id daily  state running  id 01a2",
         "waits 1 min 15 s  triggerer (takes triggers)  pid 4712  airflow@local  DELETE FROM trigger",
     ):
         assert part in shown
