@@ -56,7 +56,7 @@ sbom audit: $(VENV)-audit/.ready
 
 $(VENV)-audit/.ready: requirements/audit.txt
 	$(PYTHON) -m venv $(VENV)-audit
-	$(AUDIT)/python -m pip install --quiet --require-hashes -r requirements/audit.txt
+	$(AUDIT)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/audit.txt
 	@touch $@
 
 clean: ## remove the virtual environment
@@ -65,7 +65,8 @@ clean: ## remove the virtual environment
 $(READY): requirements/dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; say which: make PYTHON=python3.12 ..." >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/dev.txt
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@echo "Installing into $(VENV) what requirements/dev.txt pins: some minutes, once. Commands are in $(BIN)."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@

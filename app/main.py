@@ -38,7 +38,6 @@ from app.server.middleware import (
     Observed,
     RetryableErrors,
     RootPath,
-    TokenRefresh,
 )
 from app.settings import Settings
 from app.tasks.heartbeats import Heartbeats
@@ -74,7 +73,7 @@ class Application(Starlette):
         rest: ASGIApp = ExceptionMiddleware(self.router)
 
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
-            if self._is_elsewhere(scope):
+            if self._metrics_port is not None and self._is_elsewhere(scope):
                 await PlainTextResponse("Not Found", 404)(scope, receive, send)
             elif scope["type"] == "http" and scope["path"].startswith(BELOW):
                 scope["root_path"] += MOUNT_POINT
@@ -88,8 +87,8 @@ class Application(Starlette):
         return stack
 
     def _is_elsewhere(self, scope: Scope) -> bool:
-        """Whether metrics have a port of their own, and this request came to the wrong one of the two."""
-        if self._metrics_port is None or scope["type"] != "http":
+        """Whether this request came to the wrong one of the two ports."""
+        if scope["type"] != "http":
             return False
         return (scope["path"] == METRICS) is not ((scope.get("server") or (None, None))[1] == self._metrics_port)
 
@@ -251,7 +250,6 @@ def create_app(settings: Settings | None = None, *, readiness: Readiness | None 
             ),
             Middleware(Admission, door=door),
             Middleware(RetryableErrors),
-            Middleware(TokenRefresh, tokens=tokens),
         ],
         lifespan=lifespan,
     )
@@ -278,4 +276,4 @@ def _request_spans(settings: Settings, api: ExecutionApi) -> list[Middleware]:
 
 async def exposed(_: Request) -> Response:
     """Answer with the metrics of all worker processes in Prometheus' text format."""
-    return Response(await asyncio.to_thread(metrics.exposition), media_type=metrics.CONTENT_TYPE_LATEST)
+    return Response(await metrics.exposition(), media_type=metrics.CONTENT_TYPE_LATEST)

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 from app import __version__, settings
 from app.errors import ConfigurationError
+from app.server.listening import HIGHEST_PORT
 
 # For the files in which processes count together: in memory where there is such a folder, also if no other can be written.
 MEMORY = "/dev/shm"  # noqa: S108  the folder in it is made for us alone
@@ -37,7 +38,6 @@ MEANINGS = {
     MISCONFIGURED: "the configuration cannot serve; one sentence on standard error names the setting",
     MISTYPED: "the command line is wrong",
 }
-HIGHEST_PORT = 65_535
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
             server.workers,
             sockets,
             partial(_work, options, sockets),
-            loop_factory=uvicorn.Config("", loop="uvloop").get_loop_factory() or asyncio.new_event_loop,
+            loop_factory=uvicorn.Config("", loop="uvloop", log_config=None).get_loop_factory() or asyncio.new_event_loop,
             drain_seconds=server.drain_seconds,
         )
         return workers.run()

@@ -19,6 +19,7 @@ Encoded = Mapping[str, Any]
 
 MAPPERS = "airflow.partition_mappers."
 IDENTITY: Encoded = {"__type": f"{MAPPERS}identity.IdentityMapper", "__var": {}}
+LONGEST_KEY = 250  # characters, as the columns of partition keys have
 UTC_NAME = "UTC"  # the zone of a mapper that names none: those of 3.2 do not
 DIGITS = {"Y": 4, "m": 2, "d": 2, "H": 2, "M": 2, "S": 2, "V": 2, "U": 2, "W": 2}
 PLACEHOLDER = re.compile(r"\{\w+\}")

@@ -117,7 +117,7 @@ class DirectSession:
     :param until: when to give up waiting for another connection, by the event loop's clock.
     """
 
-    __slots__ = ("_compiled", "_is_first", "_pool", "_pooled", "_until")
+    __slots__ = ("_compiled", "_is_first", "_pool", "_pooled", "_until", "took")
 
     def __init__(self, pool: Pool, pooled: Pooled, compiled: Compiler, *, until: float) -> None:
         self._pool = pool
@@ -125,6 +125,7 @@ class DirectSession:
         self._compiled = compiled
         self._until = until
         self._is_first = True
+        self.took = 0.0  # seconds, of the last statement
 
     async def execute(self, statement: Executable, params: Any = None) -> DirectRows:
         """Execute one statement.
@@ -147,11 +148,11 @@ class DirectSession:
             return await self._each(statement, params)
         compiled = self._compiled(statement, tuple(params or ()))
         sql, arguments = compiled.with_arguments(params or {})
-        started = time.perf_counter()
         try:
-            return await self.fetch(sql, arguments)
+            rows: Sequence[Any] = await self._sent(asyncpg.Connection.fetch, sql, *arguments, record_class=DirectRow)
         finally:
-            compiled.seconds.observe(time.perf_counter() - started)
+            compiled.seconds.observe(self.took)
+        return rows
 
     async def _each(self, statement: Executable, rows: Sequence[Mapping[str, Any]]) -> Sequence[Any]:
         if rows:
@@ -160,31 +161,28 @@ class DirectSession:
             await self.send(sqls[0], arguments)
         return ()
 
-    async def fetch(self, sql: str, arguments: Sequence[Any]) -> Sequence[Any]:
-        """Send one statement in a round trip of its own."""
-        rows: Sequence[Any] = await self._sent(lambda connection: connection.fetch(sql, *arguments, record_class=DirectRow))
-        return rows
-
     async def send(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         """Send one statement with the arguments of many rows, all of which are written or none."""
-        await self._sent(lambda connection: connection.executemany(sql, rows))
+        await self._sent(asyncpg.Connection.executemany, sql, rows)
 
     async def control(self, command: str) -> None:
         """Send a command that controls the transaction."""
-        await self._sent(lambda connection: connection.execute(command))
+        await self._sent(asyncpg.Connection.execute, command)
 
-    async def _sent(self, send: Callable[[asyncpg.Connection], Awaitable[Any]]) -> Any:
+    async def _sent(self, send: Callable[..., Awaitable[Any]], *arguments: Any, **named: Any) -> Any:
+        pooled = self._pooled
+        pooled.asked = asked = time.perf_counter()
         try:
-            result = await send(self._pooled.connection)
+            return await send(pooled.connection, *arguments, **named)
         except (asyncpg.PostgresError, asyncpg.InternalClientError) as error:
             is_in_time = asyncio.get_running_loop().time() + self._pool.longest_statement < self._until
             if not (self._is_first and is_in_time and is_ended_unasked(error)):
                 raise
-            self._is_first = False
-            await self._pool.renew(self._pooled, until=self._until)
-            result = await send(self._pooled.connection)
-        self._is_first = False
-        return result
+        finally:
+            pooled.asked, self._is_first = None, False
+            self.took = time.perf_counter() - asked
+        await self._pool.renew(pooled, until=self._until)
+        return await self._sent(send, *arguments, **named)
 
     @property
     def is_open(self) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections import deque
 from collections.abc import Callable
 from math import inf
@@ -31,6 +32,7 @@ log = structlog.get_logger(__name__)
 
 CONNECT_TIMEOUT = 2.0  # seconds; a lost SYN is sent again after one, and the client waits five
 ANSWER_MARGIN = 0.5  # seconds that the answer to a statement may take beyond the server's own statement timeout
+LOOK_EVERY = 0.25  # seconds between two looks at statements whose answer does not come; a timer for each costs as much as it
 PAUSES = (0.1, 0.2, 0.3, 0.5)  # seconds between two probes; the last again and again
 ASK_TIMEOUT = 3.0  # seconds for what tells the URL, a command or a secrets backend
 ASK_EVERY = 1.0  # seconds at least between two questions for the URL
@@ -56,12 +58,14 @@ class Pooled:
 
     :param generation: how many connections had been lost, of those that told on others, when it was opened.
     :param expires: when it is replaced, by the event loop's clock.
+    :param asked: when the statement that it is about was sent, by ``time.perf_counter``, or None.
     """
 
-    __slots__ = ("connection", "expires", "generation")
+    __slots__ = ("asked", "connection", "expires", "generation")
 
     def __init__(self, connection: asyncpg.Connection, *, generation: int, expires: float) -> None:
         self.connection, self.generation, self.expires = connection, generation, expires
+        self.asked: float | None = None
 
 
 class Pool:
@@ -79,6 +83,8 @@ class Pool:
         self.longest_statement = settings.statement_timeout + ANSWER_MARGIN  # seconds, client side
         self._generation = 0
         self._idle: list[Pooled] = []
+        self._opened: set[Pooled] = set()  # those that were not found closed yet
+        self._looking: asyncio.TimerHandle | None = None
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._prober: asyncio.Task[None] | None = None
         self._error: BaseException | None = None  # why no connection could be opened
@@ -135,6 +141,7 @@ class Pool:
         self.lose(pooled)
         other = await self.take(until=until)
         pooled.connection, pooled.generation, pooled.expires = other.connection, other.generation, other.expires
+        self._opened = self._opened - {other} | {pooled}
 
     async def prove(self, *, until: float) -> None:
         """Wait until a connection can be had, and keep it for the next.
@@ -152,6 +159,8 @@ class Pool:
         """End every connection that nobody uses."""
         while self._idle:
             self._idle.pop().connection.terminate()
+        if self._looking is not None:
+            self._looking.cancel()
         if self._prober is not None:
             self._prober.cancel()
             await asyncio.gather(self._prober, return_exceptions=True)
@@ -175,14 +184,25 @@ class Pool:
     async def _open(self) -> Pooled:
         generation = self._generation
         connection = await self.connect()
-        expires = asyncio.get_running_loop().time() + self._lifetime
-        return Pooled(connection, generation=generation, expires=expires)
+        loop = asyncio.get_running_loop()
+        pooled = Pooled(connection, generation=generation, expires=loop.time() + self._lifetime)
+        self._opened.add(pooled)
+        self._looking = self._looking or loop.call_later(LOOK_EVERY, self._look)
+        return pooled
+
+    def _look(self) -> None:
+        """Terminate what did not answer a statement in time; who waits for the answer hears that the connection was lost."""
+        too_early = time.perf_counter() - self.longest_statement
+        self._opened = {pooled for pooled in self._opened if not pooled.connection.is_closed()}
+        for pooled in self._opened:
+            if pooled.asked is not None and pooled.asked < too_early:
+                pooled.connection.terminate()
+        self._looking = asyncio.get_running_loop().call_later(LOOK_EVERY, self._look) if self._opened else None
 
     async def _connect(self, url: URL) -> asyncpg.Connection:
         async with asyncio.timeout(CONNECT_TIMEOUT):
             connection = await connect_to_one(
                 self._arguments(url),
-                command_timeout=self.longest_statement,
                 target_session_attrs="read-write",  # PostgreSQL 14 says unasked whether it is
             )
             try:

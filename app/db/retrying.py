@@ -97,6 +97,7 @@ DRIVER_ERRORS = (
 # What Python raises for a value while it reckons with it or encodes it: a lone surrogate, a date after the year 9999, JSON
 # that is nested too deep. No other cause is known to our code.
 VALUE_ERRORS = (UnicodeError, OverflowError, RecursionError)
+TRANSLATED = (*DRIVER_ERRORS, *VALUE_ERRORS)
 ENDS_SESSION = {"FATAL", "PANIC"}  # severities after which the server closes the connection, whatever the code says
 
 
@@ -128,9 +129,14 @@ def translated() -> Iterator[None]:
     """Raise our own errors for the driver's and for those of values, with the first error as ``__cause__``."""
     try:
         yield
-    except (*DRIVER_ERRORS, *VALUE_ERRORS) as error:
-        if (ours := classify(error)) is None:
-            raise
+    except Exception as error:
+        raise_ours(error)
+        raise
+
+
+def raise_ours(error: BaseException) -> None:
+    """Raise our own error for one of the driver's or of a value; return for any other."""
+    if isinstance(error, TRANSLATED) and (ours := classify(error)) is not None:
         raise ours from error
 
 
@@ -156,11 +162,12 @@ class ComingBack:
 
         :raises LockTimeout: when the lock is still held in the end; nothing was written.
         """
-        deadline = time.monotonic() + self._within
+        deadline = 0.0  # within what is allowed from the first lock on: nothing waits for one
         while True:
             try:
                 return await work(**arguments)
             except errors.LockTimeout as error:
+                deadline = deadline or time.monotonic() + self._within
                 left = deadline - time.monotonic()
                 if left <= 0:
                     self.when_given_up(error)

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from prometheus_client import Gauge
 from sqlalchemy import Engine, Executable, text
 
-from app.db.direct import DirectSession, compiler
+from app.db.direct import Compiler, DirectSession, compiler
 from app.db.engine import beginning, connect_arguments, create_engine
 from app.db.pool import Pool
-from app.db.retrying import ComingBack, breaks_connection, translated
+from app.db.retrying import ComingBack, breaks_connection, raise_ours, translated
 from app.db.slots import Slots
 from app.db.tables import AnyRow
 from app.errors import ConfigurationError, ConnectionLost, ReadOnlyServer, RetryableDatabaseError
@@ -72,17 +72,14 @@ class Database:
         self._sessions: async_sessionmaker[AsyncSession] | None = None
         self.coming_back = ComingBack(within=settings.lock_timeout)
 
-    @asynccontextmanager
-    async def autocommit(self, *, urgent: bool = False) -> AsyncIterator[DirectSession]:
+    def autocommit(self, *, urgent: bool = False) -> AbstractAsyncContextManager[DirectSession]:
         """Open a session whose every statement is a transaction of its own: one round trip, no lock kept after it.
 
         :param urgent: whether it goes before those that wait for a connection and are not.
         :raises RetryableDatabaseError: when the database cannot do it now.
         :raises RejectedByDatabase: when it does not take a value.
         """
-        opened = self.transaction if self.settings.pgbouncer else self._direct
-        async with opened(urgent=urgent) as session:
-            yield session
+        return self.transaction(urgent=urgent) if self.settings.pgbouncer else self._direct(urgent=urgent)
 
     @asynccontextmanager
     async def transaction(self, *, urgent: bool = False) -> AsyncIterator[DirectSession]:
@@ -103,32 +100,9 @@ class Database:
             if session.is_in_transaction:
                 await session.control("COMMIT")
 
-    @asynccontextmanager
-    async def _direct(self, *, urgent: bool = False, is_patient: bool = True) -> AsyncIterator[DirectSession]:
-        """Open a session on a connection of the pool, outside any transaction.
-
-        Who loses it hears so when there is another, or when the time is over: a client that is told at once comes back at
-        once, while nothing has changed, and has so many attempts.
-        """
-        now = asyncio.get_running_loop().time
-        until = (patience.arrival.get() or now()) + patience.CONNECTION if is_patient and self._is_patient else now()
-        with translated():
-            async with self.slots.held(urgent=urgent):
-                pooled = await self._pool.take(until=until)
-                try:
-                    yield DirectSession(self._pool, pooled, self._compiled, until=until)
-                except Exception as error:
-                    if not breaks_connection(error):
-                        self._pool.give_back(pooled)
-                        raise
-                    self._pool.lose(pooled)
-                    with suppress(RetryableDatabaseError):
-                        await self._pool.prove(until=until)
-                    raise
-                except BaseException:  # cancelled, in a statement perhaps
-                    pooled.connection.terminate()
-                    raise
-                self._pool.give_back(pooled)
+    def _direct(self, *, urgent: bool = False, is_patient: bool = True) -> _Direct:
+        """Open a session on a connection of the pool, outside any transaction."""
+        return _Direct(self.slots, self._pool, self._compiled, urgent=urgent, is_patient=is_patient and self._is_patient)
 
     @asynccontextmanager
     async def fallback(self) -> AsyncIterator[AsyncSession]:
@@ -210,6 +184,49 @@ class Database:
                 " it has no alembic_version; run 'airflow db migrate' on it first"
             )
         return str(found[0])
+
+
+class _Direct:
+    """A session on a connection of the pool, for one block; every request has one, so it is no generator.
+
+    Who loses the connection hears so when there is another, or when the time is over: a client that is told at once comes
+    back at once, while nothing has changed, and has so many attempts.
+    """
+
+    __slots__ = ("_compiled", "_is_patient", "_pool", "_pooled", "_slots", "_until", "_urgent")
+
+    def __init__(self, slots: Slots, pool: Pool, compiled: Compiler, *, urgent: bool, is_patient: bool) -> None:
+        self._slots, self._pool, self._compiled = slots, pool, compiled
+        self._urgent, self._is_patient = urgent, is_patient
+
+    async def __aenter__(self) -> DirectSession:
+        now = asyncio.get_running_loop().time
+        self._until = until = (patience.arrival.get() or now()) + patience.CONNECTION if self._is_patient else now()
+        await self._slots.take(urgent=self._urgent)
+        try:
+            self._pooled = pooled = await self._pool.take(until=until)
+        except BaseException as error:
+            self._slots.give_back()
+            raise_ours(error)
+            raise
+        return DirectSession(self._pool, pooled, self._compiled, until=until)
+
+    async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
+        try:
+            if error is None:
+                self._pool.give_back(self._pooled)
+            elif not isinstance(error, Exception):  # cancelled, in a statement perhaps
+                self._pooled.connection.terminate()
+            elif not breaks_connection(error):
+                self._pool.give_back(self._pooled)
+            else:
+                self._pool.lose(self._pooled)
+                with suppress(RetryableDatabaseError):
+                    await self._pool.prove(until=self._until)
+        finally:
+            self._slots.give_back()
+        if error is not None:
+            raise_ours(error)
 
 
 def _session_maker(engine: Engine) -> async_sessionmaker[AsyncSession]:

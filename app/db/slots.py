@@ -38,9 +38,13 @@ class Slots:
         """
         return max(0, self._free + self._count - len(self._waiting))
 
-    @asynccontextmanager
-    async def held(self, *, urgent: bool = False) -> AsyncIterator[None]:
-        """Hold a slot until the block ends.
+    @property
+    def has_room(self) -> bool:
+        """Whether one more may come; every request asks for it, most of them while there is a slot."""
+        return self._free > 0 or len(self._waiting) < self._count
+
+    async def take(self, *, urgent: bool = False) -> None:
+        """Wait for a slot; whoever has it gives it back.
 
         :param urgent: whether it goes before those that are not.
         :raises PoolExhausted: none became free in time.
@@ -49,10 +53,27 @@ class Slots:
             self._free -= 1
         else:
             await self._wait(urgent=urgent)
+
+    def give_back(self) -> None:
+        """Give a slot to who waits longest, or keep it free."""
+        for line in (self._urgent, self._waiting):
+            while line:
+                turn = line.popleft()
+                if not turn.done():
+                    turn.set_result(None)
+                    self.when_there_is_room()
+                    return
+        self._free += 1
+        self.when_there_is_room()
+
+    @asynccontextmanager
+    async def held(self, *, urgent: bool = False) -> AsyncIterator[None]:
+        """Hold a slot until the block ends; see :meth:`take`."""
+        await self.take(urgent=urgent)
         try:
             yield
         finally:
-            self._hand_over()
+            self.give_back()
 
     def used(self) -> int:
         """Return how many slots are held."""
@@ -75,7 +96,7 @@ class Slots:
             if turn.cancelled():
                 self._leave(line, turn)
             else:
-                self._hand_over()  # the turn came in the same moment
+                self.give_back()  # the turn came in the same moment
             if isinstance(error, TimeoutError):
                 raise PoolExhausted("no database connection became free in time") from None
             raise
@@ -86,15 +107,3 @@ class Slots:
         if turn in line:  # else it was passed over already
             line.remove(turn)
             self.when_there_is_room()
-
-    def _hand_over(self) -> None:
-        """Give a slot to who waits longest, or keep it free."""
-        for line in (self._urgent, self._waiting):
-            while line:
-                turn = line.popleft()
-                if not turn.done():
-                    turn.set_result(None)
-                    self.when_there_is_room()
-                    return
-        self._free += 1
-        self.when_there_is_room()

@@ -11,7 +11,8 @@ from app.db import assets, state_store
 from app.db.schema import Coordinates
 from app.routes.operations import Operations
 from app.routes.rendering import raw_json
-from app.schemas.state_store import AssetStateStorePutBody, AssetStateStoreResponse
+from app.schemas.state_store import KEY_LENGTH, AssetStateStorePutBody, AssetStateStoreResponse
+from app.schemas.values import text
 from app.server.auth import TaskToken, execution_token
 from app.tasks import service
 from app.tasks.clock import utcnow
@@ -22,6 +23,7 @@ router = Operations(
     dependencies=[Depends(execution_token)],
 )
 Text = Annotated[str, Query(min_length=1)]
+NewKey = Annotated[Text, text(KEY_LENGTH)]
 Token = Annotated[TaskToken, Depends(execution_token)]
 
 
@@ -33,7 +35,7 @@ async def get_asset_state_store_by_name(request: Request, name: Text, key: Text)
 
 @router.put("/by-name/value", status_code=204)
 async def set_asset_state_store_by_name(
-    request: Request, name: Text, key: Text, body: AssetStateStorePutBody, token: Token
+    request: Request, name: Text, key: NewKey, body: AssetStateStorePutBody, token: Token
 ) -> Any:
     """Set an asset state store value by asset name."""
     return await _put(request, "name", name, key, body, token)
@@ -59,7 +61,7 @@ async def get_asset_state_store_by_uri(request: Request, uri: Text, key: Text) -
 
 @router.put("/by-uri/value", status_code=204)
 async def set_asset_state_store_by_uri(
-    request: Request, uri: Text, key: Text, body: AssetStateStorePutBody, token: Token
+    request: Request, uri: Text, key: NewKey, body: AssetStateStorePutBody, token: Token
 ) -> Any:
     """Set an asset state store value by asset URI."""
     return await _put(request, "uri", uri, key, body, token)

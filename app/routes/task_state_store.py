@@ -10,7 +10,8 @@ from fastapi import Depends, Path, Request
 
 from app.routes.operations import Operations
 from app.routes.rendering import raw_json
-from app.schemas.state_store import TaskStateStorePutBody, TaskStateStoreResponse
+from app.schemas.state_store import KEY_LENGTH, TaskStateStorePutBody, TaskStateStoreResponse
+from app.schemas.values import text
 from app.server.auth import own_execution_token
 from app.tasks import service
 from app.tasks.clock import utcnow
@@ -25,6 +26,7 @@ router = Operations(
     dependencies=[Depends(own_execution_token)],
 )
 Key = Annotated[str, Path(min_length=1)]
+NewKey = Annotated[Key, text(KEY_LENGTH)]
 
 
 @router.get("/{task_instance_id}/{key:path}", response_model=TaskStateStoreResponse)
@@ -41,7 +43,7 @@ async def get_task_state_store(request: Request, task_instance_id: UUID, key: Ke
 
 
 @router.put("/{task_instance_id}/{key:path}", status_code=204)
-async def set_task_state_store(request: Request, task_instance_id: UUID, key: Key, body: TaskStateStorePutBody) -> Any:
+async def set_task_state_store(request: Request, task_instance_id: UUID, key: NewKey, body: TaskStateStorePutBody) -> Any:
     """Set a task state store key, creating or updating the row."""
     value = json.dumps(body.value, allow_nan=False)
     app = service.of(request)

@@ -10,6 +10,7 @@ from fastapi import Depends, Path, Query, Request
 from app.db import teams, variables
 from app.db.session import Database
 from app.routes.operations import Operations
+from app.schemas.values import text
 from app.schemas.variables import VariableKeysResponse, VariablePostBody, VariableResponse
 from app.server.auth import TaskToken, execution_token
 from app.tasks import service, task_scope
@@ -22,6 +23,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     404: {"description": "Variable not found"},
 }
 Key = Annotated[str, Path(min_length=1)]
+NewKey = Annotated[Key, text(250)]
 
 
 async def own_team(request: Request, token: Annotated[TaskToken, Depends(execution_token)]) -> str | None:
@@ -78,7 +80,7 @@ async def get_variable(request: Request, variable_key: Key, team_name: Team) -> 
 
 
 @router.put("/{variable_key:path}", status_code=201, responses=RESPONSES)
-async def put_variable(request: Request, variable_key: Key, body: VariablePostBody, team_name: WritingTeam) -> Any:
+async def put_variable(request: Request, variable_key: NewKey, body: VariablePostBody, team_name: WritingTeam) -> Any:
     """Set an Airflow Variable; a value of null is stored as the text ``None``, as Airflow stores it."""
     app = service.of(request)
     value, is_encrypted = app.secrets.encrypt(str(body.value))

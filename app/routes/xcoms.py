@@ -16,7 +16,7 @@ from app.db.xcoms import XComKey
 from app.errors import RefusedRequest, invalid_value
 from app.routes.operations import Operations
 from app.routes.rendering import raw_json
-from app.schemas.values import BigInteger, Integer, json_text
+from app.schemas.values import BigInteger, Integer, json_text, text
 from app.schemas.xcoms import (
     GetXcomFilterParams,
     GetXComSliceFilterParams,
@@ -72,6 +72,18 @@ async def countable_key(
     token: Annotated[TaskToken, Depends(execution_token)],
 ) -> XComKey:
     """Return the XCom key in the path of a HEAD request, whose length the contract does not bound; see above."""
+    return await accessible_key(request, dag_id, run_id, task_id, key, token)
+
+
+async def new_key(
+    request: Request,
+    dag_id: str,
+    run_id: str,
+    task_id: Annotated[str, text(250)],
+    key: Annotated[str, Path(min_length=1), text(512)],
+    token: Annotated[TaskToken, Depends(execution_token)],
+) -> XComKey:
+    """Return the XCom key in the path of a request that writes it, within its columns; see above."""
     return await accessible_key(request, dag_id, run_id, task_id, key, token)
 
 
@@ -170,7 +182,7 @@ async def get_xcom(request: Request, key: Key, params: Annotated[GetXcomFilterPa
 @router.post(PATH, status_code=201, openapi_extra=BODY_DOC)
 async def set_xcom(
     request: Request,
-    key: Key,
+    key: Annotated[XComKey, Depends(new_key)],
     token: Token,
     map_index: Annotated[Integer, Query()] = -1,
     dag_result: Annotated[bool, Query(description="Whether this XCom is a dag result")] = False,

@@ -9,6 +9,8 @@ from pydantic import AfterValidator, JsonValue
 from app.schemas.base import StrictBaseModel
 from app.schemas.values import Json, UtcDateTime
 
+KEY_LENGTH = 512  # characters of the key columns of both stores
+
 
 def _not_null(value: JsonValue) -> JsonValue:
     if value is None:

@@ -26,6 +26,7 @@ from app.schemas.values import (
     JsonObjects,
     Label,
     Near,
+    Pid,
     Seconds,
     Span,
     Tasks,
@@ -171,7 +172,7 @@ class TIHeartbeatInfo(StrictBaseModel):
     """A worker process says that its task instance is alive."""
 
     hostname: str
-    pid: Integer
+    pid: Pid
 
 
 class TIRunContext(BaseModel):

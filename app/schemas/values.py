@@ -172,6 +172,11 @@ def _possible_tasks(tasks: list[Any]) -> list[Any]:
     return possible
 
 
+def _possible_pid(pid: int) -> int | None:
+    """Return the number of a process, or None for one that no row can have, so that it is nobody's."""
+    return pid if -(2**31) <= pid < 2**31 else None
+
+
 def _near(moment: datetime) -> datetime:
     if abs(moment - datetime.now(UTC)) >= timedelta(seconds=2**31):
         raise ValueError("must be within 68 years of now: its distance is stored as a number of seconds below 2**31")
@@ -195,6 +200,7 @@ def _seconds(seconds: float) -> float:
 
 
 Integer = Annotated[int, within(-(2**31), 2**31 - 1)]  # what PostgreSQL's integer columns take
+Pid = Annotated[int, AfterValidator(_possible_pid)]  # to be compared with such a column
 BigInteger = Annotated[int, within(-(2**63), 2**63 - 1)]  # and its bigint, as LIMIT and OFFSET are
 Text = Annotated[str, text()]
 Encodable = Annotated[str, AfterValidator(_encodable)]  # for what is encrypted, or a text inside JSON

@@ -14,9 +14,10 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Reversible
+from collections.abc import Callable, Reversible
 from enum import IntEnum
 from functools import partial
+from math import inf
 from typing import Protocol, TypeVar
 
 import structlog
@@ -106,25 +107,21 @@ class _Line:
     """
 
     def __init__(self) -> None:
-        self._by_age: OrderedDict[Waiting, None] = OrderedDict()
+        self.by_age: OrderedDict[Waiting, None] = OrderedDict()
         self._by_client: OrderedDict[bytes, OrderedDict[Waiting, None]] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._by_age)
+        return len(self.by_age)
 
     def __contains__(self, waiting: Waiting) -> bool:
-        return waiting in self._by_age
-
-    def has(self, client: bytes) -> bool:
-        """Say whether a client waits here."""
-        return client in self._by_client
+        return waiting in self.by_age
 
     def add(self, waiting: Waiting) -> None:
-        self._by_age[waiting] = None
+        self.by_age[waiting] = None
         self._by_client.setdefault(waiting.client, OrderedDict())[waiting] = None
 
     def remove(self, waiting: Waiting) -> None:
-        del self._by_age[waiting]
+        del self.by_age[waiting]
         theirs = self._by_client[waiting.client]
         del theirs[waiting]
         if not theirs:
@@ -133,12 +130,12 @@ class _Line:
     @property
     def oldest(self) -> Waiting:
         """Who has waited longest."""
-        return _first(self._by_age)
+        return next(iter(self.by_age))
 
     @property
     def first(self) -> Waiting:
         """Whose turn it is."""
-        return _first(_first(self._by_client.values()))
+        return next(iter(next(iter(self._by_client.values()))))
 
     def pop(self, *, is_last_first: bool) -> Waiting:
         """Take out whose turn it is, or who came last."""
@@ -158,6 +155,7 @@ class Lines:
 
     def __init__(self) -> None:
         self._lines = {kind: _Line() for kind in Kind}
+        self._clients = Counter[bytes]()  # how much each of them waits for
         self.size = 0  # of all; a number, because every request asks for it
 
     def count(self, kind: Kind) -> int:
@@ -166,9 +164,10 @@ class Lines:
 
     def add(self, waiting: Waiting) -> None:
         """Put a request into its line."""
-        if any(line.has(waiting.client) for line in self._lines.values()):
+        if self._clients[waiting.client]:
             waiting.kind = Kind.BESIDE
         self._lines[waiting.kind].add(waiting)
+        self._clients[waiting.client] += 1
         self.size += 1
 
     def discard(self, waiting: Waiting) -> None:
@@ -176,20 +175,30 @@ class Lines:
         line = self._lines[waiting.kind]
         if waiting in line:
             line.remove(waiting)
-            self.size -= 1
+            self._has_left(waiting)
 
     def pop(self, now: float) -> Waiting | None:
         """Take out who is to be let in next, or return None if nobody waits."""
-        lines = {kind: line for kind, line in self._lines.items() if line}
-        if not lines:
+        foremost, turn, due, is_hopeless = None, None, inf, False
+        for kind, line in self._lines.items():
+            if line.by_age:
+                foremost = foremost or line
+                is_hopeless |= kind is not Kind.BESIDE and line.oldest.since < now - HOPELESS
+                if (theirs := line.first.since + DUE[kind]) < due:
+                    turn, due = line, theirs
+        if is_hopeless:
+            turn = foremost
+        if turn is None:
             return None
-        hopeless = [kind for kind, line in lines.items() if now - line.oldest.since > HOPELESS]
-        if set(hopeless) - {Kind.BESIDE}:
-            turn = _first(lines)
-        else:
-            turn = min(lines, key=lambda kind: lines[kind].first.since + DUE[kind])
+        waiting = turn.pop(is_last_first=turn.oldest.since < now - HOPELESS)
+        self._has_left(waiting)
+        return waiting
+
+    def _has_left(self, waiting: Waiting) -> None:
         self.size -= 1
-        return lines[turn].pop(is_last_first=turn in hopeless)
+        self._clients[waiting.client] -= 1
+        if not self._clients[waiting.client]:
+            del self._clients[waiting.client]
 
     def oldest(self) -> Waiting | None:
         """Return who has waited longest, whatever for."""
@@ -200,10 +209,6 @@ class Lines:
         return next(line.oldest for line in reversed(self._lines.values()) if line)
 
 
-def _first(items: Iterable[T]) -> T:
-    return next(iter(items))
-
-
 def _last(items: Reversible[T]) -> T:
     return next(reversed(items))
 
@@ -212,11 +217,14 @@ class Behind(Protocol):
     """What is behind the door: :class:`app.db.slots.Slots`.
 
     :param room: how many may be let in now.
+    :param has_room: whether any may.
     :param when_there_is_room: is called whenever that may have become more.
     """
 
     @property
     def room(self) -> int: ...
+    @property
+    def has_room(self) -> bool: ...
 
     when_there_is_room: Callable[[], None]
 
@@ -239,7 +247,7 @@ class Door:
     @property
     def is_open(self) -> bool:
         """Whether who comes now need not wait."""
-        return not self._lines.size and self._behind.room > 0
+        return not self._lines.size and self._behind.has_room
 
     def gauges(self) -> dict[Gauge, Callable[[], float]]:
         """Return what tells how many wait in each line."""

@@ -33,6 +33,7 @@ from jwt.utils import base64url_encode
 
 from app.errors import ConfigurationError, RefusedRequest
 from app.server import metrics
+from app.server.middleware import header
 from app.settings import TokenSettings
 
 log = structlog.get_logger(__name__)
@@ -322,7 +323,10 @@ class Tokens:
 
 
 async def authenticate(request: Request) -> TaskToken:
-    """Verify the request's token once and keep it on the scope, where whoever asks again and the refresh find it.
+    """Verify the request's token once and keep it on the scope, where whoever asks again finds it.
+
+    The answer has a fresh one when it is near its end. That is decided here: verifying it again after the handler would lose
+    the refresh of a token that expired in between (Airflow #67939). Workload tokens have none; ``/run`` swaps them.
 
     :raises RefusedRequest: 401 without a bearer token, 403 with one that does not verify.
     """
@@ -330,12 +334,14 @@ async def authenticate(request: Request) -> TaskToken:
     known: TaskToken | None = scope.get("token")
     if known is not None:
         return known
-    scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
+    scheme, _, credentials = (header(scope, b"authorization") or b"").decode("latin-1").partition(" ")
     if scheme.lower() != "bearer" or not credentials:
         metrics.TOKEN_REFUSALS.labels("missing").inc()
         raise RefusedRequest(401, "Missing auth token")
-    token: TaskToken = await request.app.state.service.tokens.verify(credentials.strip())
-    scope["token"] = token
+    tokens: Tokens = scope["app"].state.service.tokens
+    token = scope["token"] = await tokens.verify(credentials.strip())
+    if (renewed := tokens.renewed(token, time.time())) is not None:
+        scope["added_headers"].append((REFRESH_HEADER.lower().encode(), renewed.encode()))
     return token
 
 

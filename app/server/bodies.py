@@ -6,21 +6,23 @@ is bounded where its bytes come in (:mod:`app.server.protocol`).
 
 from __future__ import annotations
 
+import asyncio
 import re
 from http import HTTPStatus
 
 from starlette.types import Message, Receive, Scope
 
 from app.errors import RefusedRequest, ServerBusy, invalid_value
+from app.schemas.values import DEEPEST, TOO_DEEP
 from app.server.middleware import header
 
 SMALL_BODY = 1024 * 1024  # bytes; the largest of those without users' data lists tasks to skip: a thousand are 250 kB
 UNCOUNTED = 64 * 1024  # bytes; smaller bodies, heartbeats above all, are never refused because of large ones
 QUICK = 100_000  # bytes; what decodes and validates in some 3 ms may do so between two turns of the event loop
+LONGEST_FIELD = 100  # bytes of a field's name that a refusal tells
 LONGEST_LENGTH = 15  # digits of a Content-Length: a petabyte
 DECODED_VALUES = 250_000  # of the worst kind they decode in 40 ms and validate in 60, in which nothing else runs
 STORED_VALUES = 2_000_000  # which PostgreSQL alone decodes: at most 0.85 us and 300 bytes each, half of a statement's time
-DEEPEST = 255  # levels; pydantic ends there, so Airflow's server too
 _NO_MARKS = bytes(set(range(256)) - set(b"[]{},"))
 _SQUARE = bytes.maketrans(b"{}", b"[]")
 _RUN = re.compile(rb"\[+|\]+")
@@ -64,6 +66,26 @@ class Json:
                 self.deepest = max(self.deepest, self._depth)
             else:
                 self._depth -= len(run)
+
+
+def too_deep_field(content: bytes) -> str | None:
+    """Return the field of a JSON object in which it gets deeper than :data:`DEEPEST` levels, or None when it is no object.
+
+    :param content: the beginning of a JSON text, beyond that place.
+    """
+    if not content.lstrip().startswith(b"{"):
+        return None
+    depth, last = 0, b""  # what a field holds comes after its name
+    parts = content.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
+    for number, part in enumerate(parts):
+        if number % 2:
+            last = part if depth == 1 else last
+        elif len(part) > 1 or part not in b":,":
+            for mark in part.translate(_SQUARE, _NO_MARKS).replace(b",", b""):
+                depth += 1 if mark == ord("[") else -1
+                if depth > DEEPEST:
+                    return last[:LONGEST_FIELD].decode(errors="replace")
+    return None
 
 
 def seen(scope: Scope) -> Json | None:
@@ -120,27 +142,33 @@ class Body:
     async def _read_on(self, scope: Scope, message: Message) -> Message:
         """Read what comes after the first piece, and look at all of it; return the last message."""
         parts, size, json = [self._content], len(self._content), Json()
-        self._look(json, self._content, size)
+        self._look(json, self._content)
+        await self._refuse_depth(json, parts, size)
         while message.get("more_body"):
             message = await self._receive()
             piece: bytes = message.get("body", b"")
             size += len(piece)
             self._hold(size)
-            self._look(json, piece, size)
+            self._look(json, piece)
             parts.append(piece)
+            await self._refuse_depth(json, parts, size)
         self._content = b"".join(parts)
         if size > QUICK:
             scope["json"] = json
         return message
 
-    def _look(self, json: Json, piece: bytes, size: int) -> None:
-        """Look at what came; the depth of a small body is told by the field that has it, once it is decoded."""
+    def _look(self, json: Json, piece: bytes) -> None:
         json.feed(piece)
-        if json.deepest > DEEPEST and size > QUICK:
-            problem = invalid_value(f"must not be nested deeper than {DEEPEST} levels", "body")
-            raise RefusedRequest(HTTPStatus.UNPROCESSABLE_ENTITY, problem)
         if json.values > self._values:
             raise _too_large(f"{self._values} values")
+
+    async def _refuse_depth(self, json: Json, parts: list[bytes], size: int) -> None:
+        """Refuse a large body that is too deep; the depth of a small one is told by its decoder."""
+        if json.deepest > DEEPEST and size > QUICK:
+            is_value = self._values == STORED_VALUES  # an XCom: no fields
+            field = None if is_value else await asyncio.to_thread(too_deep_field, b"".join(parts))
+            place = ("body",) if field is None else ("body", field)
+            raise RefusedRequest(HTTPStatus.UNPROCESSABLE_ENTITY, invalid_value(TOO_DEEP, *place))
 
     async def again(self) -> Message:
         """Tell the body that was read as an ASGI server would, in one piece, and then what comes after it."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from app.errors import ConfigurationError
 
+HIGHEST_PORT = 65_535
 ANYBODY = 0o666  # as on a port of this machine, and as uvicorn has it; who must not come in is kept out by the folder
 
 
@@ -20,6 +21,8 @@ def on_port(host: str, port: int, *, host_option: str = "--host", port_option: s
     :param port_option: where the port was said.
     :raises ConfigurationError: when one cannot be.
     """
+    if not 1 <= port <= HIGHEST_PORT:  # of a larger one the system would take the rest
+        raise ConfigurationError(f"{port} is not a port: expected 1 to {HIGHEST_PORT} in {port_option}")
     sockets: list[socket.socket] = []
     try:
         for family, kind, protocol, _, address in dict.fromkeys(
@@ -31,11 +34,11 @@ def on_port(host: str, port: int, *, host_option: str = "--host", port_option: s
                 each.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != "::")
             each.bind(address)
             each.setblocking(False)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         for each in sockets:
             each.close()
-        what = f"cannot listen on {host} port {port} ({getattr(error, 'strerror', None) or error})"
-        if isinstance(error, OverflowError) or error.errno == errno.EADDRINUSE:
+        what = f"cannot listen on {host} port {port} ({error.strerror})"
+        if error.errno == errno.EADDRINUSE:
             raise ConfigurationError(f"{what}: choose another with {port_option}") from error
         if error.errno in (errno.EACCES, errno.EPERM):
             below = "ports below 1024 need a privilege, CAP_NET_BIND_SERVICE"

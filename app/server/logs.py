@@ -11,8 +11,9 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from contextvars import ContextVar
+from datetime import UTC, datetime
 from itertools import count
 from typing import Any
 
@@ -23,6 +24,8 @@ from app.errors import ConfigurationError
 
 Event = MutableMapping[str, Any]
 
+_access: Any = structlog.get_logger("access")
+_write: Callable[[bytes], None] | None = None  # writes a line of JSON, where the level has those of requests
 _request: ContextVar[tuple[str, str] | None] = ContextVar("request", default=None)
 _pid = 0
 _ids: Iterator[str] = iter(())
@@ -46,6 +49,20 @@ def begin_request(correlation_id: str | None, client: str) -> None:
     _request.set((next(_ids) if correlation_id is None else correlation_id, client))
 
 
+def answered(method: str, path: str, status: int, milliseconds: float) -> None:
+    """Write the line of a request that was answered.
+
+    As JSON it is put together here: every request has one, and structlog takes three times as long for the same bytes.
+    """
+    event: Event = {"method": method, "path": path, "status": status, "milliseconds": milliseconds, "event": "request"}
+    if _write is None:
+        _access.info(**event)
+    else:
+        line = _about_the_process(None, "", event)
+        line["level"], line["timestamp"] = "info", f"{datetime.now(UTC).isoformat()[:-6]}Z"
+        _write(_json_line(None, "", line))
+
+
 def configure(level: str = "INFO", form: str = "auto") -> None:
     """Write one structured line per event to standard error.
 
@@ -65,6 +82,9 @@ def configure(level: str = "INFO", form: str = "auto") -> None:
         logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer),  # a line is one write: those of processes do not mix
         cache_logger_on_first_use=True,
     )
+    global _write
+    has_requests = not as_text and logging.getLevelName(level) <= logging.INFO
+    _write = structlog.BytesLogger(sys.stderr.buffer).msg if has_requests else None
     logging.basicConfig(handlers=[_Libraries()], level=max(logging.getLevelName(level), logging.WARNING), force=True)
     logging.captureWarnings(True)
 

@@ -3,7 +3,8 @@
 Requests have the names of the Prometheus FastAPI instrumentator, so that its dashboards work; ours begin with
 ``execution_api_``. Labels have few values, none that a request can make: operations, reasons, kinds and urgencies are ours.
 Each worker process counts in a file of its own, and whoever is asked adds up those of all, of the dead too (decision 19).
-What is a state rather than a sum is sampled once a second (:class:`Sampling`): it costs no request anything.
+What was counted is in the file a moment later (:class:`_Counted`). What is a state rather than a sum is sampled once a
+second (:class:`Sampling`): it costs no request anything.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import ClassVar
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -27,6 +29,7 @@ from prometheus_client import (
     ProcessCollector,
     disable_created_metrics,
     generate_latest,
+    values,
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
@@ -39,7 +42,42 @@ FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # the environment variable by which the lib
 NO_OPERATION = "none"  # what no operation's path and method match: one series, whatever a stranger asks for
 OTHER = "other"  # its method
 SAMPLED_EVERY = 1.0  # seconds
+WRITTEN_AFTER = 0.1  # seconds
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+
+
+class _Counted(values.MultiProcessValue()):  # type: ignore[misc]
+    """A number in this process' file, written there once for however often it was counted up within a moment.
+
+    Writing it costs ten times what adding to it does, and an answer counts up six of them. In a process that is killed, what
+    it counted in its last moment is lost. Where no event loop samples (in the parent of the workers) it is written at once.
+    """
+
+    changed: ClassVar[list[_Counted]] = []
+    loop: ClassVar[asyncio.AbstractEventLoop | None] = None
+    _added = 0.0
+
+    def inc(self, amount: float) -> None:
+        if self.loop is None:
+            super().inc(amount)
+            return
+        if not self._added:
+            if not self.changed:
+                self.loop.call_later(WRITTEN_AFTER, self.write)
+            self.changed.append(self)
+        self._added += amount
+
+    @classmethod
+    def write(cls) -> None:
+        """Write what was counted."""
+        while cls.changed:
+            value = cls.changed.pop()
+            added, value._added = value._added, 0.0
+            super(cls, value).inc(added)
+
+
+if FOLDER in os.environ:
+    values.ValueClass = _Counted  # as the library has it for who names processes otherwise
 
 REQUESTS = Counter("http_requests", "Requests answered, refused ones too", ["handler", "method", "status"])
 DURATION = Histogram(
@@ -125,18 +163,29 @@ class Sampling:
 
     def start(self) -> None:
         """Begin, with a first sample."""
+        _Counted.loop = asyncio.get_running_loop()
+        self._sample()
+
+    def _sample(self) -> None:
         for gauge, value in self._sources.items():
             gauge.set(value())
-        self._timer = asyncio.get_running_loop().call_later(SAMPLED_EVERY, self.start)
+        self._timer = asyncio.get_running_loop().call_later(SAMPLED_EVERY, self._sample)
 
     def stop(self) -> None:
-        """End it."""
+        """End it, and write what was counted."""
         if self._timer is not None:
             self._timer.cancel()
+        _Counted.loop = None
+        _Counted.write()
 
 
-def exposition() -> bytes:
+async def exposition() -> bytes:
     """Return all metrics, of every worker process, in Prometheus' text format; it takes milliseconds, so not in the loop."""
+    _Counted.write()
+    return await asyncio.to_thread(_exposition)
+
+
+def _exposition() -> bytes:
     if FOLDER not in os.environ:
         return generate_latest(REGISTRY)
     registry = CollectorRegistry()

@@ -11,16 +11,13 @@ from typing import Any
 
 import orjson
 import structlog
-from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import RetryableDatabaseError
 from app.server import logs, metrics
-from app.server.auth import REFRESH_HEADER, Tokens
 
 log = structlog.get_logger(__name__)
-access = structlog.get_logger("access")
 
 CORRELATION_HEADER = b"correlation-id"
 CLIENT_GONE = 499  # no standard has a status for an answer that nobody hears; nginx' is what people know
@@ -64,7 +61,10 @@ class RootPath:
 
 
 class CorrelationId:
-    """Puts the ``correlation-id`` header, or a generated id, on every log line of the request, and echoes the header."""
+    """Puts the ``correlation-id`` header, or a generated id, on every log line of the request, and echoes the header.
+
+    It begins ``added_headers`` on the scope: what whoever sees the request adds to the headers of its answer.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -75,15 +75,8 @@ class CorrelationId:
         found = header(scope, CORRELATION_HEADER)
         client = scope.get("client")
         logs.begin_request(None if found is None else found.decode("latin-1"), client[0] if client else "")
-        if not found:
-            return await self.app(scope, receive, send)
-
-        async def echo(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), (CORRELATION_HEADER, found)]
-            await send(message)
-
-        await self.app(scope, receive, echo)
+        scope["added_headers"] = [(CORRELATION_HEADER, found)] if found else []
+        await self.app(scope, receive, send)
 
 
 @dataclass(slots=True)
@@ -116,6 +109,8 @@ class AccessLog:
 class Observed:
     """Counts and times every request by its operation, writes the access log, and answers 500 for a defect.
 
+    What every answer passes is passed here, once: it also adds the headers that were added on the scope.
+
     :param operation: tells which operation a request's method and path name, None for none; asked when nothing has put it on
         the scope (``operation``), as when a request is refused at the door.
     :param under_way: counted up and down.
@@ -144,6 +139,7 @@ class Observed:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                message["headers"] = [*message["headers"], *scope["added_headers"]]
             await send(message)
 
         self.under_way.now += 1
@@ -167,9 +163,7 @@ class Observed:
         else:
             metrics.observe(operation, scope["method"], status, seconds)
         if self.access_log is not None and self.access_log.has(scope["path"], status):
-            access.info(
-                "request", method=scope["method"], path=scope["path"], status=status, milliseconds=round(seconds * 1000, 2)
-            )
+            logs.answered(scope["method"], scope["path"], status, round(seconds * 1000, 2))
 
 
 class RetryableErrors:
@@ -197,25 +191,3 @@ async def send_unavailable(send: Send, error: type[RetryableDatabaseError]) -> N
     detail = {"reason": error.reason, "message": (error.__doc__ or "").split("\n")[0]}
     retry_after = str(error.delay + random.randint(0, JITTER)).encode()
     await send_json(send, HTTPStatus.SERVICE_UNAVAILABLE, {"detail": detail}, [(b"retry-after", retry_after)])
-
-
-class TokenRefresh:
-    """Adds a fresh token to the answer when the one that was verified at the door is near its end.
-
-    It decides from the claims verified then: verifying again after the handler would lose the refresh of a token that
-    expired in between (Airflow #67939). Workload tokens are never refreshed; ``/run`` swaps them.
-    """
-
-    def __init__(self, app: ASGIApp, *, tokens: Tokens, clock: Callable[[], float] = time.time) -> None:
-        self.app = app
-        self.tokens = tokens
-        self.clock = clock
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def refresh(message: Message) -> None:
-            token = scope.get("token") if message["type"] == "http.response.start" else None
-            if token is not None and (renewed := self.tokens.renewed(token, self.clock())) is not None:
-                MutableHeaders(scope=message)[REFRESH_HEADER] = renewed
-            await send(message)
-
-        await self.app(scope, receive, refresh)

@@ -262,7 +262,8 @@ def _database_url(conf: AirflowConfiguration) -> tuple[URL, ssl.SSLContext | Non
     if not text:
         raise ConfigurationError(
             "[database] sql_alchemy_conn is not set: expected the URL of Airflow's metadata database,"
-            " such as postgresql://user:password@host/airflow (AIRFLOW__DATABASE__SQL_ALCHEMY_CONN)"
+            " such as postgresql://user:password@host/airflow (AIRFLOW__DATABASE__SQL_ALCHEMY_CONN);"
+            f" {conf.path} {'was read too' if conf.is_there else 'is not there'}"
         )
     args = name.replace("_conn", "_connect_args")
     given, tls = split_tls(import_connect_args(conf.get("database", args), setting=f"[database] {args}", home=conf.home))

@@ -102,10 +102,18 @@ class AirflowConfiguration:
         self._warned: set[tuple[str, str]] = set()
         self.home = Path(self._expanded(environment.get("AIRFLOW_HOME", "~/airflow"), "AIRFLOW_HOME"))
         self.path = Path(self._expanded(environment.get("AIRFLOW_CONFIG", f"{self.home}/airflow.cfg"), "AIRFLOW_CONFIG"))
+        self.is_there = True
         self._file = configparser.ConfigParser()
         self._file.optionxform = str  # type: ignore[assignment, method-assign]  # names are told apart by case
         try:
-            self._file.read(self.path, encoding="utf-8")
+            self._file.read_string(self.path.read_text(encoding="utf-8"), source=str(self.path))
+        except (FileNotFoundError, NotADirectoryError):
+            self.is_there = False
+        except OSError as error:
+            reason = f"cannot be read ({error.strerror})"
+            raise ConfigurationError(
+                f"{self.path} {reason}: expected an airflow.cfg, or another in AIRFLOW_CONFIG"
+            ) from error
         except (configparser.Error, UnicodeDecodeError) as error:
             raise ConfigurationError(f"{self.path} cannot be read as an airflow.cfg: {_place_of(error)}") from None
 

@@ -18,9 +18,11 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from app.errors import ConfigurationError
-from app.settings.libpq import SSL_MODES, known, of_service
+from app.settings import tls
+from app.settings.libpq import SSL_MODES, known, of_environment, of_service
 
-SYSTEM = "system"  # sslrootcert: the certificates that the system trusts
+ENCRYPTED = SSL_MODES[3:]  # require, verify-ca and verify-full
+DEFAULT_FILES = {"sslrootcert": "root.crt", "sslcrl": "root.crl", "sslcert": "postgresql.crt", "sslkey": "postgresql.key"}
 KEEPALIVE = {  # by name, the socket's option
     "keepalives_idle": (socket.IPPROTO_TCP, "TCP_KEEPIDLE"),
     "keepalives_interval": (socket.IPPROTO_TCP, "TCP_KEEPINTVL"),
@@ -50,10 +52,13 @@ def async_url(text: str, *, setting: str, given: Mapping[str, Any] | None = None
         raise ConfigurationError(f"{setting} is a {url.get_backend_name()} URL: only PostgreSQL is supported")
     in_query = {name: ",".join(v) if name == "host" and not isinstance(v, str) else v for name, v in url.query.items()}
     written = {"user": url.username, "password": url.password, "host": url.host, "port": url.port, "dbname": url.database}
+    asked = {name for name, value in (written | in_query | dict(given or {})).items() if value}
     parameters = known({**written, **in_query, **(given or {})}, setting)
     if service := parameters.pop("service", os.environ.get("PGSERVICE", "")):
-        parameters = {**known(of_service(service, setting), setting), **parameters}
-    return _checked(parameters, setting)
+        in_file = of_service(service, setting)
+        asked |= in_file.keys()
+        parameters = {**known(in_file, setting), **parameters}
+    return _checked({**of_environment({"service", *asked, *parameters}), **parameters}, setting)
 
 
 def driver_arguments(url: URL) -> dict[str, Any]:
@@ -70,12 +75,11 @@ def driver_arguments(url: URL) -> dict[str, Any]:
         "krbsrvname": query.get("krbsrvname"),
         "gsslib": query.get("gsslib"),
     }
-    if query.get("sslrootcert") == SYSTEM:
-        arguments["ssl"] = _system_context(query)
-        arguments["direct_tls"] = query.get("sslnegotiation") == "direct" or None
-    elif files := {name: query[name] for name in sorted(query) if name.startswith("ssl")}:
-        # The driver takes files in a URL alone; it opens them for each connection, and libpq's own where none is named.
-        arguments["dsn"] = f"postgresql://?{urlencode(files)}"
+    if query.get("sslmode") in ENCRYPTED:
+        arguments["ssl"] = tls.context(query)
+        arguments["direct_tls"] = query.get("sslnegotiation") == "direct"
+    elif others := {name: query[name] for name in query if name.startswith("ssl") and name != "sslmode"}:
+        arguments["dsn"] = f"postgresql://?{urlencode(others)}"  # where the driver takes them
     if options := query.get("options"):
         arguments["server_settings"] = {"options": options}
     return {name: value for name, value in arguments.items() if value is not None}
@@ -106,7 +110,7 @@ def _checked(parameters: dict[str, str], setting: str) -> URL:
     """Return parameters as a URL, if they go together."""
     hosts, ports = _hosts(parameters, setting)
     mode = parameters.get("sslmode")
-    if parameters.get("sslrootcert") == SYSTEM:
+    if parameters.get("sslrootcert") == tls.SYSTEM:
         mode = parameters.setdefault("sslmode", "verify-full")
         if mode != "verify-full":
             raise ConfigurationError(f"{setting} has sslrootcert=system and sslmode={mode}: expected verify-full with it")
@@ -121,13 +125,18 @@ def _checked(parameters: dict[str, str], setting: str) -> URL:
         hosts = addresses.split(",")
     if len(ports) not in {0, 1, len(hosts) or 1}:
         raise ConfigurationError(f"{setting} has not as many ports as hosts: expected one for each, or one for all")
-    if parameters.get("sslnegotiation") == "direct" and mode not in SSL_MODES[3:]:
+    if parameters.get("sslnegotiation") == "direct" and mode not in ENCRYPTED:
         raise ConfigurationError(
             f"{setting} has sslnegotiation=direct: expected sslmode=require, verify-ca or verify-full with it"
         )
     for host in hosts:
         if not host.startswith("/") and not _is_host(host):
             raise ConfigurationError(f"{setting} has a host that is no name, address or folder of a socket")
+    if mode in ENCRYPTED:
+        for name, file in DEFAULT_FILES.items():
+            path = os.path.expanduser(f"~/.postgresql/{file}")
+            if name not in parameters and os.path.exists(path):
+                parameters[name] = path
     if mode != "disable":
         _check_files(parameters, setting)
     url = {name: parameters.pop(name, None) for name in ("user", "password", "dbname")}
@@ -175,7 +184,7 @@ def _check_files(parameters: Mapping[str, str], setting: str) -> None:
     password = parameters.get("sslpassword", "")
     for name in ("sslrootcert", "sslcrl", "sslkey", "sslcert"):
         path = parameters.get(name)
-        if not path or (name == "sslrootcert" and path == SYSTEM):
+        if not path or (name == "sslrootcert" and path == tls.SYSTEM):
             continue
         try:
             if name == "sslcert":
@@ -189,25 +198,8 @@ def _check_files(parameters: Mapping[str, str], setting: str) -> None:
             raise ConfigurationError(
                 f"{setting} has {name}={path!r}, which cannot be read ({reason}): expected a PEM file"
             ) from None
-    authority = parameters.get("sslrootcert") or os.environ.get("PGSSLROOTCERT") or "~/.postgresql/root.crt"
-    if parameters.get("sslmode", "").startswith("verify") and not (
-        authority == SYSTEM or os.path.exists(os.path.expanduser(authority))
-    ):
+    if parameters.get("sslmode", "").startswith("verify") and "sslrootcert" not in parameters:
         raise ConfigurationError(
             f"{setting} has sslmode={parameters['sslmode']} and no sslrootcert: expected the file with the certificate of"
             " the server's authority, or sslrootcert=system"
         )
-
-
-def _system_context(query: Mapping[str, str]) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.set_alpn_protocols(["postgresql"])
-    if certificate := query.get("sslcert"):
-        context.load_cert_chain(certificate, query.get("sslkey"), password=lambda: query.get("sslpassword", ""))
-    if crl := query.get("sslcrl"):
-        context.load_verify_locations(crl)
-        context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
-    for name, bound in (("ssl_min_protocol_version", "minimum_version"), ("ssl_max_protocol_version", "maximum_version")):
-        if version := query.get(name):
-            setattr(context, bound, ssl.TLSVersion[version.replace(".", "_")])
-    return context

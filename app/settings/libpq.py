@@ -9,7 +9,7 @@ from __future__ import annotations
 import configparser
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,43 @@ REFUSED: Mapping[str, tuple[tuple[str, ...], str]] = {
     "sslsni": (("1",), "the driver always names the host"),
 }
 ALIASES = {"ssl": "sslmode", "database": "dbname"}  # asyncpg's names
+VARIABLES = {  # of the environment, where a parameter is given neither in a URL nor in a service
+    "PGAPPNAME": "application_name",
+    "PGCHANNELBINDING": "channel_binding",
+    "PGCLIENTENCODING": "client_encoding",
+    "PGCONNECT_TIMEOUT": "connect_timeout",
+    "PGDATABASE": "dbname",
+    "PGGSSDELEGATION": "gssdelegation",
+    "PGGSSENCMODE": "gssencmode",
+    "PGGSSLIB": "gsslib",
+    "PGHOST": "host",
+    "PGHOSTADDR": "hostaddr",
+    "PGKRBSRVNAME": "krbsrvname",
+    "PGLOADBALANCEHOSTS": "load_balance_hosts",
+    "PGMAXPROTOCOLVERSION": "max_protocol_version",
+    "PGMINPROTOCOLVERSION": "min_protocol_version",
+    "PGOPTIONS": "options",
+    "PGPASSFILE": "passfile",
+    "PGPASSWORD": "password",
+    "PGPORT": "port",
+    "PGREQUIREAUTH": "require_auth",
+    "PGREQUIREPEER": "requirepeer",
+    "PGSERVICE": "service",
+    "PGSSLCERT": "sslcert",
+    "PGSSLCERTMODE": "sslcertmode",
+    "PGSSLCOMPRESSION": "sslcompression",
+    "PGSSLCRL": "sslcrl",
+    "PGSSLCRLDIR": "sslcrldir",
+    "PGSSLKEY": "sslkey",
+    "PGSSLMAXPROTOCOLVERSION": "ssl_max_protocol_version",
+    "PGSSLMINPROTOCOLVERSION": "ssl_min_protocol_version",
+    "PGSSLMODE": "sslmode",
+    "PGSSLNEGOTIATION": "sslnegotiation",
+    "PGSSLROOTCERT": "sslrootcert",
+    "PGSSLSNI": "sslsni",
+    "PGTARGETSESSIONATTRS": "target_session_attrs",
+    "PGUSER": "user",
+}
 LARGEST = 2**31 - 1
 
 
@@ -127,6 +164,19 @@ def _is_encodable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def of_environment(given: Collection[str]) -> dict[str, str]:
+    """Return the parameters that the environment gives.
+
+    :param given: the names of those that something gives that goes before.
+    :raises ConfigurationError: when one of the others has a value that is none of its own, or is refused.
+    """
+    found: dict[str, str] = {}
+    for variable, name in VARIABLES.items():
+        if name not in given and variable in os.environ:
+            found |= known({name: os.environ[variable]}, variable)
+    return found
 
 
 def of_service(service: str, setting: str) -> dict[str, str]:

@@ -59,7 +59,7 @@ class Refuse:
     """
 
     status: int
-    detail: Mapping[str, Any] | str
+    detail: Mapping[str, Any] | list[dict[str, Any]] | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +108,11 @@ class RegisterAssets:
 
     outlets: tuple[Any, ...]
     events: tuple[Mapping[str, Any], ...]
+
+    @property
+    def alias_names(self) -> set[str]:
+        """The aliases among the outlets; events through others are nobody's."""
+        return {outlet.name for outlet in self.outlets if outlet.type == "AssetAlias" and outlet.name}
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,8 +226,6 @@ def report(row: LockedTaskInstance, payload: TIStateUpdate, now: datetime) -> De
         return _invalid_state(row, "TI was not in the running state so it cannot be updated")
     match payload:
         case TISuccessStatePayload():
-            if refusal := _refuse_outlet_events(payload):
-                return refusal
             effects = (RegisterAssets(tuple(payload.task_outlets), tuple(payload.outlet_events)),)
             wanted = payload.task_outlets or payload.outlet_events
             return _end(row, payload, now, effects if wanted else ())
@@ -359,41 +362,3 @@ def _deadline(now: datetime, timeout: timedelta | None) -> datetime | None:
 
 def _invalid_state(row: LockedTaskInstance, message: str) -> Refuse:
     return Refuse(409, {"reason": "invalid_state", "message": message, "previous_state": row.state})
-
-
-def _refuse_outlet_events(payload: TISuccessStatePayload) -> Refuse | None:
-    """Refuse events that could not be recorded, before anything is written.
-
-    Airflow's server answers 204 to these and records the successful task as failed.
-    """
-    for position, event in enumerate(payload.outlet_events):
-        where = f"outlet_events[{position}]"
-        key = event.get("dest_asset_key")
-        if not (isinstance(key, dict) and key.keys() == {"name", "uri"} and all(isinstance(v, str) for v in key.values())):
-            return _invalid_event(f"{where}.dest_asset_key must be an object with a name and a uri")
-        if "extra" not in event or (event["extra"] and not isinstance(event["extra"], dict)):
-            return _invalid_event(f"{where}.extra must be an object")  # null, and what is as empty, stands for {}
-        if not isinstance(event.get("source_alias_name"), str | None):
-            return _invalid_event(f"{where}.source_alias_name must be a string")
-        partition_key = event.get("partition_key")
-        if partition_key is not None and not (isinstance(partition_key, str) and partition_key.strip()):
-            return Refuse(
-                422,
-                {
-                    "reason": "invalid_partition_key",
-                    "message": f"partition_key in outlet event must not be empty or whitespace-only; got {partition_key!r}.",
-                },
-            )
-        if partition_key is not None and len(partition_key) > 250:
-            return Refuse(
-                422,
-                {
-                    "reason": "invalid_partition_key",
-                    "message": f"partition_key in outlet event must be at most 250 characters; got {len(partition_key)}.",
-                },
-            )
-    return None
-
-
-def _invalid_event(message: str) -> Refuse:
-    return Refuse(422, {"reason": "invalid_outlet_event", "message": message})

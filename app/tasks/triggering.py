@@ -13,13 +13,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from app.dags import partitions, serialized_dag, timetables
-from app.dags.partitions import InvalidPartitionKey
+from app.dags.partitions import LONGEST_KEY, InvalidPartitionKey
 from app.dags.serialized_dag import PlannedTask
 from app.db import dag_runs, dags
 from app.db import deadlines as db_deadlines
 from app.db.tables import AnyRow
 from app.db.uuids import uuid7
-from app.errors import UnknownInDag
+from app.errors import UnknownInDag, invalid_value
 from app.releases import Revision
 from app.schemas.base import DagRunType
 from app.schemas.dag_runs import TriggerDAGRunPayload
@@ -32,7 +32,7 @@ from app.tasks.transitions import Refuse
 if TYPE_CHECKING:  # what is not installed is not looked for
     from app.server.traces import Traces
 
-MAX_KEY = 250  # characters, of dag_run.partition_key
+LONGEST_RUN_ID = 250  # characters, of dag_run.run_id
 MAX_TRACE_VALUE = 256  # characters, of a value of a W3C tracestate
 # What Airflow itself generates; such an id is valid whatever [scheduler] allowed_run_id_pattern says.
 GENERATED_RUN_ID = r"^(?:manual|scheduled|asset_triggered)__(?:\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\+00:00)$"
@@ -115,6 +115,9 @@ async def _planned(
     settings, revision, trusted = service.settings, service.revision, service.settings.trusted_classes
     if message := _invalid_run_id(settings, revision, run_id) or _too_early(data, logical_date):
         return _value_error(message)
+    if len(run_id) > LONGEST_RUN_ID:
+        told = f"must have at most {LONGEST_RUN_ID} characters, not {len(run_id)}"
+        return Refuse(422, invalid_value(told, "path", "run_id"))
     partition_date = None
     if payload.partition_key is not None and revision.assets.partitions_have_dates:
         what = f"the timetable {dag['timetable']['__type']}"
@@ -127,6 +130,8 @@ async def _planned(
             return _value_error(str(error))
         if refusal := _refuse_partition_key(dag, dag_id, payload.partition_key):
             return refusal
+    elif payload.partition_key is not None and len(payload.partition_key) > LONGEST_KEY:
+        return _long_partition_key(payload.partition_key)
     if message := await threads.invalid_param(dag.get("params") or (), payload.conf):
         return _value_error(message)
     interval: tuple[datetime | None, datetime | None] = (None, None)
@@ -269,12 +274,12 @@ def _refuse_partition_key(dag: Mapping[str, Any], dag_id: str, key: str) -> Refu
         message = f"Dag '{dag_id}' is not a partitioned Dag and does not accept a partition_key."
         return Refuse(400, {"reason": "not_partitioned", "message": message})
     if not key.strip():
-        message = "partition_key must not be empty or whitespace-only."
-    elif len(key) > MAX_KEY:
-        message = f"partition_key must be at most {MAX_KEY} characters; got {len(key)}."
-    else:
-        return None
-    return _invalid_partition_key(message)
+        return _invalid_partition_key("partition_key must not be empty or whitespace-only.")
+    return _long_partition_key(key) if len(key) > LONGEST_KEY else None
+
+
+def _long_partition_key(key: str) -> Refuse:
+    return _invalid_partition_key(f"partition_key must be at most {LONGEST_KEY} characters; got {len(key)}.")
 
 
 def _invalid_partition_key(message: str) -> Refuse:

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.db.retrying import ComingBack
 from app.errors import RefusedRequest, RejectedByDatabase
@@ -114,23 +114,21 @@ class ApiVersions:
         return None if found is None else found.name
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        found = header(scope, VERSION_HEADER)
-        asked = None if found is None else found.decode("latin-1")
-        echoed = (VERSION_HEADER, self._newest_header if found is None else found)
-
-        async def echo(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], echoed]
-            await send(message)
-
         if (newline := scope["path"].find("\n")) >= 0:  # which no path of Airflow's matches: its mount's does at the end
-            at_the_end = newline == len(scope["path"]) - 1
-            return await send_json(echo if at_the_end else send, 404, {"detail": "Not Found"})
-        chosen = self._app_for(asked)
+            if newline == len(scope["path"]) - 1:
+                self._chosen(scope)
+            return await send_json(send, 404, {"detail": "Not Found"})
+        chosen = self._chosen(scope)
         if isinstance(chosen, tuple):
             status, detail = chosen
-            return await send_json(echo, status, {"detail": detail})
-        await chosen(scope, receive, echo)
+            return await send_json(send, status, {"detail": detail})
+        await chosen(scope, receive, send)
+
+    def _chosen(self, scope: Scope) -> ASGIApp | tuple[int, Any]:
+        """Return what answers the date that is asked for, and repeat that in the answer."""
+        found = header(scope, VERSION_HEADER)
+        scope["added_headers"].append((VERSION_HEADER, self._newest_header if found is None else found))
+        return self._app_for(None if found is None else found.decode("latin-1"))
 
     def _resolve(self, asked: str | None) -> ASGIApp | tuple[int, Any]:
         """Return the application for a header's value, or the status and detail that refuse it."""

@@ -114,6 +114,16 @@ class TestServe:
     def test_no_settings(self) -> None:
         assert_one_sentence(run("serve"), "[database] sql_alchemy_conn", "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN")
 
+    def test_a_file_of_settings_that_cannot_be_read(self) -> None:
+        assert_one_sentence(run("serve", AIRFLOW_CONFIG="/etc"), "/etc cannot be read (Is a directory)", "AIRFLOW_CONFIG")
+        assert_one_sentence(
+            run("serve", AIRFLOW_CONFIG="/none.cfg"), "sql_alchemy_conn is not set", "/none.cfg is not there"
+        )
+
+    def test_a_port_that_is_none(self, metadata_url: str) -> None:
+        settings = airflow_settings(metadata_url, AIRFLOW__API__PORT="99999")
+        assert_one_sentence(run("serve", **settings), "99999 is not a port", "[execution_api_service] port")
+
     def test_no_secret(self, metadata_url: str) -> None:
         assert_one_sentence(run("serve", AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=metadata_url), "[api_auth] jwt_secret")
 

@@ -27,10 +27,6 @@ WRITTEN = [
     "rendered_task_instance_fields", "hitl_detail", "variable", "dag_run", "dag_run_note", "asset_event",
     "asset_state_store", "asset_dag_run_queue", "asset", "asset_alias",
 ]  # fmt: skip
-OF_THE_BODY = (  # what is told of the body as a whole: one that the decoder does not take, or that is too large to try
-    {"detail": "There was an error parsing the body"},
-    {"detail": [{"type": "invalid_value", "loc": ["body"], "msg": "must not be nested deeper than 255 levels"}]},
-)
 
 
 @pytest.fixture
@@ -60,7 +56,7 @@ async def test_edge_values(field: Field, sides: tuple[Side, Side], revision: str
         if ours.status_code >= 400:
             assert_refusal(ours)
             assert after == before, shown
-            assert _names(field, ours) or ours.content == theirs.content or ours.json() in OF_THE_BODY, shown
+            assert _names(field, ours) or ours.content == theirs.content, shown
             assert theirs.status_code >= 400 or kept_difference(field, value), shown
         elif kept_difference(field, value) == CUT:
             assert ours.status_code == 204, shown

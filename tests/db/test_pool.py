@@ -99,11 +99,11 @@ async def test_silence_that_is_met_later_does_not_throw_new_connections_away(dat
         await late.scalar(ONE)
         between.silence()
         hanging = asyncio.create_task(early.scalar(ONE))
-        with pytest.raises(TimeoutError):
+        with pytest.raises(asyncpg.ConnectionDoesNotExistError):
             await hanging
         early._pool.lose(early._pooled)
         fresh = await one(database), database._pool._idle[-1].connection
-        with pytest.raises(TimeoutError):
+        with pytest.raises(asyncpg.ConnectionDoesNotExistError):
             await late.scalar(ONE)
         late._pool.lose(late._pooled)
     assert not fresh[1].is_closed()

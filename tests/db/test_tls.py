@@ -82,6 +82,7 @@ async def test_a_certificate_in_the_place_of_a_password(
     query = f"sslmode=verify-full&sslrootcert={authority.certificate}"
     query += f"&sslcert={user.certificate}&sslkey={user.key}&sslpassword=of%20the%20key"
     assert await is_encrypted(url_for(server, "by_certificate", query))
+    assert await is_encrypted(url_for(server, "by_certificate", query.replace("verify-full", "prefer")))
     assert "sslcert" in await refusal_of_load(url_for(server, "by_certificate", query.replace("of%20the%20key", "s3cret")))
     without = url_for(server, "by_certificate", f"sslmode=verify-full&sslrootcert={authority.certificate}")
     assert "certificate" in await refusal(without)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -126,3 +127,15 @@ async def test_no_value_is_in_any_line(talkative: Server) -> None:
     lines = talkative.log.read_text(errors="replace")
     assert "unexpected error" in lines and "retryable database error" in lines and "token refused" in lines
     assert [line[:2000] for line in lines.splitlines() if MARK in line] == []
+
+
+async def test_what_the_server_itself_logs_is_a_line_like_any_other(server: Server) -> None:
+    url = httpx.URL(server.base_url)
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    writer.write(b"no request\r\n\r\n")
+    assert (await reader.read()).startswith(b"HTTP/1.1 400")
+    writer.close()
+    told = [json.loads(line) for line in server.log.read_text().splitlines()]
+    *_, line = [line for line in told if line.get("logger") == "uvicorn.error"]
+    assert line["level"] == "warning"
+    assert line["pid"] in {each["pid"] for each in told if each["event"] == "accepting requests"}

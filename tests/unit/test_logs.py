@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from typing import Any
@@ -80,6 +81,34 @@ def test_no_value_is_in_any_of_them(form: str, level: str) -> None:
         assert ("of interest to few" in written) == (level == "DEBUG")
         assert ("a request" in written) == (level != "ERROR")
         assert "chatter" not in written
+
+
+ANSWERED = """
+import structlog
+from app.server import logs
+logs.configure({level!r}, {form!r})
+logs.begin_request("theirs", "192.0.2.7")
+logs.answered("PUT", "/execution/x", 204, 1.25)
+structlog.get_logger("access").info("request", method="PUT", path="/execution/x", status=204, milliseconds=1.25)
+"""
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+@pytest.mark.parametrize("level", ["INFO", "WARNING"])
+def test_the_line_of_an_answer_is_as_any_other(level: str, form: str) -> None:
+    """It is put together by hand, because every request has one: it must not differ from what structlog writes."""
+    command = [sys.executable, "-c", ANSWERED.format(level=level, form=form)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    written = [re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", "<now>", line) for line in done.stderr.splitlines()]
+    if level == "WARNING":
+        assert written == []
+    elif form == "json":
+        ours, others = (json.loads(line) for line in written)
+        assert ours == others
+        assert ours["timestamp"] == "<now>"
+    else:
+        ours, others = written
+        assert ours == others
 
 
 def test_text_is_for_people() -> None:

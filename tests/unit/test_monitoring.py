@@ -16,6 +16,7 @@ from tests import debian
 ROOT = Path(__file__).parent.parent.parent
 RULES = ROOT / "deploy" / "prometheus" / "rules.yaml"
 DASHBOARD = ROOT / "deploy" / "grafana" / "execution-api.json"
+OPERATIONS = ROOT / "docs" / "operations.md"
 NAME = re.compile(r"\b(?:http|execution_api|process)_\w+\b")
 ALERT = re.compile(r"- alert: (\w+)")
 DECLARED = [each for each in vars(metrics).values() if isinstance(each, Counter | Gauge | Histogram)]
@@ -53,8 +54,17 @@ def test_what_is_declared_is_counted_somewhere() -> None:
 
 
 def test_operations_says_what_to_do_when_each_alert_fires() -> None:
+    chapter = re.search(r"^## When an alert fires\n(.*?)^## ", OPERATIONS.read_text(), re.M | re.S)
+    assert chapter
+    sections = dict(re.findall(r"^### (\w+)\n(.*?)(?=^### |\Z)", chapter[1], re.M | re.S))
     alerts = ALERT.findall(RULES.read_text())
-    assert alerts == re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "operations.md").read_text().split("## Alerts")[1], re.M)
+    assert list(sections) == [*alerts, "503"]
+    assert [alert for alert in alerts if len(sections[alert].split()) < 30] == []
+
+
+def test_operations_answers_in_the_order_in_which_one_asks() -> None:
+    answers = ["Install", "Configure", "Check", "Watch", "When an alert fires", "Upgrade", "Go back"]
+    assert re.findall(r"^## (.*)$", OPERATIONS.read_text(), re.M) == answers
 
 
 @pytest.mark.slow

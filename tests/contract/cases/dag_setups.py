@@ -245,6 +245,35 @@ async def sample_that_ran(world: World) -> Any:
     return ti
 
 
+MARS = "Mars/Phobos"
+ZONED = ("cron trigger", "daily interval", "several crons", "assets or time", "cron partitions")
+
+
+def _in_zone(name: str) -> Setup:
+    """Write a Dag of the corpus whose schedule is in a time zone that no machine has: those of workers may know others."""
+
+    async def make(world: World) -> Any:
+        text = json.dumps(serialized.dag(AIRFLOW[world.revision], name)["dag"]["timetable"])
+        return await triggerable(world, name, timetable=json.loads(text.replace("Europe/Paris", MARS)))
+
+    return make
+
+
+SETUPS |= {f"sample on Mars, {name}": _in_zone(name) for name in ZONED}
+
+
+@setup
+async def a_partition_on_mars(world: World) -> Any:
+    """Let ``c1`` wait for partitions, of a mapper in a time zone that no machine has."""
+    ti = await SETUPS["partitions, days"](world)
+    data = serialized.dag(AIRFLOW[world.revision], "days")
+    text = json.dumps(data["dag"]["timetable"]).replace('"timezone": "UTC"', f'"timezone": "{MARS}"')
+    assert MARS in text
+    path = "UPDATE serialized_dag SET data = jsonb_set(data::jsonb, '{dag,timetable}', $1) WHERE dag_id = 'c1'"
+    await world.connection.execute(path, text)
+    return ti
+
+
 # --- cleared
 
 

@@ -157,6 +157,16 @@ async def with_xcoms(world: World) -> Any:
 
 
 @setup
+async def with_namesakes(world: World) -> Any:
+    """Runs of two more Dags have the asking run's id, as scheduled ones of one moment do."""
+    ti = await with_xcoms(world)
+    for dag_id in ("one more", "and another"):
+        await world.dag(dag_id)
+        await world.run(dag_id, RUN, logical_date=EPOCH.replace(day=2), run_after=EPOCH.replace(day=2))
+    return ti
+
+
+@setup
 async def with_undated(world: World) -> Any:
     """An old run without a logical date, with a task instance and an XCom, beside those of :func:`with_xcoms`."""
     ti = await with_xcoms(world)

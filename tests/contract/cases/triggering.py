@@ -12,12 +12,13 @@ from tests.contract.cases.case import (
     OCT,
     RUN_IT,
     SAME_DATE,
+    UNASKED,
     WHEN,
     WORDS,
     Case,
     on,
 )
-from tests.contract.cases.dag_setups import AVERAGED, WITH_DEADLINES, names, since
+from tests.contract.cases.dag_setups import AVERAGED, WITH_DEADLINES, ZONED, names, since
 from tests.contract.cases.setups import SETUPS
 from tests.contract.serialized import kept
 from tests.servers import AIRFLOW
@@ -39,6 +40,7 @@ DAILY = (
     "hours of one day a month", "utc offset", "in New York", "on Lord Howe", "events", "events and others", "an asset",
     "assets or time",
 )  # fmt: skip
+ASKED_ZONES = ("daily interval", "assets or time")  # of whose runs with a date an interval is asked
 # A Dag with a schedule, and a moment that its clocks' changes make special.
 FOLDS = {
     "daily interval at two": ("2026-10-25T03:00:00Z", "2026-10-25T00:30:00Z", "2026-10-25T01:00:00Z"),
@@ -103,7 +105,16 @@ CASES: list[Case] = [
     on("sample", "POST", RUN_IT, _at(FEB), note="run after a date that 3.2 does not take"),
     on("sample, a cron that never comes", "POST", RUN_IT, WHEN, differs=BETTER_REFUSAL, ours=400),
     on("sample, a cron that never comes", "POST", RUN_IT, {}),
-    *(on(f"sample, {name}", "POST", RUN_IT, WHEN) for name in (*_modules("tasks.py"), "other defaults")),
+    *(on(f"sample on Mars, {name}", "POST", RUN_IT, WHEN, differs=BETTER_REFUSAL, ours=400) for name in ASKED_ZONES),
+    *(on(f"sample on Mars, {name}", "POST", RUN_IT, WHEN, differs=UNASKED, ours=204) for name in ZONED if name not in ASKED_ZONES),
+    *(on(f"sample on Mars, {name}", "POST", RUN_IT, {}, differs=UNASKED, ours=204) for name in ZONED),
+    on("sample on Mars, cron partitions", "POST", RUN_IT, {"partition_key": "2026-02-03 00:00"}, revisions=("3.3",), differs=BETTER_REFUSAL, ours=400),
+    on("sample", "POST", f"/dag-runs/sample/{'r' * 250}", {}),
+    on("sample", "POST", f"/dag-runs/sample/{'r' * 251}", {}, differs=BETTER_REFUSAL, ours=422),
+    on("sample", "POST", RUN_IT, {"partition_key": "k" * 250}, note="250 long"),
+    on("sample", "POST", RUN_IT, {"partition_key": "k" * 251}, note="251 long", revisions=("3.2",), differs=BETTER_REFUSAL, ours=400),
+    on("sample, days", "POST", RUN_IT, {"partition_key": "k" * 251}, note="251 long", revisions=("3.3",)),
+    *(on(f"sample, {name}", "POST", RUN_IT, WHEN) for name in (*_modules("tasks.py"), *_modules("pods.py"), "other defaults")),
     on("sample, many fields of 3.3", "POST", RUN_IT, WHEN, **NEW),
     *(
         on(f"sample, {name}", "POST", RUN_IT, body, note="dated")

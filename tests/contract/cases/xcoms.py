@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from tests.contract.cases.case import BETTER_REFUSAL, ERROR_SHAPE, JSON_HEADER, NEW, OWN_DATE, RUN_DATES, Case, X, get
+from tests.contract.cases.case import (
+    BETTER_REFUSAL,
+    EACH_ONCE,
+    ERROR_SHAPE,
+    JSON_HEADER,
+    NEW,
+    OWN_DATE,
+    RUN_DATES,
+    Case,
+    X,
+    get,
+)
 
 CASES: list[Case] = [
     get("xcom", f"{X}/job/return_value", "with_xcoms"),
@@ -19,6 +30,13 @@ CASES: list[Case] = [
         get(f"xcom of another Dag's prior dates{query} on {options['revisions'][0]}", f"/xcoms/other/manual__1/job/return_value{query}", "with_xcoms", **options)
         for query in ("?include_prior_dates=true", "/slice?include_prior_dates=true", "?include_prior_dates=true&offset=0")
         for options in ({"revisions": ("3.2",)}, {**NEW, "differs": OWN_DATE, "ours": 200})
+    ),
+    *(
+        get(f"xcom slice of {dag_id}'s prior dates, the run's id in use elsewhere, on {options['revisions'][0]}", f"/xcoms/{dag_id}/manual__1/job/return_value/slice?include_prior_dates=true", "with_namesakes", **options)
+        for dag_id, options in (
+            ("d", {"revisions": ("3.2",), "differs": EACH_ONCE, "ours": 200}), ("d", NEW),
+            ("other", {"revisions": ("3.2",), "differs": EACH_ONCE, "ours": 200}), ("other", {**NEW, "differs": OWN_DATE, "ours": 200}),
+        )
     ),
     get("xcom of another Dag's run", "/xcoms/other/manual__1/job/return_value", "with_xcoms"),
     get("xcom item of another Dag's run", "/xcoms/other/manual__1/job/return_value/item/0", "with_xcoms"),
