@@ -33,7 +33,7 @@ NOT_READY = 1
 MISCONFIGURED = 2
 NOT_THERE_YET = 3
 MISTYPED = 64  # EX_USAGE of sysexits.h; argparse's own 2 is taken by configurations
-INTERRUPTED = 130  # as shells have it for a command that Ctrl-C ended
+INTERRUPTED, UNREAD = 130, 141  # as shells have it for what SIGINT or SIGPIPE ended
 MEANINGS = {
     MISCONFIGURED: "the configuration cannot serve; one sentence on standard error names the setting",
     MISTYPED: "the command line is wrong",
@@ -48,7 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.print_help()
         sys.exit(MISTYPED)
     try:
-        sys.exit(options.run(options))
+        code = options.run(options)
+        sys.stdout.flush()
+        sys.exit(code)
+    except BrokenPipeError:  # whoever read what it says has heard enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(UNREAD)
     except ConfigurationError as error:
         print(f"execution-api: {error}", file=sys.stderr)
         sys.exit(MISCONFIGURED)

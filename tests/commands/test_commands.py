@@ -314,6 +314,15 @@ class TestToken:
         claims = jwt.decode(done.stdout.strip(), SECRET, ["HS512"], audience=AUDIENCE)
         assert (claims["sub"], claims["exp"] - claims["iat"], claims["scope"]) == (str(ti), 77, "execution")
 
+    def test_nobody_reads_it(self) -> None:
+        reads, writes = os.pipe()
+        os.close(reads)
+        environment = {**clean_environment(), "AIRFLOW_HOME": "/nonexistent", "AIRFLOW__API_AUTH__JWT_SECRET": SECRET}
+        command = [*COMMAND, "token", str(uuid.uuid4())]
+        done = subprocess.run(command, env=environment, stdout=writes, stderr=subprocess.PIPE, timeout=60, check=False)
+        os.close(writes)
+        assert (done.returncode, done.stderr) == (141, b"")
+
     def test_no_key(self) -> None:
         assert_one_sentence(run("token", str(uuid.uuid4())), "[api_auth] jwt_secret")
 
