@@ -17,12 +17,16 @@ import asyncpg
 import httpx
 import pytest
 import uvicorn
+from fastapi import Depends, Request
 
 from app import releases
 from app.commands.embedded import EmbeddedPostgres, free_port
 from app.main import create_app
+from app.routes.operations import Operations
+from app.server.auth import execution_token
 from app.settings import DatabaseSettings, Settings, TokenSettings
 from app.settings.database_url import async_url
+from app.tasks import service
 from app.versions import building
 from tests.conftest import empty
 from tests.releases.invented import DATE, INVENTED, VOCABULARY
@@ -33,6 +37,14 @@ HERE = Path(__file__).parent
 APP = HERE.parent.parent / "app"
 END = {"end_date": "2026-01-01T00:05:00Z"}
 START = {"state": "running", "hostname": "worker", "unixname": "airflow", "pid": 42, "start_date": "2026-01-01T00:00:20Z"}
+
+router = Operations()
+
+
+@router.get("/date", dependencies=[Depends(execution_token)])
+async def get_date(request: Request) -> Any:
+    """Answer what a handler sees of the date."""
+    return {"date": service.api_date(request)}
 
 
 @dataclass
@@ -63,9 +75,10 @@ def url(make_database: Callable[[str], str], postgres: EmbeddedPostgres) -> str:
 
 @pytest.fixture
 async def invented(url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Invented]:
-    """Serve it; these two lines are all that the service is told."""
+    """Serve it; the first two lines are all that the service is told."""
     monkeypatch.setattr(releases, "REVISIONS", [*releases.REVISIONS, INVENTED])
     monkeypatch.setattr(building, "VERSIONS", (DATE, *building.VERSIONS))
+    monkeypatch.setattr(building, "ROUTERS", [*building.ROUTERS, ("/invented", "Invented", router)])
     database = DatabaseSettings(url=async_url(url, setting="url"))
     application = create_app(Settings(database=database, tokens=TokenSettings(secret=SECRET), fernet_keys=(FERNET_KEY,)))
     port = free_port()
@@ -192,6 +205,14 @@ async def test_its_own_date(invented: Invented) -> None:
     older = await invented.ask(ti, "PATCH", path, START, date="2026-06-30")
     assert "should_retry" not in older.json()
     assert "note" in older.json()["dag_run"], "what came with the server is seen at every date"
+
+
+@pytest.mark.parametrize(
+    ("asked", "served"), [(None, "2026-10-30"), ("2026-07-01", "2026-06-30"), ("2025-04-28", "2025-04-28")]
+)
+async def test_a_handler_sees_the_date_that_is_served(invented: Invented, asked: str | None, served: str) -> None:
+    answer = await invented.ask(uuid.uuid4(), "GET", "/invented/date", date=asked)
+    assert answer.json() == {"date": served}
 
 
 def test_nothing_else_has_to_know() -> None:
