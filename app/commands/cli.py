@@ -151,6 +151,7 @@ output is one check.""",
         codes={
             0: "every check passed",
             NOT_READY: "a check failed, its line begins with FAIL",
+            MISCONFIGURED: "a setting is missing or wrong, and nothing else was tried",
             NOT_THERE_YET: "only the database or the key set is not there yet",
         },
     )
@@ -313,6 +314,8 @@ def _check(options: argparse.Namespace) -> int:
     else:
         for result in results:
             print(f"{'ok  ' if result.passed else 'FAIL'}  {result.name}: {result.message}")
+    if not results[0].passed:
+        return MISCONFIGURED
     return 0 if passed else NOT_THERE_YET if checks.may_still_pass(results) else NOT_READY
 
 

@@ -273,7 +273,7 @@ class TestCheck:
 
     def test_no_settings(self) -> None:
         done = run("check")
-        assert (done.returncode, done.stdout[:20]) == (1, "FAIL  configuration:")
+        assert (done.returncode, done.stdout[:20]) == (2, "FAIL  configuration:")
 
 
 class TestConfig:
