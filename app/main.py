@@ -39,7 +39,8 @@ from app.server.middleware import (
     RetryableErrors,
     RootPath,
 )
-from app.settings import Settings
+from app.server.stats import Stats
+from app.settings import Settings, StatsSettings
 from app.tasks.heartbeats import Heartbeats
 from app.tasks.secrets import Secrets
 from app.tasks.service import Service
@@ -216,6 +217,7 @@ def create_app(settings: Settings | None = None, *, readiness: Readiness | None 
                 heartbeats=Heartbeats(database),
                 readiness=readiness or Readiness(),
                 traces=(traces := _traces(settings)),
+                stats=(stats := _stats(settings)),
             )
         )
         following = asyncio.create_task(api.follow())
@@ -231,6 +233,7 @@ def create_app(settings: Settings | None = None, *, readiness: Readiness | None 
         sampling.stop()
         lag.stop()
         await database.close()
+        stats.close()
         if traces is not None:
             await traces.close()
 
@@ -262,6 +265,15 @@ def _traces(settings: Settings) -> Traces | None:
     except ConfigurationError as error:
         log.error("no spans are sent", reason=str(error))
         return None
+
+
+def _stats(settings: Settings) -> Stats:
+    """Return what sends counts, or nothing when they cannot be sent; they are no reason not to serve."""
+    try:
+        return extras.counts(settings)
+    except ConfigurationError as error:
+        log.error("no counts are sent", reason=str(error))
+        return Stats(StatsSettings(), None)
 
 
 def _request_spans(settings: Settings, api: ExecutionApi) -> list[Middleware]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -63,6 +64,40 @@ class Collector:
             time.sleep(0.02)
         assert len(self.spans) >= count, self.spans
         return self.spans
+
+
+@dataclass
+class StatsReceiver:
+    """Hears what is sent to StatsD.
+
+    :param opened: a socket, whose buffer keeps what has come until it is asked for.
+    """
+
+    opened: socket.socket
+
+    def settings(self, client: str = "statsd") -> dict[str, str]:
+        """What sends a server's counts here."""
+        host, port = self.opened.getsockname()
+        on = {"statsd": "STATSD_ON", "datadog": "STATSD_DATADOG_ENABLED"}[client]
+        told = {on: "True", "STATSD_HOST": host, "STATSD_PORT": str(port)}
+        return {f"AIRFLOW__METRICS__{name}": value for name, value in told.items()}
+
+    def lines(self) -> list[str]:
+        """Return what has come by now, and forget it: a datagram is there before the answer that follows it."""
+        found = []
+        with suppress(BlockingIOError):
+            while True:
+                found += self.opened.recv(65_535).decode().splitlines()
+        return found
+
+
+@contextmanager
+def listening_for_stats() -> Iterator[StatsReceiver]:
+    """Listen until the block ends."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as opened:
+        opened.bind(("127.0.0.1", 0))
+        opened.setblocking(False)
+        yield StatsReceiver(opened)
 
 
 @contextmanager

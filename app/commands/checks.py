@@ -137,6 +137,7 @@ async def run(environment: Mapping[str, str], *, replicas: int = 1, workers: int
     results.append(_time_outs(settings, AirflowConfiguration(environment)))
     results += [Check("extras", True, f"WARNING: {warning}") for warning in extras.missing(settings)]
     results += await _traces(settings)
+    results += _stats(settings)
     try:
         revision = await require_database(settings.database)
         async with asyncio.timeout(DATABASE_TIMEOUT):
@@ -251,6 +252,17 @@ def _certificate(server: ServerSettings) -> list[Check]:
         return [Check("certificate", False, str(error))]
     ends = load_pem_x509_certificate(server.ssl_cert.read_bytes()).not_valid_after_utc
     return [Check("certificate", ends > datetime.now(UTC), f"{server.ssl_cert} is valid until {ends:%Y-%m-%d %H:%M} UTC")]
+
+
+def _stats(settings: Settings) -> list[Check]:
+    """Say whether counts could be sent to StatsD; they are no reason not to serve."""
+    try:
+        found = extras.counts(settings)
+    except ConfigurationError as error:
+        return [Check("stats", True, f"WARNING: no counts are sent: {error}")]
+    found.close()
+    where = f"{settings.stats.host} port {settings.stats.port}"
+    return [Check("stats", True, f"counts are sent to {where}")] if found.are_on else []
 
 
 async def _keys(settings: Settings) -> list[Check]:

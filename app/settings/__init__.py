@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -138,6 +139,33 @@ class TraceSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class StatsSettings:
+    """Where counts are sent, and which: ``[metrics]``.
+
+    :param client: ``statsd``, ``datadog``, or empty for nowhere.
+    :param allowed: what a name must match one of; empty for every name but the ``blocked`` ones.
+    :param disabled_tags: what no tag may match.
+    :param name_handler: class path of a function that takes a name and returns what is sent.
+    :param custom_client: class path of a client to be used instead of the library's.
+    """
+
+    client: str = ""
+    host: str = "localhost"
+    port: int = 8125
+    prefix: str = "airflow"
+    ipv6: bool = False
+    legacy_names: bool = True
+    influxdb: bool = False
+    allowed: tuple[re.Pattern[str], ...] = ()
+    blocked: tuple[re.Pattern[str], ...] = ()
+    disabled_tags: tuple[re.Pattern[str], ...] = ()
+    datadog_tags: tuple[str, ...] = ()
+    datadog_metrics_tags: bool = True
+    name_handler: str = ""
+    custom_client: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything the service is told, read once at start-up.
 
@@ -152,6 +180,7 @@ class Settings:
     server: ServerSettings = ServerSettings()
     log: LogSettings = LogSettings()
     traces: TraceSettings = TraceSettings()
+    stats: StatsSettings = StatsSettings()
     fernet_keys: tuple[str, ...] = field(default=(), repr=False)
     secrets_backend: str | None = None
     secrets_backend_kwargs: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -190,6 +219,7 @@ def load(environment: Mapping[str, str] | None = None, *, options: Options | Non
             form=conf.choice(OWN_SECTION, "log_format", "auto", LOG_FORMATS),
         ),
         traces=_traces(conf),
+        stats=_stats(conf),
         fernet_keys=conf.strings("core", "fernet_key"),
         secrets_backend=backend,
         secrets_backend_kwargs=kwargs,
@@ -340,6 +370,34 @@ def _server(conf: AirflowConfiguration) -> ServerSettings:
         access_log_heartbeats=conf.boolean(OWN_SECTION, "access_log_heartbeats", True),
         max_body_bytes=largest,
         max_held_body_bytes=conf.integer(OWN_SECTION, "max_held_body_bytes", together, minimum=largest),
+    )
+
+
+def _stats(conf: AirflowConfiguration) -> StatsSettings:
+    section = "metrics"
+    is_datadog, is_statsd = (conf.boolean(section, name, False) for name in ("statsd_datadog_enabled", "statsd_on"))
+
+    def patterns(name: str, default: str = "") -> tuple[re.Pattern[str], ...]:
+        try:
+            return tuple(re.compile(part.lower()) for part in conf.strings(section, name, default))
+        except re.error as error:
+            raise ConfigurationError(f"[{section}] {name} must be regular expressions ({error.msg})") from None
+
+    return StatsSettings(
+        client="datadog" if is_datadog else "statsd" if is_statsd else "",
+        host=conf.get(section, "statsd_host", "localhost").strip(),
+        port=conf.integer(section, "statsd_port", 8125),
+        prefix=conf.get(section, "statsd_prefix", "airflow").strip(),
+        ipv6=conf.boolean(section, "statsd_ipv6", False),
+        legacy_names=conf.boolean(section, "legacy_names_on", True),
+        influxdb=conf.boolean(section, "statsd_influxdb_enabled", False),
+        allowed=patterns("metrics_allow_list"),
+        blocked=patterns("metrics_block_list"),
+        disabled_tags=patterns("statsd_disabled_tags", "job_id,run_id"),
+        datadog_tags=conf.strings(section, "statsd_datadog_tags"),
+        datadog_metrics_tags=conf.boolean(section, "statsd_datadog_metrics_tags", True),
+        name_handler=conf.get(section, "stat_name_handler").strip(),
+        custom_client=conf.get(section, "statsd_custom_client_path").strip(),
     )
 
 

@@ -23,6 +23,7 @@ from app.db.tables import AnyRow
 from app.errors import UnknownInDag
 from app.releases import Revision
 from app.schemas.assets import AssetProfile
+from app.server.stats import Stats
 from app.settings import Settings
 from app.tasks import threads
 from app.tasks.transitions import Refuse, RegisterAssets
@@ -52,7 +53,14 @@ class _Emission:
 
 
 async def register(
-    session: Session, *, row: AnyRow, effect: RegisterAssets, now: datetime, settings: Settings, revision: Revision
+    session: Session,
+    *,
+    row: AnyRow,
+    effect: RegisterAssets,
+    now: datetime,
+    settings: Settings,
+    revision: Revision,
+    stats: Stats,
 ) -> Refuse | None:
     """Record the events of a success and queue the Dags that wait for them; a statement a table, however many they are.
 
@@ -84,6 +92,11 @@ async def register(
         await _wait_for_partitions(session, row, list(zip(emissions, event_pks, strict=True)), now, settings, revision)
     except UnknownInDag as error:
         return Refuse(422, {"reason": "unknown_partition_mapper", "message": f"Nothing was recorded: {error}"})
+    if stats.are_on:  # last of all: what comes back to a lock shall not be counted twice
+        knows_team = settings.multi_team and revision.teams.own_assets
+        team_name = await teams.of_dag(session, dag_id=row.dag_id) if knows_team else None
+        for _ in emissions:
+            stats.incr("asset.updates", tags={"team_name": team_name})
     return None
 
 

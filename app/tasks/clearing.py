@@ -53,11 +53,13 @@ class Clearing:
     :param run: columns of the run.
     :param tasks: columns of each task instance, by its id before.
     :param new_tasks: columns of task instances that the version adds.
+    :param lost: how many task instances are of tasks that it does not have.
     """
 
     run: Mapping[str, Any]
     tasks: list[tuple[uuid.UUID, dict[str, Any]]]
     new_tasks: list[dict[str, Any]]
+    lost: int
 
 
 async def clear(service: Service, *, dag_id: str, run_id: str) -> Refuse | None:
@@ -109,6 +111,10 @@ async def _clear(service: Service, dag_id: str, run_id: str, version: Version) -
         await storage.tries.begin_all(session, changes=plan_.tasks)
         await dag_runs.write(session, run_pk=run.id, values=plan_.run)
         await storage.task_instances.create(session, rows=plan_.new_tasks)
+    if service.stats.are_on:
+        triggering.count_tasks(service.stats, plan_.new_tasks, dag_id=dag_id, run_type=run.run_type)
+        for _ in range(plan_.lost):
+            service.stats.incr("task_removed_from_dag", tags={"dag_id": dag_id, "run_type": run.run_type})
     return None
 
 
@@ -169,7 +175,8 @@ def plan(
             values["state"] = "removed"
         tasks.append((row.id, values))
     new = _added(run, rows, version, returned, carriers=carriers, now=now) if version.is_newest and is_over else []
-    return Clearing(run_values, tasks, new)
+    lost = sum(row.task_id not in known for row in rows) if version.is_newest and is_over else 0
+    return Clearing(run_values, tasks, new, lost)
 
 
 def _anew(row: AnyRow, task: TaskToRepeat | None) -> dict[str, Any]:

@@ -272,7 +272,13 @@ async def _apply(session: Session, service: Service, row: AnyRow, decision: Acce
     for effect in decision.effects:
         if isinstance(effect, transitions.RegisterAssets):
             return await asset_registration.register(
-                session, row=row, effect=effect, now=now, settings=service.settings, revision=service.revision
+                session,
+                row=row,
+                effect=effect,
+                now=now,
+                settings=service.settings,
+                revision=service.revision,
+                stats=service.stats,
             )
     return None
 

@@ -14,6 +14,7 @@ from app.errors import ConfigurationError, RetryableDatabaseError
 from app.releases import Revision
 from app.server.auth import Tokens
 from app.server.draining import Readiness
+from app.server.stats import Stats
 from app.settings import Settings
 from app.tasks.heartbeats import Heartbeats
 from app.tasks.secrets import Secrets
@@ -28,6 +29,7 @@ class Service:
     """The parts that handlers use.
 
     :param revision: the metadata revision of the database; once that is migrated, there is another service.
+    :param stats: counts what Airflow's server counts for StatsD.
     :param traces: what makes spans; None when they are off.
     """
 
@@ -38,6 +40,7 @@ class Service:
     secrets: Secrets
     heartbeats: Heartbeats
     readiness: Readiness
+    stats: Stats
     traces: Traces | None = None
     turns: Turns = field(default_factory=Turns)
 

@@ -6,7 +6,8 @@ import getpass
 import re
 import secrets
 import uuid
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -23,6 +24,7 @@ from app.errors import UnknownInDag, invalid_value
 from app.releases import Revision
 from app.schemas.base import DagRunType
 from app.schemas.dag_runs import TriggerDAGRunPayload
+from app.server.stats import Stats
 from app.settings import DETAIL_LEVEL, Settings
 from app.tasks import deadlines, threads
 from app.tasks.clock import utcnow
@@ -101,7 +103,19 @@ async def trigger(
             bundle_name=dag.bundle_name if service.revision.deadlines.callbacks_have_bundles else None,
             now=now,
         )
+    if service.stats.are_on:
+        count_tasks(service.stats, tasks, dag_id=dag_id, run_type=values["run_type"])
+        for _ in promised:
+            service.stats.incr("deadline_alerts.deadline_created", tags={"dag_id": dag_id})
     return None
+
+
+def count_tasks(stats: Stats, tasks: Sequence[Mapping[str, Any]], *, dag_id: str, run_type: str) -> None:
+    """Count the tasks of which there are new task instances, by operator; a mapped one is one."""
+    operators = {task["task_id"]: task["operator"] for task in tasks}
+    for operator, count in Counter(operators.values()).items():
+        tags = {"dag_id": dag_id, "run_type": run_type, "task_type": operator}
+        stats.incr("task_instance_created", count, tags=tags)
 
 
 async def _planned(

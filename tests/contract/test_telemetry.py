@@ -1,4 +1,4 @@
-"""Spans of one task and another, through Airflow's own server and through ours, at a collector each."""
+"""What servers tell of tasks: spans, and counts for StatsD, through Airflow's own server and through ours, compared."""
 
 from __future__ import annotations
 
@@ -7,26 +7,46 @@ import secrets
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
+import statsd
 
 from app.settings import DETAIL_LEVEL
 from tests.conftest import empty
 from tests.contract.cases.dag_setups import triggerable
-from tests.receivers import Collector, Span, collecting
+from tests.contract.cases.setups import SETUPS
+from tests.receivers import Collector, Span, StatsReceiver, collecting, listening_for_stats
 from tests.servers import AIRFLOW, Server, airflow_server, our_server, token
 from tests.world import World
 
 pytestmark = pytest.mark.slow
 
-Traced = tuple[Server, Collector]
+
+@dataclass(frozen=True)
+class Told:
+    """A server, with what its spans and its counts are sent to."""
+
+    server: Server
+    collector: Collector
+    counts: StatsReceiver
+
+
+WITH_TAGS = {"AIRFLOW__METRICS__STATSD_INFLUXDB_ENABLED": "True"}  # so that they are compared too
+ELSEWHERE = ("airflow.api_server.dag_bag.", "airflow.serde.")  # of a cache, and of a library, that ours does without
 NEWEST = {"Airflow-API-Version": "2026-04-06"}  # of both revisions
 ID = "airflow.task_instance.id"
 WHEN = "2026-01-01T01:00:00Z"
 RUN = {"state": "running", "hostname": "worker", "unixname": "airflow", "pid": 42, "start_date": WHEN}
 END = {"end_date": "2026-01-01T01:00:09Z"}
+OUTLETS = [
+    {"name": "first", "uri": "s3://bucket/first", "type": "Asset"},
+    {"name": "second", "uri": None, "type": "AssetNameRef"},
+    {"name": "inactive", "uri": "s3://bucket/inactive", "type": "Asset"},
+]
 REPORTS: dict[str, dict[str, Any]] = {
     "success": {"state": "success", **END, "task_outlets": [], "outlet_events": []},
     "failed": {"state": "failed", **END},
@@ -38,14 +58,20 @@ REPORTS: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def traced(
     revision: str, make_database: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Traced, Traced]]:
+) -> Iterator[tuple[Told, Told]]:
     """Run both servers, theirs first, each with what its spans are sent to."""
     with ExitStack() as stack:
         folder = tmp_path_factory.mktemp(f"traced-{revision}")
-        to = stack.enter_context(collecting())
-        theirs = stack.enter_context(airflow_server(AIRFLOW[revision], make_database(revision), folder, **to.settings)), to
-        to = stack.enter_context(collecting())
-        yield theirs, (stack.enter_context(our_server(make_database(revision), folder, workers=2, **to.settings)), to)
+        library = Path(statsd.__file__).parent
+        (folder / library.name).symlink_to(library)  # which Airflow comes without
+        spans, counts = stack.enter_context(collecting()), stack.enter_context(listening_for_stats())
+        told = {**spans.settings, **counts.settings(), **WITH_TAGS, "PYTHONPATH": str(folder)}
+        theirs = stack.enter_context(airflow_server(AIRFLOW[revision], make_database(revision), folder, **told))
+        first = Told(theirs, spans, counts)
+        spans, counts = stack.enter_context(collecting()), stack.enter_context(listening_for_stats())
+        told = {**spans.settings, **counts.settings(), **WITH_TAGS}
+        ours = stack.enter_context(our_server(make_database(revision), folder, workers=2, **told))
+        yield first, Told(ours, spans, counts)
 
 
 @asynccontextmanager
@@ -83,36 +109,35 @@ def _comparable(span: Span, known: dict[str, str]) -> dict[str, Any]:
     }
 
 
-async def _ended(traced: Traced, revision: str, dag_id: str, report: str, contexts: tuple[Any, Any], **ti: Any) -> uuid.UUID:
+async def _ended(told: Told, revision: str, dag_id: str, report: str, contexts: tuple[Any, Any], **ti: Any) -> uuid.UUID:
     """Run a task and report its end.
 
     :param contexts: of its run and its own.
     """
-    server, _ = traced
-    async with _connected(server) as connection:
+    async with _connected(told.server) as connection:
         world = World(connection, revision)
         await world.dag(dag_id)
         await world.run(dag_id, context_carrier=contexts[0])
         ti_id = await world.ti(dag_id, context_carrier=contexts[1], **ti)
-    async with server.client(ti_id, headers=NEWEST) as client:
+    async with told.server.client(ti_id, headers=NEWEST) as client:
         assert (await client.patch(f"/task-instances/{ti_id}/run", json=RUN)).status_code == 200
         assert (await client.patch(f"/task-instances/{ti_id}/state", json=REPORTS[report])).status_code in (200, 204)
     return ti_id
 
 
 @pytest.mark.parametrize(("report", "map_index"), [(report, -1) for report in REPORTS] + [("success", 3)])
-async def test_a_task(traced: tuple[Traced, Traced], revision: str, report: str, map_index: int) -> None:
+async def test_a_task(traced: tuple[Told, Told], revision: str, report: str, map_index: int) -> None:
     """Its ids are those that its worker was told, its parent is its run; and no other span is made."""
     told = []
     run, task = _traceparents()
     _, trace_id, run_id, _ = run.split("-")
     known = {trace_id: "the trace", run_id: "the run", task.split("-")[2]: "the task"}
     for each in traced:
-        before = len(each[1].spans)
+        before = len(each.collector.spans)
         contexts = _carrier(run), _carrier(task)
         dag_id = f"{report} {map_index}"
         ti_id = await _ended(each, revision, dag_id, report, contexts, max_tries=1, map_index=map_index)
-        spans = each[1].wait_for(before + 1)[before:]
+        spans = each.collector.wait_for(before + 1)[before:]
         told.append([_comparable(span, {**known, str(ti_id): "the task instance"}) for span in spans])
     theirs, ours = told
     assert ours[0]["attributes"][ID] == "the task instance"
@@ -124,24 +149,24 @@ async def test_a_task(traced: tuple[Traced, Traced], revision: str, report: str,
     assert ours == theirs
 
 
-async def test_who_has_no_span(traced: tuple[Traced, Traced], revision: str) -> None:
+async def test_who_has_no_span(traced: tuple[Told, Told], revision: str) -> None:
     """A run that is not sampled has none, nor one without a context; what comes last shows that nothing came before."""
     unsampled, sampled = _traceparents("00"), _traceparents()
     for each in traced:
-        before = len(each[1].spans)
+        before = len(each.collector.spans)
         await _ended(each, revision, "unsampled", "success", (_carrier(unsampled[0]), _carrier(unsampled[1])))
         await _ended(each, revision, "run without", "success", (None, _carrier(sampled[1])))
         await _ended(each, revision, "task without", "success", (_carrier(sampled[0]), None))
         await _ended(each, revision, "the last", "success", (_carrier(sampled[0]), _carrier(sampled[1])))
-        (span,) = each[1].wait_for(before + 1)[before:]
+        (span,) = each.collector.wait_for(before + 1)[before:]
         assert span.attributes["airflow.dag_id"] == "the last"
 
 
-async def test_new_traces(traced: tuple[Traced, Traced], revision: str) -> None:
+async def test_new_traces(traced: tuple[Told, Told], revision: str) -> None:
     """A run that is triggered or cleared has a trace, sampled, and each of its tasks a span of its own in it."""
     told = []
-    for server, _ in traced:
-        async with _connected(server) as connection, server.client(headers=NEWEST) as client:
+    for each in traced:
+        async with _connected(each.server) as connection, each.server.client(headers=NEWEST) as client:
             await empty(connection)
             ti_id = await triggerable(World(connection, revision))
             client.headers["Authorization"] = f"Bearer {token(ti_id)}"
@@ -178,17 +203,50 @@ def _shape(contexts: dict[str, tuple[str, str | None]]) -> dict[str, Any]:
     }
 
 
-async def test_what_a_request_brings(traced: tuple[Traced, Traced], revision: str) -> None:
+async def test_what_a_request_brings(traced: tuple[Told, Told], revision: str) -> None:
     """Of a request that is part of a trace Airflow's server makes no span; ours does when the trace asks for details."""
     parent, _ = _traceparents()
     for is_ours, each in enumerate(traced):
-        before = len(each[1].spans)
+        before = len(each.collector.spans)
         ti_id = uuid.uuid4()
-        async with each[0].client(ti_id, headers=NEWEST) as client:
+        async with each.server.client(ti_id, headers=NEWEST) as client:
             for headers in ({}, {"tracestate": f"{DETAIL_LEVEL}=1"}, {"tracestate": f"{DETAIL_LEVEL}=2"}):
                 answer = await client.get("/variables/none%2Fhere", headers={"traceparent": parent, **headers})
                 assert answer.status_code == 404
         contexts = _carrier(parent), _carrier(_traceparents()[1])
         await _ended(each, revision, "after the request", "success", contexts)
-        spans = each[1].wait_for(before + 1 + is_ours)[before:]
+        spans = each.collector.wait_for(before + 1 + is_ours)[before:]
         assert sorted(span.kind for span in spans) == ["SPAN_KIND_INTERNAL"] + ["SPAN_KIND_SERVER"] * is_ours
+
+
+SUCCESS = ("PATCH", "/task-instances/{}/state", {**REPORTS["success"], "task_outlets": OUTLETS})
+TRIGGER = ("POST", "/dag-runs/sample/manual__2", {"logical_date": WHEN})
+CLEAR = ("POST", "/dag-runs/sample/r1/clear", None)
+
+
+@pytest.mark.parametrize(
+    ("setup", "request_", "least"),
+    [
+        ("outlets", SUCCESS, 2),
+        ("sample", TRIGGER, 2),
+        ("sample, several deadlines", TRIGGER, 4),
+        ("to_clear, a newer version", CLEAR, 0),
+        ("to_clear, on the newest version", CLEAR, 0),
+    ],
+)
+async def test_counts(traced: tuple[Told, Told], revision: str, setup: str, request_: Any, least: int) -> None:
+    """StatsD is told of a success, a trigger and a clear in the same lines; 3.2's server sends some, and only by chance."""
+    told = []
+    method, path, body = request_
+    for each in traced:
+        async with _connected(each.server) as connection:
+            await empty(connection)
+            ti_id = await SETUPS[setup](World(connection, revision))
+        each.counts.lines()
+        async with each.server.client(ti_id, headers=NEWEST) as client:
+            answer = await client.request(method, path.format(ti_id), json=body)
+            assert answer.status_code == 204, answer.text
+        told.append(sorted(line for line in each.counts.lines() if not line.startswith(ELSEWHERE)))
+    theirs, ours = told
+    assert len(ours) >= least
+    assert ours == theirs or revision == "3.2"
