@@ -59,9 +59,9 @@ class VersionedApp(FastAPI):
         if self.middleware_stack is None:
             async with self._making:
                 self.middleware_stack = self.middleware_stack or await asyncio.to_thread(self.build_middleware_stack)
-        if self.openapi_url and scope["path"] == f"{scope['root_path']}{self.openapi_url}" and scope["method"] in READS:
+        if scope["path"].removeprefix(scope["root_path"]) == self.openapi_url and scope["method"] in READS:
             async with self._making:
-                self._document = self._document or await asyncio.to_thread(self._rendered, scope["root_path"])
+                self._document = self._document or await asyncio.to_thread(self._rendered)
             return await Response(self._document, media_type="application/json")(scope, receive, send)
         await super().__call__(scope, receive, send)
 
@@ -77,10 +77,9 @@ class VersionedApp(FastAPI):
             self.openapi_schema = documents.completed(super().openapi(), self.state.models)
         return self.openapi_schema
 
-    def _rendered(self, root_path: str) -> bytes:
+    def _rendered(self) -> bytes:
         """Return the document as FastAPI answers it; to build and render it takes as long as a hundred requests."""
-        servers = {"servers": [{"url": root_path}]} if root_path else {}
-        return bytes(JSONResponse(self.openapi() | servers).body)
+        return bytes(JSONResponse(self.openapi()).body)
 
 
 class ApiVersions:
