@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
 from fastapi import Response
+from starlette.types import Receive, Scope, Send
 
 from app.db.tables import AnyRow
+from app.server.bodies import LARGE
 from app.tasks.transitions import Refuse
 
 OPTIONS = orjson.OPT_UTC_Z
+PLACE = b"\0"  # of a large text: no JSON has it, and PostgreSQL no text that has it
 
 
 class RawJson:
@@ -37,10 +40,23 @@ def any_json(value: Any) -> RawJson:
     return RawJson(json.dumps(value))
 
 
-def _fragment(value: object) -> orjson.Fragment:
-    if isinstance(value, RawJson):
-        return orjson.Fragment(value.text)
-    raise TypeError(f"{type(value).__name__} is not JSON")
+class _InPieces(Response):
+    """Sends large texts as they are: to put them into one with what is around them would stop the event loop for as long.
+
+    :param around: the rest of the body, with :data:`PLACE` where each of them belongs.
+    """
+
+    def __init__(self, around: bytes, texts: Sequence[bytes], status: int, headers: Mapping[str, str] | None) -> None:
+        super().__init__(status_code=status, headers=headers, media_type="application/json")
+        first, *others = around.split(PLACE)
+        self._pieces = [first, *(piece for pair in zip(texts, others, strict=True) for piece in pair)]
+        self.headers["content-length"] = str(sum(map(len, self._pieces)))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        for piece in self._pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body"})
 
 
 def row_body(row: AnyRow) -> dict[str, Any]:
@@ -115,5 +131,17 @@ def render(result: Any, *, status: int, headers: dict[str, str] | None = None) -
 
 def json_response(body: Any, status: int, headers: dict[str, str] | None = None) -> Response:
     """Return a JSON answer; its content type carries no parameter, or the Task SDK does not read a refusal's detail."""
-    content = orjson.dumps(body, default=_fragment, option=OPTIONS)
+    large: list[bytes] = []
+
+    def fragment(value: object) -> orjson.Fragment:
+        if not isinstance(value, RawJson):
+            raise TypeError(f"{type(value).__name__} is not JSON")
+        if len(value.text) <= LARGE:
+            return orjson.Fragment(value.text)
+        large.append(value.text if isinstance(value.text, bytes) else value.text.encode())
+        return orjson.Fragment(PLACE)
+
+    content = orjson.dumps(body, default=fragment, option=OPTIONS)
+    if large:
+        return _InPieces(content, large, status, headers)
     return Response(content, status_code=status, headers=headers, media_type="application/json")

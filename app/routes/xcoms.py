@@ -237,7 +237,7 @@ async def _json_text(request: Request) -> bytes:
 
     :raises RequestValidationError: when it is not JSON, declared to be something else, or cannot be stored.
     """
-    body = await request.body()
+    body = bodies.content(request.scope)
     if not body:
         return b"null"
     declared = request.headers.get("content-type", "application/json").split(";")[0].strip().lower()

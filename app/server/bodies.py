@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from http import HTTPStatus
+from itertools import accumulate
 
 from starlette.types import Message, Receive, Scope
 
@@ -18,6 +19,7 @@ from app.server.middleware import header
 
 SMALL_BODY = 1024 * 1024  # bytes; the largest of those without users' data lists tasks to skip: a thousand are 250 kB
 UNCOUNTED = 64 * 1024  # bytes; smaller bodies, heartbeats above all, are never refused because of large ones
+LARGE = 1024 * 1024  # bytes; to copy as many takes some 0.5 ms, in which nothing else runs
 QUICK = 100_000  # bytes; what decodes and validates in some 3 ms may do so between two turns of the event loop
 LONGEST_FIELD = 100  # bytes of a field's name that a refusal tells
 LONGEST_LENGTH = 15  # digits of a Content-Length: a petabyte
@@ -25,7 +27,7 @@ DECODED_VALUES = 250_000  # of the worst kind they decode in 40 ms and validate 
 STORED_VALUES = 2_000_000  # which PostgreSQL alone decodes: at most 0.85 us and 300 bytes each, half of a statement's time
 _NO_MARKS = bytes(set(range(256)) - set(b"[]{},"))
 _SQUARE = bytes.maketrans(b"{}", b"[]")
-_RUN = re.compile(rb"\[+|\]+")
+_STEP = [1 if mark == ord("[") else -1 for mark in range(256)]  # by bracket
 _EXPONENT = re.compile(rb"[eE][+-]?\d{3}")
 _CUT_EXPONENT = 4  # bytes of one that the next piece completes
 
@@ -36,11 +38,11 @@ class Json:
     Of values it never counts fewer than there are, and at most one too many for each array or object.
     """
 
-    __slots__ = ("_carried", "_depth", "_in_string", "_tail", "deepest", "has_large_exponents", "values")
+    __slots__ = ("_carried", "_depth", "_in_string", "_tail", "has_large_exponents", "is_too_deep", "values")
 
     def __init__(self) -> None:
         self.values = 1
-        self.deepest = 0
+        self.is_too_deep = False  # more than DEEPEST levels
         self.has_large_exponents = False
         self._depth = 0
         self._in_string = False
@@ -60,12 +62,20 @@ class Json:
         self._tail = numbers[-_CUT_EXPONENT:]
         marks = outside.translate(_SQUARE, _NO_MARKS)
         self.values += len(marks) - marks.count(b"]")
-        for run in _RUN.findall(marks.replace(b",", b"")):
-            if run.startswith(b"["):
-                self._depth += len(run)
-                self.deepest = max(self.deepest, self._depth)
-            else:
-                self._depth -= len(run)
+        brackets = marks.replace(b",", b"")
+        inner = brackets.replace(b"[]", b"")  # of most texts little is left without their innermost level
+        if self._highest(inner) >= DEEPEST and self._highest(brackets) > DEEPEST:
+            self.is_too_deep = True
+        self._depth += 2 * brackets.count(b"[") - len(brackets)
+
+    def _highest(self, brackets: bytes) -> int:
+        return max(accumulate(map(_STEP.__getitem__, brackets), initial=self._depth))
+
+
+def content(scope: Scope) -> bytes:
+    """Return the body that was read of a request."""
+    found: bytes = scope["body"]
+    return found
 
 
 def too_deep_field(content: bytes) -> str | None:
@@ -137,6 +147,7 @@ class Body:
         if message.get("more_body") or len(self._content) > QUICK:
             message = await self._read_on(scope, message)
         self.is_whole = message["type"] == "http.request"
+        scope["body"] = self._content
         return self._content
 
     async def _read_on(self, scope: Scope, message: Message) -> Message:
@@ -152,7 +163,7 @@ class Body:
             self._look(json, piece)
             parts.append(piece)
             await self._refuse_depth(json, parts, size)
-        self._content = b"".join(parts)
+        self._content = await asyncio.to_thread(b"".join, parts) if size > LARGE else b"".join(parts)
         if size > QUICK:
             scope["json"] = json
         return message
@@ -164,7 +175,7 @@ class Body:
 
     async def _refuse_depth(self, json: Json, parts: list[bytes], size: int) -> None:
         """Refuse a large body that is too deep; the depth of a small one is told by its decoder."""
-        if json.deepest > DEEPEST and size > QUICK:
+        if json.is_too_deep and size > QUICK:
             is_value = self._values == STORED_VALUES  # an XCom: no fields
             field = None if is_value else await asyncio.to_thread(too_deep_field, b"".join(parts))
             place = ("body",) if field is None else ("body", field)

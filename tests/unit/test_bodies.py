@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from itertools import accumulate
 from typing import Any
 
 from hypothesis import given, settings
@@ -32,11 +34,6 @@ def containers(value: Any) -> int:
     return isinstance(value, dict | list) + sum(map(containers, inner))
 
 
-def depth(value: Any) -> int:
-    inner = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
-    return isinstance(value, dict | list) + max(map(depth, inner), default=0)
-
-
 def has_large_exponents(value: Any) -> bool:
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return (isinstance(value, float) and "e" in repr(value) and len(repr(value).split("e")[1].lstrip("+-")) >= 3) or any(
@@ -53,8 +50,23 @@ def test_what_is_seen_is_what_is_there_however_it_is_cut(value: Any, cuts: list[
         seen.feed(text[at : at + cuts[turn % len(cuts)]])
         at, turn = at + cuts[turn % len(cuts)], turn + 1
     assert values(value) <= seen.values <= values(value) + containers(value)
-    assert seen.deepest == depth(value)
+    assert not seen.is_too_deep
     assert seen.has_large_exponents == has_large_exponents(value)
+
+
+@given(
+    st.lists(st.sampled_from([b"[", b"]", b"[]", b"[" * 100, b"[1,", b"]" * 90, b'"[["', b"{", b"}"]), max_size=60),
+    st.lists(st.integers(1, 70), min_size=1),
+)
+@settings(max_examples=300, deadline=None)
+def test_what_is_too_deep_is_found_however_it_is_cut(marks: list[bytes], cuts: list[int]) -> None:
+    text, seen, at, turn = b"".join(marks), Json(), 0, 0
+    while at < len(text):
+        seen.feed(text[at : at + cuts[turn % len(cuts)]])
+        at, turn = at + cuts[turn % len(cuts)], turn + 1
+    outside = re.sub(rb'"[^"]*"', b"", text)
+    highest = max(accumulate(((mark in b"[{") - (mark in b"]}") for mark in outside), initial=0))
+    assert seen.is_too_deep == (highest > DEEPEST)
 
 
 @given(st.binary(), st.integers(1, 9))
