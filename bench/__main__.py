@@ -8,7 +8,9 @@ round; the table shows medians. Examples::
     python -m bench --task-instances 2000000             # is the cost of a request the same?
     python -m bench --memory --target ours               # 1,000,000 requests
     python -m bench --target ours --target "ours, sparing"  # heartbeats recorded every 30 s
-    python -m bench --curve --json docs/performance/curve.json
+    python -m bench --bodies --rounds 3                  # what one large request costs others
+    python -m bench --curve --seconds 4 --json docs/performance/curve.json  # 25 minutes
+    python -m bench --curve --target ours --speed 0.25   # served at a quarter of a CPU: 2 minutes
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ import asyncpg
 
 import app
 from app.commands.embedded import EmbeddedPostgres
-from bench import curve, data, floors, report
+from bench import bodies, curve, data, floors, report
 from bench.driver import Load, Outcome, Task
 from bench.processes import affinity, cpu_seconds, resident_bytes
 from tests.conftest import reachable
@@ -77,6 +79,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="of each load (default: 4)")
     parser.add_argument("--task-instances", type=int, help="rows in the database (default: 50000; a curve: 150000)")
     parser.add_argument("--curve", action="store_true", help="ever more workers, instead of the table")
+    parser.add_argument(
+        "--speed",
+        action="append",
+        type=float,
+        help="of --curve: closed loops alone, with this share of a CPU",
+    )
+    parser.add_argument("--bodies", action="store_true", help="what one large request costs others, instead of the table")
     parser.add_argument("--memory", action="store_true", help="resident memory over many requests, instead of the table")
     parser.add_argument("--requests", type=int, default=1_000_000, help="of --memory (default: 1000000)")
     parser.add_argument("--json", type=Path, help="also write every figure here")
@@ -98,7 +107,8 @@ def main() -> None:
             points = asyncio.run(breaking_points(postgres, Path(folder), targets, options))
             written, text = json.dumps(points, indent=1), json.dumps(points, indent=1)
         else:
-            measured = (memory if options.memory else measure)(postgres, Path(folder), targets, options)
+            kind = memory if options.memory else large_requests if options.bodies else measure
+            measured = kind(postgres, Path(folder), targets, options)
             figures = asyncio.run(measured)
             written, text = json.dumps(figures, indent=1), report.table(figures)
     if options.json:
@@ -150,8 +160,14 @@ async def breaking_points(
         async with serving(postgres, name, folder) as target:
             server = target.server
             found[name] = await curve.closed_loops(
-                server.base_url, server.process.pid, target.lives, seconds=options.seconds
+                server.base_url,
+                server.process.pid,
+                target.lives,
+                seconds=options.seconds,
+                speeds=options.speed or curve.SPEEDS,
             )
+        if options.speed:
+            continue
         async with relay(postgres.url(database(postgres, name))) as between:
             between.latency = curve.LATENCY / 2
             async with serving(postgres, name, folder, through=between) as target:
@@ -176,6 +192,19 @@ async def memory(postgres: EmbeddedPostgres, folder: Path, names: list[str], opt
                     load.close()
                 target.note(f"resident MiB after {limit:,}", resident_bytes(target.server.process.pid) / 2**20)
             found[name] = target.figures
+    return found
+
+
+async def large_requests(
+    postgres: EmbeddedPostgres, folder: Path, names: list[str], options: argparse.Namespace
+) -> report.Figures:
+    """Return what large requests cost others, at each target."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for name in names:
+        await template(postgres, REVISIONS[name], options.task_instances)
+        async with serving(postgres, name, folder) as target:
+            server, tasks = target.server, iter(target.running)
+            found[name] = await bodies.measure(server.base_url, server.process.pid, tasks, rounds=options.rounds)
     return found
 
 

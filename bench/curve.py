@@ -20,7 +20,7 @@ from bench.processes import cpu_seconds, quota
 
 WORKERS = (32, 128, 256, 1024)
 SPEEDS = (1.0, 0.5, 0.25)  # shares of a CPU that the server has
-OVERLOADS = (0.5, 1.0, 1.5, 2.0, 3.0)  # times the tasks a second that are finished at saturation
+OVERLOADS = (0.5, 1.0, 2.0, 3.0)  # times the tasks a second that are finished at saturation
 SATURATED = 128  # workers, which saturate every target
 LATENCY = 0.02  # seconds to the database and back, while tasks arrive
 SPARE = 1.0  # seconds between two loads
@@ -92,13 +92,15 @@ class Point:
     heartbeat_p99: float
 
 
-async def closed_loops(base_url: str, pid: int, lives: Iterator[Task], *, seconds: float) -> list[dict[str, float | str]]:
+async def closed_loops(
+    base_url: str, pid: int, lives: Iterator[Task], *, seconds: float, speeds: Sequence[float] = SPEEDS
+) -> list[dict[str, float | str]]:
     """Return a record for each speed of the server, number of workers and kind of pauses.
 
     :param pid: of the server, whose CPU is bounded meanwhile.
     """
     found: list[dict[str, float | str]] = []
-    for speed in SPEEDS:
+    for speed in speeds:
         with quota(pid, speed):
             for name, pauses in PAUSES.items():
                 for workers in WORKERS:

@@ -83,7 +83,7 @@ async def get_variable(request: Request, variable_key: Key, team_name: Team) -> 
 async def put_variable(request: Request, variable_key: NewKey, body: VariablePostBody, team_name: WritingTeam) -> Any:
     """Set an Airflow Variable; a value of null is stored as the text ``None``, as Airflow stores it."""
     app = service.of(request)
-    value, is_encrypted = app.secrets.encrypt(str(body.value))
+    value, is_encrypted = await app.secrets.encrypted(str(body.value))
     async with app.database.autocommit() as session:
         await variables.put(
             session,

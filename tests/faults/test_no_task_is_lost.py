@@ -10,7 +10,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +50,7 @@ class Stage:
 
 
 Fault = Callable[[Stage], Awaitable[None]]
+Serve = Callable[[str, Path], AbstractContextManager[Server]]
 FAULTS: dict[str, Fault] = {}
 
 
@@ -162,17 +163,22 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgr
         yield server
 
 
-@pytest.mark.parametrize("happens", FAULTS.values(), ids=FAULTS)
-async def test_no_task_is_lost(cluster: EmbeddedPostgres, tmp_path: Path, happens: Fault) -> None:
-    queued = await queue(cluster.url(), TASKS)
+async def lived(
+    cluster: EmbeddedPostgres, folder: Path, happens: Fault, *, serve: Serve = our_server, revision: str = "3.3"
+) -> History:
+    """Let tasks run on two servers while a fault happens, and return what their workers heard.
+
+    :param serve: runs a server on a database; Airflow's own can stand here too (``python -m bench.faults``).
+    """
+    queued = await queue(cluster.url(), TASKS, revision=revision)
     history, started, over = History(), asyncio.Barrier(TASKS + 1), asyncio.Event()
     async with relay(cluster.url()) as network:
         with ExitStack() as stack:
-            folders = [tmp_path / name for name in ("first", "second")]
-            for folder in folders:
-                folder.mkdir()
+            folders = [folder / name for name in ("first", "second")]
+            for each in folders:
+                each.mkdir(parents=True)
             url = network.url(cluster.url())
-            servers = [await asyncio.to_thread(stack.enter_context, our_server(url, folder)) for folder in folders]
+            servers = [await asyncio.to_thread(stack.enter_context, serve(url, each)) for each in folders]
             urls = [server.base_url for server in servers]
             async with asyncio.TaskGroup() as lives:
                 for name, ti in queued.items():
@@ -181,6 +187,12 @@ async def test_no_task_is_lost(cluster: EmbeddedPostgres, tmp_path: Path, happen
                 await happens(Stage(cluster, network, servers))
                 await asyncio.sleep(BESIDES)
                 over.set()
+    return history
+
+
+@pytest.mark.parametrize("happens", FAULTS.values(), ids=FAULTS)
+async def test_no_task_is_lost(cluster: EmbeddedPostgres, tmp_path: Path, happens: Fault) -> None:
+    history = await lived(cluster, tmp_path, happens)
     assert await violations(history, cluster.url()) == []
     assert history.lost == {}
     assert set(history.ends.values()) == {("done", "")}
