@@ -195,7 +195,7 @@ terminal it is shown once. Ctrl-C ends it.""",
             "execution-api top --once --metrics http://10.0.0.7:9091/metrics",
             "execution-api top --json",
         ),
-        codes={0: "it was shown", NOT_READY: "the database could not be read (with --once or --json)"},
+        codes={0: "it was shown", NOT_READY: "the database could not be read, or not all of it"},
     )
     top.add_argument("--once", action="store_true", help="once, not again and again")
     top.add_argument("--json", action="store_true", help="once, for programs")

@@ -128,11 +128,10 @@ class Watching:
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             troubles.append(f"no metrics at {self._metrics} ({type(error).__name__}): --metrics names another URL")
         try:
-            revision = await releases.of(self._database)
             reading = replace(reading, picture=await holders.look(self._database, since=HELD_SINCE))
-            reading = replace(reading, tasks=await self._tasks(revision))
+            reading = replace(reading, tasks=await self._tasks(await releases.of(self._database)))
         except LockTimeout:
-            troubles.append("the tasks cannot be counted: their table is locked")
+            troubles.append("the tasks cannot be counted: a table is locked")
         except (RetryableDatabaseError, ConfigurationError) as error:
             troubles.append(f"the database cannot be read, trying again: {error}")
         if reading.picture and not reading.picture.is_whole:

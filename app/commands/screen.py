@@ -190,7 +190,7 @@ def _row(held: Held, most: int | None) -> list[Line]:
     if more := len(held.waiting[most:] if most else ()):
         shown.append([("dim", f"      and {more} more wait")])
     if not held.waiting:
-        shown.append([("dim", "      nobody waits in PostgreSQL; requests of this task come back to it")])
+        shown.append([("dim", "      nobody waits in PostgreSQL; requests that need it come back to it")])
     return shown
 
 

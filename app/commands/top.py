@@ -14,7 +14,7 @@ from app.commands import screen
 from app.commands.readings import Reading, Watching, as_plain
 from app.settings import Settings
 
-NOT_READY = 1  # exit code: the database could not be read
+NOT_READY = 1  # exit code: the database could not be read, or not all of it
 
 
 def run(settings: Settings, *, once: bool, as_json: bool, every: float, metrics: str | None) -> int:
@@ -40,7 +40,7 @@ async def _once(watching: Watching, *, as_json: bool) -> int:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         text = "\n".join(screen.lines(reading, None, width=width, colours=screen.has_colours(sys.stdout)))
     sys.stdout.write(f"{text}\n")
-    return 0 if reading.picture else NOT_READY
+    return 0 if reading.tasks else NOT_READY
 
 
 async def _live(watching: Watching, *, every: float) -> None:

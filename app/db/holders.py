@@ -1,9 +1,9 @@
 """Who holds what: the rows that somebody waits for or that a living task needs, and whose transactions have locked them.
 
-PostgreSQL tells who waits for whom. Our own requests are not among them, since none waits (decision 17): so the rows of
-running and queued tasks are looked at too, to which those would come back. A row's own header names the transaction that has
-locked it, so nobody has to wait to find out. Everything here reads, each statement on its own, and takes no lock but a
-table's weakest.
+PostgreSQL tells who waits for whom. Our own requests are not among them, since none waits (decision 17): so tables, and the
+rows of running and queued tasks, are looked at too, to which those would come back. A row's own header names the transaction
+that has locked it, so nobody has to wait to find out. Everything here reads, each statement on its own, and locks nothing
+but tables, in the weakest mode.
 """
 
 from __future__ import annotations
@@ -76,6 +76,20 @@ _OPEN = text("""
                    AND coalesce(xact_start, '-infinity') <= clock_timestamp() - make_interval(secs => :since)
          )
     SELECT pid, transactionid::text::bigint AS xid FROM writing JOIN here USING (pid)
+""")
+# Tables that have been locked for some time in a mode that no writer gets along with, as an ALTER or a CREATE INDEX does.
+_TABLES = text("""
+    WITH strong AS MATERIALIZED (
+             SELECT l.pid, c.relname FROM pg_locks l JOIN pg_class c ON c.oid = l.relation AND c.relkind IN ('r', 'p')
+             WHERE l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+                   AND l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+                   AND l.locktype = 'relation' AND c.relnamespace <> 'pg_catalog'::regnamespace
+         ),
+         here AS MATERIALIZED (
+             SELECT pid FROM pg_stat_activity
+             WHERE coalesce(xact_start, '-infinity') <= clock_timestamp() - make_interval(secs => :since)
+         )
+    SELECT DISTINCT pid, relname FROM strong JOIN here USING (pid)
 """)
 _SESSIONS = text("""
     SELECT a.pid, a.usename, a.application_name, host(a.client_addr) AS client, a.state, a.backend_type, a.query,
@@ -202,8 +216,8 @@ class _Spot:
 async def look(database: Database, *, since: float) -> Picture:
     """Return who holds what, and who waits.
 
-    :param since: seconds for which a transaction is open at least whose locks on the rows of living tasks are told, though
-        nobody waits for them in PostgreSQL.
+    :param since: seconds for which a transaction is open at least whose locks on tables and on the rows of living tasks are
+        told, though nobody waits for them in PostgreSQL.
     :raises RetryableDatabaseError: when the database cannot tell now.
     """
     spots = _meeting(await _rows(database, _WAITS))
@@ -215,6 +229,8 @@ async def look(database: Database, *, since: float) -> Picture:
     for row in lockers:
         place = Place.of("task_instance", row.place)
         spots.setdefault(place, _Spot("row", "task_instance", place)).blockers.add(holding[row.xid])
+    for row in await _rows(database, _TABLES, since=since):
+        spots.setdefault(("table", row.relname), _Spot("table", row.relname)).blockers.add(row.pid)
     return await _picture(database, spots.values())
 
 

@@ -120,6 +120,22 @@ async def test_without_a_database(capsys: pytest.CaptureFixture[str]) -> None:
     assert "s3cret" not in printed
 
 
+async def test_while_a_table_is_locked(make_database: Callable[[str], str], capsys: pytest.CaptureFixture[str]) -> None:
+    """As by a migration: who holds it is what one wants to know then."""
+    url = make_database("3.3")
+    migration = await asyncpg.connect(url)
+    await migration.execute("BEGIN")
+    await migration.execute("ALTER TABLE task_instance ADD COLUMN x int")
+    await migration.fetchval("SELECT pg_sleep_until(now() + make_interval(secs => $1))", HELD_SINCE)
+    await migration.execute("ALTER TABLE task_instance ADD COLUMN y int")
+    code, printed = await top(url, capsys)
+    migration.terminate()
+    assert code == 1
+    assert "! the tasks cannot be counted: a table is locked" in printed
+    assert "migration  holds 1  transaction of " in printed
+    assert "    table task_instance\n" in printed
+
+
 @pytest.mark.parametrize(
     ("more", "expected"),
     [

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 import asyncpg
 import pytest
 
+from app.commands.embedded import EmbeddedPostgres
 from app.db.components import CRITICAL_SECTION, OURS, UNKNOWN
 from app.db.holders import Held, Picture, Place, holders_of, look
 from app.db.session import Database
 from app.settings import DatabaseSettings
 from app.settings.database_url import async_url
-from tests.conftest import empty
+from tests.conftest import empty, reachable
+from tests.pgbouncer import pgbouncer
 from tests.world import World
 
 FOREVER = 0.0  # seconds: a transaction is told of however short it is
@@ -167,6 +170,15 @@ async def test_a_whole_table(world: World, database: Database, url: str) -> None
     assert [each.application for each in held.holders] == ["migrates"]
 
 
+@pytest.mark.parametrize("statement", ["ALTER TABLE variable ADD COLUMN x int", "CREATE INDEX x ON variable (val)"])
+async def test_a_table_that_nobody_waits_for(world: World, database: Database, url: str, statement: str) -> None:
+    async with session(url) as migration:
+        await migration.execute(statement)
+        held = one(await look(database, since=FOREVER))
+        assert not (await look(database, since=3600.0)).held
+    assert (held.kind, held.table, held.waiting, held.holders[0].component.name) == ("table", "variable", (), "migration")
+
+
 async def test_an_advisory_lock_of_airflows(world: World, database: Database, url: str) -> None:
     async with session(url) as scheduler:
         await scheduler.execute("SELECT pg_try_advisory_xact_lock(2)")
@@ -237,3 +249,20 @@ async def test_a_long_line(world: World, database: Database, url: str) -> None:
         pids = {await stack.enter_async_context(waiting(url, LOCK.format("job"))) for _ in range(20)}
         held = one(await look(database, since=FOREVER))
     assert {each.pid for each in held.waiting} == pids
+
+
+@pytest.mark.slow
+async def test_behind_a_pgbouncer(world: World, postgres: EmbeddedPostgres, url: str, tmp_path: Path) -> None:
+    """It is asked through one, and so does the holder."""
+    reachable(tmp_path)
+    with pgbouncer(postgres, tmp_path / "pgbouncer") as port:
+        through = url.replace(f":{postgres.port}/", f":{port}/")
+        database = Database(DatabaseSettings(async_url(through, setting="the tests"), pgbouncer=True))
+        async with session(through) as holder:
+            await holder.execute(LOCK.format("job"))
+            async with waiting(url, LOCK.format("job"), name="waits"):
+                held = one(await look(database, since=FOREVER))
+        await database.close()
+    assert held.row["task_id"] == "job"
+    assert [each.statement for each in held.holders] == ["SELECT FROM task_instance WHERE task_id = ? FOR NO KEY UPDATE"]
+    assert [each.application for each in held.waiting] == ["waits"]

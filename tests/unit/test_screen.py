@@ -77,7 +77,7 @@ def test_what_could_not_be_read_is_said() -> None:
 
 
 def test_a_row_that_nobody_waits_for_in_postgresql() -> None:
-    assert "requests of this task come back to it" in text(replace(READING, picture=Picture((replace(HELD, waiting=()),))))
+    assert "requests that need it come back to it" in text(replace(READING, picture=Picture((replace(HELD, waiting=()),))))
 
 
 @pytest.mark.parametrize(
