@@ -171,16 +171,26 @@ def airflow_environment(version: str) -> Path:
     return pinned_environment(f"airflow-{version}")
 
 
-def pinned_environment(name: str) -> Path:
-    """Return the virtual environment of ``requirements/NAME.txt``, installed on first use, outside the checkout."""
+def with_pods() -> dict[str, str]:
+    """Return the settings with which an Airflow process finds what Dags with pods need, after its own libraries."""
+    (libraries,) = pinned_environment("kubernetes", "--no-deps").glob("lib/*/site-packages")
+    return {"PYTHONPATH": str(ROOT / "tests" / "last_on_path"), "LAST_ON_PATH": str(libraries)}
+
+
+def pinned_environment(name: str, *options: str) -> Path:
+    """Return the virtual environment of ``requirements/NAME.txt``, installed on first use, outside the checkout.
+
+    :param options: further ones of ``pip install``.
+    """
     requirements = ROOT / "requirements" / f"{name}.txt"
-    digest = sha256(requirements.read_bytes() + " ".join((*INSTALL, sys.version)).encode()).hexdigest()[:12]
+    how = (*INSTALL, *options)
+    digest = sha256(requirements.read_bytes() + " ".join((*how, sys.version)).encode()).hexdigest()[:12]
     folder = CACHE / f"{name}-{digest}"
     if not (folder / "complete").exists():
         shutil.rmtree(folder, ignore_errors=True)
         uv = [sys.executable, "-m", "uv", "--quiet"]
         subprocess.run([*uv, "venv", "--python", sys.executable, str(folder)], check=True)
-        install = [*uv, *INSTALL, "--python", str(folder / "bin" / "python"), "-r", str(requirements)]
+        install = [*uv, *how, "--python", str(folder / "bin" / "python"), "-r", str(requirements)]
         subprocess.run(install, check=True)
         (folder / "complete").touch()
     return folder

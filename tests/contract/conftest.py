@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.servers import AIRFLOW, Server, airflow_server, our_server
+from tests.servers import AIRFLOW, Server, airflow_server, our_server, with_pods
 
 
 @pytest.fixture(scope="module")
@@ -26,5 +26,8 @@ def servers(
     """Run both servers, theirs first."""
     with ExitStack() as stack:
         folder = tmp_path_factory.mktemp(f"clones-{revision}")
-        theirs = stack.enter_context(airflow_server(AIRFLOW[revision], make_database(revision), folder, **airflow_options))
-        yield theirs, stack.enter_context(our_server(make_database(revision), folder, **airflow_options))
+        theirs = airflow_server(AIRFLOW[revision], make_database(revision), folder, **airflow_options, **with_pods())
+        yield (
+            stack.enter_context(theirs),
+            stack.enter_context(our_server(make_database(revision), folder, **airflow_options)),
+        )

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tests.servers import airflow_environment, clean_environment
+from tests.servers import airflow_environment, clean_environment, with_pods
 
 RELEASES = ("3.2.0", "3.2.1", "3.2.2", "3.3.0", "3.3.1", "3.3.2")
 FOLDER = Path(__file__).parent
@@ -56,7 +56,7 @@ def _asked(release: str, folders: list[Path], settings: Mapping[str, str] | None
         options = {"AIRFLOW_HOME": home, "AIRFLOW__CORE__LOAD_EXAMPLES": "False", **(settings or {})}
         command = [str(airflow_environment(release) / "bin" / "python"), str(FOLDER / "serialize.py"), str(output)]
         ended = subprocess.run(
-            [*command, *map(str, folders)], env=clean_environment() | options, capture_output=True, text=True
+            [*command, *map(str, folders)], env=clean_environment() | options | with_pods(), capture_output=True, text=True
         )
         assert ended.returncode == 0, ended.stderr[-3000:]
         found: Dags = json.loads(output.read_text())

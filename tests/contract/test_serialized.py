@@ -176,7 +176,7 @@ NESTED = {
     *("run_immediately", "run_offset", "description", "_summary"),
 }
 OWN = {"a", "k", "when", "timestamp", "tz"}  # what our Dags call things that no release knows
-TYPES = {"dict", "tuple", "set", "datetime", "timedelta", "arg_not_set", "xcomref", "operator", "relativedelta"}
+TYPES = {"dict", "tuple", "set", "datetime", "timedelta", "arg_not_set", "xcomref", "operator", "relativedelta", "k8s.V1Pod"}
 TYPES |= {"START_TRIGGER_ARGS", "asset", "asset_alias", "asset_all", "asset_any", "asset_ref"}
 
 
