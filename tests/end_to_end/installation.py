@@ -46,7 +46,7 @@ class Airflow:
         self._run([str(self.binaries / "airflow"), *arguments])
 
     def trigger(self, dag_ids: Sequence[str]) -> None:
-        """Trigger one run of each Dag."""
+        """Trigger one run of each Dag; of a partition by ``DAG=KEY``."""
         self._run([str(self.binaries / "python"), str(Path(__file__).parent / "trigger.py"), *dag_ids])
 
     @contextmanager

@@ -1,13 +1,12 @@
 """Airflow's own example Dags end as they do with Airflow's own server.
 
-What they leave behind with that server is recorded: ``RECORD_EXAMPLES=1`` runs them with it and writes the record anew.
+What they leave behind with that server is recorded (``tests/end_to_end/records.py``).
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
 import time
 from collections import Counter
@@ -18,13 +17,12 @@ import asyncpg
 import pytest
 
 from app.commands.embedded import EmbeddedPostgres
+from tests.end_to_end import records
 from tests.end_to_end.installation import Airflow
 from tests.servers import airflow_environment, airflow_server, our_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-RECORDS = Path(__file__).parent / "recorded"
-RECORDING = bool(os.environ.get("RECORD_EXAMPLES"))
 # Those that need nothing but Airflow, are not scheduled by time, and do not wait for a person; by file.
 CORE = (
     "example_asset_alias",
@@ -125,7 +123,7 @@ async def test_the_examples_end_alike(postgres: EmbeddedPostgres, tmp_path: Path
     _copy_examples(version, tmp_path / "dags")
     airflow = Airflow(version, url, tmp_path / "airflow", AIRFLOW__CORE__DAGS_FOLDER=str(tmp_path / "dags"))
     await asyncio.to_thread(airflow.run, "db", "migrate")
-    serve = airflow_server(version, url, tmp_path) if RECORDING else our_server(url, tmp_path)
+    serve = airflow_server(version, url, tmp_path) if records.RECORDING else our_server(url, tmp_path)
     with serve as server, airflow.components(server.base_url):
         connection = await asyncpg.connect(url)
         try:
@@ -133,14 +131,5 @@ async def test_the_examples_end_alike(postgres: EmbeddedPostgres, tmp_path: Path
             found = await _left_behind(connection)
         finally:
             await connection.close()
-    record = RECORDS / f"examples-{version}.json"
-    if RECORDING:
-        lines = (
-            f" {json.dumps(name)}: [\n  " + ",\n  ".join(map(json.dumps, rows)) + "\n ]" for name, rows in found.items()
-        )
-        record.write_text("{\n" + ",\n".join(lines) + "\n}\n")
-        return
-    expected = json.loads(record.read_text())
-    assert len(expected["tasks"]) > 100
-    for name, rows in expected.items():
-        assert [row for row in found[name] if row not in rows] == [row for row in rows if row not in found[name]], name
+    assert len(found["tasks"]) > 100
+    records.compare(f"examples-{version}", found)
