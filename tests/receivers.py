@@ -1,4 +1,4 @@
-"""What a server sends of itself: a collector of spans (OTLP over HTTP), and what listens for StatsD."""
+"""What a server sends of itself: a collector of spans (OTLP over HTTP, or gRPC), and what listens for StatsD."""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ import gzip
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
 
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+import grpc
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest, ExportTraceServiceResponse
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
+    TraceServiceServicer,
+    add_TraceServiceServicer_to_server,
+)
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as WireSpan
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
@@ -130,6 +136,25 @@ def collecting() -> Iterator[Collector]:
         finally:
             server.shutdown()
             thread.join()
+
+
+@contextmanager
+def collecting_by_grpc() -> Iterator[Collector]:
+    """Run a collector of the other protocol until the block ends."""
+
+    class Service(TraceServiceServicer):
+        def Export(self, request: ExportTraceServiceRequest, _: Any) -> ExportTraceServiceResponse:
+            collector.spans += _spans(request)
+            return ExportTraceServiceResponse()
+
+    server = grpc.server(ThreadPoolExecutor(2))
+    add_TraceServiceServicer_to_server(Service(), server)
+    collector = Collector(f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
+    server.start()
+    try:
+        yield collector
+    finally:
+        server.stop(None).wait()
 
 
 def _spans(request: ExportTraceServiceRequest) -> Iterator[Span]:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -18,7 +19,7 @@ import pytest
 from app.main import create_app
 from app.server.traces import RequestSpans
 from app.settings import DETAIL_LEVEL, load
-from tests.receivers import collecting
+from tests.receivers import collecting, collecting_by_grpc
 from tests.servers import Server, airflow_settings, clean_environment, our_server
 from tests.world import World
 
@@ -67,6 +68,20 @@ async def test_what_is_left_is_sent_at_the_end(make_database: Callable[[str], st
             assert collector.spans == []
             assert server.stop() == 0
         assert {span.attributes["airflow.task_instance.id"] for span in collector.spans} == {str(ti_id) for ti_id in ended}
+
+
+@pytest.mark.slow
+async def test_airflows_own_options(make_database: Callable[[str], str], tmp_path: Path) -> None:
+    """Without any of OpenTelemetry's variables spans go by gRPC to where the section says, under its name."""
+    with collecting_by_grpc() as collector:
+        address = urlsplit(collector.url)
+        told = {"ON": "True", "HOST": str(address.hostname), "PORT": str(address.port), "SERVICE": "named"}
+        settings = {f"AIRFLOW__TRACES__OTEL_{name}": value for name, value in told.items()}
+        with our_server(make_database("3.3"), tmp_path, **settings) as server:
+            await _end(server, await _running(server, "d"))
+            assert server.stop() == 0
+        (span,) = collector.spans
+        assert (span.name, span.service) == ("task_run.job", "named")
 
 
 @pytest.mark.slow
