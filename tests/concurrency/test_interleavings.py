@@ -176,17 +176,13 @@ class Explorer:
             if self.gate is not None and self.shared & set(CHANGED.findall(statement)):
                 await_only(self.gate.stop())
 
-        fetched, controlled = DirectSession.fetch, DirectSession.control
+        sent = DirectSession._sent
 
-        async def fetch(session: DirectSession, sql: str, arguments: Sequence[Any]) -> Sequence[Any]:
-            if self.gate is not None and self.shared & set(CHANGED.findall(sql)):
+        async def send(session: DirectSession, way: Callable[..., Any], sql: str, *arguments: Any, **named: Any) -> Any:
+            is_step = way is asyncpg.Connection.fetch and self.shared & set(CHANGED.findall(sql))
+            if self.gate is not None and (is_step or sql == "COMMIT"):
                 await self.gate.stop()
-            return await fetched(session, sql, arguments)
-
-        async def control(session: DirectSession, command: str) -> None:
-            if self.gate is not None and command == "COMMIT":
-                await self.gate.stop()
-            await controlled(session, command)
+            return await sent(session, way, sql, *arguments, **named)
 
         beaten = heartbeats.record
 
@@ -195,8 +191,7 @@ class Explorer:
 
         patch.setattr(heartbeats, "record", beat)
         patch.setattr(retrying, "PAUSE", (0.0, 0.002))  # whose turn it is decides the schedule
-        patch.setattr(DirectSession, "fetch", fetch)
-        patch.setattr(DirectSession, "control", control)
+        patch.setattr(DirectSession, "_sent", send)
 
         @event.listens_for(engine, "commit")
         def before_commit(_: Any) -> None:

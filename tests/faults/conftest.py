@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,22 +80,12 @@ async def ours(
         def listen(_: Any, __: Any, statement: str, *___: Any) -> None:
             running.statements.append(statement)
 
-        async def fetch(self: DirectSession, sql: str, arguments: Sequence[Any]) -> Sequence[Any]:
-            running.statements.append(sql)
-            return await sent(self, sql, arguments)
+        async def send(self: DirectSession, way: Callable[..., Any], sql: str, *arguments: Any, **named: Any) -> Any:
+            (running.controls if way is asyncpg.Connection.execute else running.statements).append(sql)
+            return await sent(self, way, sql, *arguments, **named)
 
-        async def send(self: DirectSession, sql: str, rows: Sequence[Sequence[Any]]) -> None:
-            running.statements.append(sql)
-            await sent_many(self, sql, rows)
-
-        async def control(self: DirectSession, command: str) -> None:
-            running.controls.append(command)
-            await controlled(self, command)
-
-        sent, sent_many, controlled = DirectSession.fetch, DirectSession.send, DirectSession.control
-        monkeypatch.setattr(DirectSession, "fetch", fetch)
-        monkeypatch.setattr(DirectSession, "send", send)
-        monkeypatch.setattr(DirectSession, "control", control)
+        sent = DirectSession._sent
+        monkeypatch.setattr(DirectSession, "_sent", send)
         for command in ("begin", "commit", "rollback"):
             event.listen(engine, command, lambda _, command=command: running.controls.append(command))
         yield running
