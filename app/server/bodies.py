@@ -153,33 +153,29 @@ class Body:
     async def _read_on(self, scope: Scope, message: Message) -> Message:
         """Read what comes after the first piece, and look at all of it; return the last message."""
         parts, size, json = [self._content], len(self._content), Json()
-        self._look(json, self._content)
-        await self._refuse_depth(json, parts, size)
+        await self._look(json, parts, size)
         while message.get("more_body"):
             message = await self._receive()
             piece: bytes = message.get("body", b"")
             size += len(piece)
             self._hold(size)
-            self._look(json, piece)
             parts.append(piece)
-            await self._refuse_depth(json, parts, size)
+            await self._look(json, parts, size)
         self._content = await asyncio.to_thread(b"".join, parts) if size > LARGE else b"".join(parts)
         if size > QUICK:
             scope["json"] = json
         return message
 
-    def _look(self, json: Json, piece: bytes) -> None:
-        json.feed(piece)
-        if json.values > self._values:
-            raise _too_large(f"{self._values} values")
-
-    async def _refuse_depth(self, json: Json, parts: list[bytes], size: int) -> None:
-        """Refuse a large body that is too deep; the depth of a small one is told by its decoder."""
+    async def _look(self, json: Json, parts: list[bytes], size: int) -> None:
+        """Look at the last piece, and refuse what is too deep or too much; a small body's depth is told by its decoder."""
+        json.feed(parts[-1])
         if json.is_too_deep and size > QUICK:
             is_value = self._values == STORED_VALUES  # an XCom: no fields
             field = None if is_value else await asyncio.to_thread(too_deep_field, b"".join(parts))
             place = ("body",) if field is None else ("body", field)
             raise RefusedRequest(HTTPStatus.UNPROCESSABLE_ENTITY, invalid_value(TOO_DEEP, *place))
+        if json.values > self._values:
+            raise _too_large(f"{self._values} values")
 
     async def again(self) -> Message:
         """Tell the body that was read as an ASGI server would, in one piece, and then what comes after it."""
