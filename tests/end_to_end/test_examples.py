@@ -102,7 +102,8 @@ async def _left_behind(connection: asyncpg.Connection) -> dict[str, Any]:
     tasks = await connection.fetch("SELECT DISTINCT dag_id, task_id, map_index, state, try_number FROM task_instance")
     found["tasks"] = sorted(list(row) for row in tasks)
     xcoms = await connection.fetch("SELECT DISTINCT dag_id, task_id, map_index, key, value::text FROM xcom")
-    found["xcoms"] = sorted([*row[:4], _value(row)] for row in xcoms)
+    told = {json.dumps([*row[:4], _value(row)]) for row in xcoms}  # how many runs an asset starts is no promise
+    found["xcoms"] = [json.loads(row) for row in sorted(told)]
     events = await connection.fetch(
         "SELECT DISTINCT uri, source_dag_id, source_task_id, asset_event.extra::text AS said"
         " FROM asset_event JOIN asset ON asset.id = asset_id"
