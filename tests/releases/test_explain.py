@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import asyncpg
 import pytest
 
-from app.commands import cli, explain
+from app.commands import explain
 from app.commands.embedded import EmbeddedPostgres
 from app.db.session import Database
 from app.releases import REVISIONS
 from app.settings import DatabaseSettings
 from app.settings.database_url import async_url
-from tests.servers import airflow_settings
+from tests.servers import airflow_settings, clean_environment
 
 REFERENCES = "REFERENCES task_instance(dag_id, task_id, run_id, map_index) ON DELETE CASCADE"
 
@@ -76,11 +78,10 @@ async def test_of_a_release_that_nobody_knows(database: Database, postgres: Embe
 
 
 @pytest.mark.parametrize("revision", ["3.3"], indirect=True)
-async def test_the_command(database: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_command(database: Database) -> None:
     url = database.settings.url.set(drivername="postgresql").render_as_string(False)
-    for name, value in {**airflow_settings(url), "AIRFLOW_HOME": "/nowhere"}.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(SystemExit) as ended:
-        await asyncio.to_thread(cli.main, ["check", "--explain"])
-    assert ended.value.code == 0
-    assert capsys.readouterr().out.endswith("compared with Airflow 3.3: 0 difference(s) in the tables that we use\n")
+    command = [sys.executable, "-W", "error", "-m", "app", "check", "--explain"]
+    environment = {**clean_environment(), **airflow_settings(url), "AIRFLOW_HOME": "/nowhere"}
+    done = await asyncio.to_thread(subprocess.run, command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("compared with Airflow 3.3: 0 difference(s) in the tables that we use\n")
