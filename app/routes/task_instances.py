@@ -33,7 +33,7 @@ from app.schemas.task_instances import (
 from app.schemas.values import Integer, Label, ShownValues, UtcDateTime
 from app.server import bodies
 from app.server.auth import REFRESH_HEADER, WORKLOAD, TaskToken, execution_token, own_execution_token, own_run_token
-from app.tasks import reporting, service
+from app.tasks import reporting, service, siblings
 from app.tasks.clock import utcnow
 from app.tasks.transitions import ARCHIVED, NOT_FOUND, Refuse, Same, may_retry
 
@@ -170,7 +170,7 @@ async def ti_skip_downstream(
 ) -> Any:
     """Skip tasks downstream of this one that have not started."""
     tasks = [task if isinstance(task, tuple) else (task, -1) for task in ti_patch_payload.tasks]
-    return await reporting.skip_downstream(service.of(request), ti_id=task_instance_id, tasks=tasks)
+    return await siblings.skip_downstream(service.of(request), ti_id=task_instance_id, tasks=tasks)
 
 
 @router.get(

@@ -7,17 +7,14 @@ meets one raises ``LockTimeout``, and the request begins again (``docs/lock-orde
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import structlog
-from sqlalchemy import ColumnElement
 
-from app.dags import serialized_dag
-from app.db import audit, dag_runs, dags, hitl, reschedules, teams
+from app.db import audit, dag_runs, hitl, reschedules, teams
 from app.db.session import Session
-from app.db.siblings import Siblings
 from app.db.tables import AnyRow
 from app.errors import LockTimeout, MissingReference, RejectedByDatabase, RetryableDatabaseError, UniqueViolation
 from app.schemas.task_instances import (
@@ -30,7 +27,7 @@ from app.schemas.task_instances import (
     TITerminalStatePayload,
 )
 from app.server import metrics, patience
-from app.tasks import asset_registration, transitions
+from app.tasks import asset_registration, siblings, transitions
 from app.tasks.clock import utcnow
 from app.tasks.service import Service
 from app.tasks.transitions import NOT_FOUND, Accept, Decision, Refuse, Same
@@ -39,8 +36,6 @@ log = structlog.get_logger(__name__)
 
 ENDS = (TISuccessStatePayload, TITerminalStatePayload)  # reports that most often write a task instance and nothing else
 TRIES_END = (*ENDS, TIRetryStatePayload)
-FAIL_EVENT = ("fail task", "Forcing task to fail due to dag's `fail_fast` setting.")
-SKIP_EVENT = ("skip task", "Skipping task due to dag's `fail_fast` setting.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +149,7 @@ async def report_state(service: Service, *, ti_id: uuid.UUID, payload: TIStateUp
         service.traces.task_ended(row, state=str(payload.state.value), now=utcnow())
     if row is not None and row.fail_fast and payload.state == "failed" and not isinstance(decision, Refuse):
         # On a repeated report too: the first may have ended in between. It comes back by itself, to answer for the report.
-        await service.database.coming_back(_stop_held, service=service, row=row)
+        await service.database.coming_back(siblings.stop_held, service=service, row=row)
     return decision
 
 
@@ -261,7 +256,7 @@ async def _apply(session: Session, service: Service, row: AnyRow, decision: Acce
                 pass  # last of all, below: others want the rows that it takes
             case transitions.FailFast():
                 if row.fail_fast:  # before the failure is visible: the scheduler would mark them upstream_failed
-                    await (await _Others.of(service, session, row)).stop_ready(session)
+                    await (await siblings.Others.of(service, session, row)).stop_ready(session)
     if any(isinstance(effect, transitions.ArchiveTry) for effect in decision.effects):
         await service.storage.tries.begin_next(session, row=row, values=values, now=now)
     else:
@@ -312,7 +307,7 @@ async def _fail_unrecorded(service: Service, ti_id: uuid.UUID, payload: TIStateU
         service.traces.task_ended(row, state="failed", now=now)
     log.error("task instance set to failed: its reported state could not be recorded", ti_id=str(ti_id))
     if row.fail_fast:
-        await service.database.coming_back(_stop_held, service=service, row=row)
+        await service.database.coming_back(siblings.stop_held, service=service, row=row)
     return Refuse(
         409,
         {
@@ -322,84 +317,3 @@ async def _fail_unrecorded(service: Service, ti_id: uuid.UUID, payload: TIStateU
             "current_state": "failed",
         },
     )
-
-
-async def skip_downstream(service: Service, *, ti_id: uuid.UUID, tasks: Sequence[tuple[str, int]]) -> Refuse | None:
-    """Skip tasks of a task instance's run that have not started; repeated, it finds nothing left to skip.
-
-    :param tasks: (task id, map index).
-    :raises RetryableDatabaseError: what was skipped so far stays skipped; the same request goes on from there.
-    """
-    async with service.database.autocommit() as reading:
-        own = await service.storage.task_instances.identity(reading, ti_id=ti_id)
-    if own is None:
-        return NOT_FOUND
-    if tasks:
-        siblings = service.storage.siblings
-        where = siblings.skippable(dag_id=own.dag_id, run_id=own.run_id, tasks=tasks)
-
-        async def skip(session: Session, rows: Sequence[AnyRow], now: datetime) -> None:
-            await siblings.skip(session, ids=[row.id for row in rows], now=now, keep_times=False)
-
-        await _change_all(service, where, skip)
-    return None
-
-
-@dataclass(frozen=True, slots=True)
-class _Others:
-    """The other tasks of a failed task's run: running ones fail, waiting ones are skipped, teardowns stay."""
-
-    siblings: Siblings
-    where: ColumnElement[bool]
-
-    @classmethod
-    async def of(cls, service: Service, session: Session, row: AnyRow) -> _Others:
-        """Return the others of a task instance, teardowns found in its run's version of the Dag."""
-        found = await dags.tasks_of_run(session, dag_id=row.dag_id, run_id=row.run_id)
-        spared = {task_id for task_id, task in found.items() if serialized_dag.is_teardown(task)} | {row.task_id}
-        siblings = service.storage.siblings
-        return cls(siblings, siblings.stoppable(dag_id=row.dag_id, run_id=row.run_id, except_tasks=spared))
-
-    async def stop_ready(self, session: Session) -> None:
-        """Stop those that nobody holds; it never waits, so the failed task's own row may be held."""
-        while rows := await self.siblings.lock_ready(session, where=self.where):
-            await self.stop(session, rows, utcnow())
-
-    async def stop(self, session: Session, rows: Sequence[AnyRow], now: datetime) -> None:
-        """Stop these, which are locked."""
-        running = [other for other in rows if other.state == "running"]
-        waiting = [other for other in rows if other.state != "running"]
-        if running:
-            await self.siblings.force_failed(session, ids=[other.id for other in running], now=now)
-        if waiting:
-            await self.siblings.skip(session, ids=[other.id for other in waiting], now=now, keep_times=True)
-        await audit.record_for(session, rows=running, event=FAIL_EVENT[0], extra=FAIL_EVENT[1], now=now)
-        await audit.record_for(session, rows=waiting, event=SKIP_EVENT[0], extra=SKIP_EVENT[1], now=now)
-
-
-async def _stop_held(service: Service, row: AnyRow) -> None:
-    """Stop the others that somebody held while the failure was recorded."""
-    async with service.database.autocommit() as reading:
-        others = await _Others.of(service, reading, row)
-    await _change_all(service, others.where, others.stop)
-
-
-async def _change_all(
-    service: Service,
-    where: ColumnElement[bool],
-    change: Callable[[Session, Sequence[AnyRow], datetime], Awaitable[None]],
-) -> None:
-    """Apply ``change`` to every matching task instance, in batches of those that nobody holds, in id order.
-
-    :param where: matches what is left to change; a changed row must not match any more.
-    :raises LockTimeout: when somebody holds those that are left; what was changed stays so.
-    """
-    while True:
-        async with service.database.transaction() as session:
-            rows = await service.storage.siblings.lock_ready(session, where=where)
-            if not rows:
-                break
-            await change(session, rows, utcnow())
-    async with service.database.autocommit() as session:
-        if await service.storage.siblings.any_left(session, where=where):
-            raise LockTimeout("somebody holds some of the task instances")

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from jwt.utils import base64url_encode
 
-from app.server.auth import JWKS_PAUSE
+from app.server.key_set import JWKS_PAUSE
 from tests.conftest import empty
 from tests.security.conftest import forget_peak, head, peak, stranger
 from tests.servers import AUDIENCE, SECRET, Server, our_server

@@ -23,7 +23,7 @@ from jwt.algorithms import OKPAlgorithm, RSAAlgorithm
 from jwt.utils import base64url_encode
 
 from app.errors import ConfigurationError, RefusedRequest
-from app.server import auth
+from app.server import auth, key_set
 from app.server.auth import TaskToken, Tokens
 from app.settings import TokenSettings
 
@@ -94,7 +94,7 @@ async def test_trusted_jwks_is_read_again_for_an_unknown_key(tmp_path: Path, mon
     write_key_set(path, ("first", RSA_KEY), ("second", ED_KEY))
     with pytest.raises(RefusedRequest):  # so soon after the last reading, nobody makes us read again
         await tokens.verify(second)
-    monkeypatch.setattr(auth, "JWKS_PAUSE", 0.0)
+    monkeypatch.setattr(key_set, "JWKS_PAUSE", 0.0)
     assert (await tokens.verify(second)).id == SUBJECT
 
 
@@ -112,8 +112,8 @@ async def key_set_tokens(path: Path) -> tuple[Tokens, str, str]:
 async def test_a_key_that_is_taken_back_verifies_nothing_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "jwks.json"
     tokens, first, second = await key_set_tokens(path)
-    monkeypatch.setattr(auth, "JWKS_PAUSE", -1.0)
-    monkeypatch.setattr(auth, "JWKS_LIFETIME", -1.0)
+    monkeypatch.setattr(key_set, "JWKS_PAUSE", -1.0)
+    monkeypatch.setattr(key_set, "JWKS_LIFETIME", -1.0)
     for kept in ([("second", ED_KEY)], [("first", ED_KEY), ("second", ED_KEY)]):  # gone; another under its name
         write_key_set(path, *kept)
         await tokens.verify(second)  # notices that the key set is old; it is read beside
@@ -137,7 +137,7 @@ async def test_a_token_whose_key_is_taken_back_is_not_renewed(tmp_path: Path, mo
     assert tokens.renewed(token, time.time()) is None
     assert tokens.renewed(token, near_its_end) is not None
     write_key_set(path, ("second", ED_KEY))
-    monkeypatch.setattr(auth, "JWKS_PAUSE", -1.0)
+    monkeypatch.setattr(key_set, "JWKS_PAUSE", -1.0)
     monkeypatch.setattr(auth.time, "time", lambda: near_its_end)
     with pytest.raises(RefusedRequest):
         await tokens.verify(first)
@@ -147,7 +147,7 @@ async def test_a_token_whose_key_is_taken_back_is_not_renewed(tmp_path: Path, mo
 async def test_a_key_set_that_cannot_be_read_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "jwks.json"
     tokens, first, second = await key_set_tokens(path)
-    monkeypatch.setattr(auth, "JWKS_PAUSE", -1.0)
+    monkeypatch.setattr(key_set, "JWKS_PAUSE", -1.0)
     assert tokens._key_set is not None
     for document in ("", "null", "[]", "5", '{"keys": 5}', '{"keys": null}', '{"keys": [1]}', "\xff", "[" * 100_000):
         path.write_text(document)
