@@ -20,6 +20,7 @@
         ├── TooManyConnections
         ├── UnknownRevision           of the metadata database, which is being migrated
         ├── PoolExhausted
+        ├── KeySetUnavailable         of what the operator configured: it cannot be read
         ├── SecretsBackendTimeout     of what the operator configured: it has not answered in time
         └── ServerBusy                of this process: it has not come to the request in time
 
@@ -189,6 +190,12 @@ class SecretsBackendTimeout(RetryableDatabaseError):
     """The custom secrets backend did not answer in time; the database was not asked."""
 
     reason = "secrets_backend_timeout"
+
+
+class KeySetUnavailable(RetryableDatabaseError):
+    """The trusted key set could not be read, so nobody knows whether a token's key is in it; the database was not asked."""
+
+    reason = "key_set_unavailable"
 
 
 class ServerBusy(RetryableDatabaseError):

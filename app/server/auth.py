@@ -29,7 +29,7 @@ from fastapi import Request
 from jwt.algorithms import OKPAlgorithm, RSAAlgorithm
 from jwt.utils import base64url_encode
 
-from app.errors import ConfigurationError, RefusedRequest
+from app.errors import ConfigurationError, KeySetUnavailable, RefusedRequest
 from app.server import metrics
 from app.server.key_set import KeySet
 from app.server.middleware import header
@@ -100,6 +100,7 @@ class Tokens:
 
         :param encoded: the JWT as it came.
         :raises RefusedRequest: 403, when it does not verify or does not name a task instance.
+        :raises KeySetUnavailable: when its key is not known, and the key set cannot be read now.
         """
         if (token := self._verified.get(encoded)) is not None:
             if await self._is_still_good(token):
@@ -109,6 +110,8 @@ class Tokens:
             token = await self._decoded(encoded)
         except RefusedRequest:
             metrics.TOKEN_REFUSALS.labels("claims").inc()
+            raise
+        except KeySetUnavailable:
             raise
         except Exception as error:  # PyJWT's own, or any that a stranger's token causes in it or in cryptography
             reason = type(error).__name__ if isinstance(error, jwt.PyJWTError) else "malformed"

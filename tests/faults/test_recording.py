@@ -7,13 +7,16 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import jwt
 import pytest
 
 from app import errors
 from app.db import audit
 from app.db.session import Database, Session
+from app.server.key_set import KeySet
 from tests.contract.cases.setups import SETUPS
 from tests.faults.conftest import InProcess
+from tests.servers import SECRET, token
 
 SUCCESS = {"state": "success", "end_date": "2026-01-01T00:05:00Z"}
 
@@ -92,6 +95,20 @@ async def test_a_retryable_error_is_never_a_reason_to_fail(
         assert await ours.world.connection.fetchval("SELECT count(*) FROM log") == 0
         assert (await client.patch(f"/task-instances/{ti}/state", json=SUCCESS)).status_code == 204
     assert await ours.state(ti) == "success"
+
+
+async def test_a_key_set_that_cannot_be_read_fails_no_task(ours: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that starts while its key set is away cannot tell a good token from a bad one: a 403 would end the task."""
+    ti = await SETUPS["running"](ours.world)
+    monkeypatch.setattr(ours.service.tokens, "_key_set", KeySet("/nowhere/jwks.json"))
+    claims = jwt.decode(token(ti), options={"verify_signature": False})
+    good = jwt.encode(claims, SECRET, "HS512", headers={"kid": "known"})
+    async with ours.client(ti) as client:
+        path, headers = f"/task-instances/{ti}/state", {"Authorization": f"Bearer {good}"}
+        answer = await client.patch(path, json=SUCCESS, headers=headers)
+    assert (answer.status_code, answer.json()["detail"]["reason"]) == (503, "key_set_unavailable")
+    assert "retry-after" in answer.headers
+    assert await ours.state(ti) == "running"
 
 
 async def test_a_retryable_error_in_the_fallback_writes_nothing(ours: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
+import os
 import tempfile
 import threading
 import time
 import uuid
+from contextlib import suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,7 +25,7 @@ from hypothesis import strategies as st
 from jwt.algorithms import OKPAlgorithm, RSAAlgorithm
 from jwt.utils import base64url_encode
 
-from app.errors import ConfigurationError, RefusedRequest
+from app.errors import ConfigurationError, KeySetUnavailable, RefusedRequest
 from app.server import auth, key_set
 from app.server.auth import TaskToken, Tokens
 from app.settings import TokenSettings
@@ -117,8 +120,8 @@ async def test_a_key_that_is_taken_back_verifies_nothing_any_more(tmp_path: Path
     for kept in ([("second", ED_KEY)], [("first", ED_KEY), ("second", ED_KEY)]):  # gone; another under its name
         write_key_set(path, *kept)
         await tokens.verify(second)  # notices that the key set is old; it is read beside
-        assert tokens._key_set is not None and tokens._key_set._beside is not None
-        await tokens._key_set._beside
+        assert tokens._key_set is not None and tokens._key_set._reading is not None
+        await tokens._key_set._reading
         with pytest.raises(RefusedRequest):
             await tokens.verify(first)
         assert (await tokens.verify(second)).id == SUBJECT, "a key that stays goes on"
@@ -245,7 +248,7 @@ async def test_no_entry_of_a_key_set_costs_the_others(entries: list[Any]) -> Non
         if all(isinstance(entry, dict) for entry in entries):
             assert (await tokens.verify(encoded)).id == SUBJECT
         hostile = jwt.encode(claims(), RSA_KEY, "RS256", headers={"kid": "hostile"})
-        with pytest.raises(RefusedRequest):
+        with pytest.raises((RefusedRequest, KeySetUnavailable)):
             await tokens.verify(hostile)
 
 
@@ -267,11 +270,26 @@ def test_a_weak_key_is_told(settings: TokenSettings, said: str | None) -> None:
     assert weakness is None if said is None else said in (weakness or "")
 
 
-async def test_trusted_jwks_that_cannot_be_read_refuses(tmp_path: Path) -> None:
-    tokens = Tokens(TokenSettings(secret="s" * 64, trusted_jwks_url=str(tmp_path / "nowhere.json")))
-    with pytest.raises(RefusedRequest) as refused:
-        await tokens.verify(jwt.encode(claims(), RSA_KEY, "RS256", headers={"kid": "first"}))
-    assert refused.value.status == 403
+async def test_who_asks_is_not_to_blame_for_a_key_set_that_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody can say whether the key is trusted: a 403 would end a task that runs, whose token is good."""
+    monkeypatch.setattr(key_set, "JWKS_PAUSE", -1.0)
+    path = tmp_path / "jwks.json"
+    tokens = Tokens(TokenSettings(secret="s" * 64, trusted_jwks_url=str(path)))
+    first = jwt.encode(claims(), RSA_KEY, "RS256", headers={"kid": "first"})
+    second = jwt.encode(claims(), ED_KEY, "EdDSA", headers={"kid": "second"})
+    with pytest.raises(KeySetUnavailable):
+        await tokens.verify(first)
+    write_key_set(path, ("first", RSA_KEY))
+    assert (await tokens.verify(first)).id == SUBJECT
+    with pytest.raises(RefusedRequest):  # it was read, and the key is not in it
+        await tokens.verify(second)
+    path.unlink()
+    with pytest.raises(KeySetUnavailable):
+        await tokens.verify(second)
+    write_key_set(path, ("first", RSA_KEY), ("second", ED_KEY))
+    assert (await tokens.verify(second)).id == SUBJECT
 
 
 @pytest.mark.parametrize(
@@ -354,10 +372,70 @@ async def test_trusted_jwks_by_url(tmp_path: Path) -> None:
             encoded = jwt.encode(claims(), RSA_KEY, "RS256", headers={"kid": "first"})
             assert (await good.verify(encoded)).id == SUBJECT
             missing = Tokens(TokenSettings(secret="s" * 64, trusted_jwks_url=f"{url}/nowhere.json"))
-            with pytest.raises(RefusedRequest):
+            with pytest.raises(KeySetUnavailable):
                 await missing.verify(encoded)
         finally:
             server.shutdown()
+
+
+async def test_who_comes_while_the_key_set_is_read_waits_for_it(tmp_path: Path) -> None:
+    """After a start, and after a rotation, many ask at once with a key that is not known yet."""
+    os.mkfifo(path := tmp_path / "jwks.json")  # whoever reads it waits for a writer
+    tokens = Tokens(TokenSettings(secret="s" * 64, trusted_jwks_url=str(path)))
+    encoded = [jwt.encode(claims(jti=str(each)), RSA_KEY, "RS256", headers={"kid": "first"}) for each in range(10)]
+    asking = [asyncio.create_task(tokens.verify(each)) for each in encoded]
+    await asyncio.to_thread(write_key_set, path, ("first", RSA_KEY))
+    assert {token.id for token in await asyncio.gather(*asking)} == {SUBJECT}
+
+
+async def test_a_file_that_hangs_costs_one_thread_and_no_more_than_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(key_set, "JWKS_PAUSE", -1.0)
+    monkeypatch.setattr(key_set, "JWKS_TIMEOUT", 0.2)
+    os.mkfifo(path := tmp_path / "jwks.json")
+    tokens = Tokens(TokenSettings(secret="s" * 64, trusted_jwks_url=str(path)))
+    encoded = jwt.encode(claims(), RSA_KEY, "RS256", headers={"kid": "first"})
+    async with asyncio.timeout(20):
+        for _ in range(3):
+            with pytest.raises(KeySetUnavailable):
+                await tokens.verify(encoded)
+    assert tokens._key_set is not None
+    reading = tokens._key_set._reading
+    assert reading is not None
+    assert not reading.done()
+    await asyncio.to_thread(write_key_set, path, ("first", RSA_KEY))  # it was the only one, and is heard in the end
+    await reading
+    assert (await tokens.verify(encoded)).id == SUBJECT
+
+
+@pytest.mark.parametrize("trickles", [False, True], ids=["silent", "trickles"])
+async def test_a_key_set_that_does_not_come_to_its_end(trickles: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A header now and then is no answer: an HTTP client's own time-out begins anew with each of them."""
+    monkeypatch.setattr(key_set, "JWKS_TIMEOUT", 0.5)
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\n")
+        with suppress(ConnectionError):
+            while trickles and not writer.is_closing():
+                writer.write(b"X-More: x\r\n")
+                await writer.drain()
+                await asyncio.sleep(0.05)
+        await left.wait()
+        writer.close()
+
+    left = asyncio.Event()
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    tokens = Tokens(TokenSettings(secret="s" * 64, trusted_jwks_url=url))
+    try:
+        async with asyncio.timeout(20):
+            with pytest.raises(KeySetUnavailable):
+                await tokens.verify(jwt.encode(claims(), RSA_KEY, "RS256", headers={"kid": "first"}))
+    finally:
+        left.set()
+        server.close()
+        await server.wait_closed()
 
 
 @pytest.mark.parametrize(
