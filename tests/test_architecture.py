@@ -16,6 +16,8 @@ import pytest
 APP = Path(__file__).parent.parent / "app"
 MODULES = sorted(APP.rglob("*.py"))
 EXTRAS = {"server/traces.py": ["otel"], "server/stats.py": ["statsd", "datadog"]}  # what a module needs if it is used
+MOST_LINES = 400  # of a module
+MOST_ROOMS = 12  # on the top floor
 TRANSACTION_CALLS = {"commit", "rollback", "begin", "begin_nested"}
 
 
@@ -80,6 +82,15 @@ def test_many_rows_are_updated_only_after_they_were_locked() -> None:
     found = {path.name: _functions_that_call(path, "update") for path in importing if path.name not in about_others}
     assert found == about_many | about_one
     assert all(not _functions_that_call(path, "update") & {"task_instance"} for path in MODULES if path.parent.name != "db")
+
+
+def test_the_top_floor_is_a_dozen_rooms() -> None:
+    on_it = {path.relative_to(APP).parts[0].removesuffix(".py") for path in MODULES} - {"__init__", "__main__"}
+    assert len(on_it) <= MOST_ROOMS, on_it
+
+
+def test_no_module_is_long() -> None:
+    assert [path.name for path in MODULES if len(path.read_text().splitlines()) >= MOST_LINES] == []
 
 
 def test_transitions_are_pure() -> None:

@@ -330,7 +330,8 @@ def _top(options: argparse.Namespace) -> int:
     from app.server import logs
 
     logs.configure("CRITICAL")  # what is wrong is on the screen
-    return top.run(settings.load(), once=options.once, as_json=options.json, every=options.every, metrics=options.metrics)
+    how = {"once": options.once, "as_json": options.json, "every": options.every, "metrics": options.metrics}
+    return 0 if top.run(settings.load(), **how) else NOT_READY
 
 
 def _token(options: argparse.Namespace) -> int:

@@ -40,9 +40,7 @@ def run(options: argparse.Namespace) -> int:
     server = overridden(loaded.server, options)
     create_app(loaded)  # what is wrong with the rest of the configuration is told here, once; and the workers share it all
     asyncio.run(checks.require_database(loaded.database))
-    if (
-        server.metrics_port == server.port and not options.uds
-    ):  # which two sockets that do not listen yet could both be bound to
+    if server.metrics_port == server.port and not options.uds:  # both sockets could be bound, as neither listens yet
         raise ConfigurationError(
             f"[execution_api_service] metrics_port is {server.port}, the port of all else: expected another"
         )

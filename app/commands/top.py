@@ -14,11 +14,9 @@ from app.commands import screen
 from app.commands.readings import Reading, Watching, as_plain
 from app.settings import Settings
 
-NOT_READY = 1  # exit code: the database could not be read, or not all of it
 
-
-def run(settings: Settings, *, once: bool, as_json: bool, every: float, metrics: str | None) -> int:
-    """Show one reading after the other until Ctrl-C, or one; return the exit code.
+def run(settings: Settings, *, once: bool, as_json: bool, every: float, metrics: str | None) -> bool:
+    """Show one reading after the other until Ctrl-C, or one; say whether the database could be read, all of it.
 
     :param once: one; as it is when standard output is no terminal, and with ``as_json``.
     :param every: seconds between two readings.
@@ -28,10 +26,10 @@ def run(settings: Settings, *, once: bool, as_json: bool, every: float, metrics:
         return asyncio.run(_once(Watching(settings, metrics=metrics), as_json=as_json))
     with contextlib.suppress(asyncio.CancelledError):  # how it ends
         asyncio.run(_live(Watching(settings, metrics=metrics), every=every))
-    return 0
+    return True
 
 
-async def _once(watching: Watching, *, as_json: bool) -> int:
+async def _once(watching: Watching, *, as_json: bool) -> bool:
     async with watching:
         reading = await watching.read()
     if as_json:
@@ -40,7 +38,7 @@ async def _once(watching: Watching, *, as_json: bool) -> int:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         text = "\n".join(screen.lines(reading, None, width=width, colours=screen.has_colours(sys.stdout)))
     sys.stdout.write(f"{text}\n")
-    return 0 if reading.tasks else NOT_READY
+    return reading.tasks is not None
 
 
 async def _live(watching: Watching, *, every: float) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import structlog
 
-from app.dags.partitions import LONGEST_KEY, PartitionedSchedule, UnknownMapper, downstream, kind
+from app.dags.partitions import PartitionedSchedule, UnknownMapper, downstream, kind
 from app.db import assets, audit, dags, partitions, teams
 from app.db.assets import AssetKey
 from app.db.session import Session
@@ -25,13 +25,12 @@ from app.releases import Revision
 from app.schemas.assets import AssetProfile
 from app.server.stats import Stats
 from app.settings import Settings
-from app.tasks import threads
+from app.tasks import outlet_events, threads
 from app.tasks.transitions import Refuse, RegisterAssets
 
 log = structlog.get_logger(__name__)
 
 QUICK = 200  # partition keys that may be mapped between two turns of the event loop, at 1 to 20 us each
-LONGEST_NAME = 1500  # characters, of assets and of aliases; of URIs as well
 
 _Outlet = tuple[str | None, str | None]  # name, uri; a reference has one of them
 _Note = tuple[str, str]  # event and extra of an audit row
@@ -68,7 +67,7 @@ async def register(
     :returns: the refusal of what cannot be recorded faithfully; the caller must then roll back.
     :raises LockTimeout: when somebody else writes the same assets or queues the same Dags right now.
     """
-    if refusal := _refuse_events(effect, revision):
+    if refusal := outlet_events.refused(effect, revision):
         return refusal
     emissions = await _direct(session, row, effect, revision)
     through_aliases = await _through_aliases(session, row, effect, now)
@@ -98,57 +97,6 @@ async def register(
         for _ in emissions:
             stats.incr("asset.updates", tags={"team_name": team_name})
     return None
-
-
-def _refuse_events(effect: RegisterAssets, revision: Revision) -> Refuse | None:
-    """Refuse events that could not be recorded, as far as somebody reads them.
-
-    Airflow's server answers 204 to most of these and records the successful task as failed.
-    """
-    for event in effect.events if revision.assets.event_per_emission else ():
-        if refusal := _refuse_partition_key(event.get("partition_key")):
-            return refusal
-    aliases = effect.alias_names
-    for position, event in enumerate(effect.events):
-        where = f"outlet_events[{position}]"
-        if "source_alias_name" in event:
-            alias = event["source_alias_name"]
-            if aliases and isinstance(alias, dict | list):
-                return _invalid_event(f"{where}.source_alias_name must be a string")
-            if not aliases or alias not in aliases:
-                continue
-            if len(alias) > LONGEST_NAME:
-                return _invalid_event(f"{where}.source_alias_name must have at most {LONGEST_NAME} characters")
-        key = event.get("dest_asset_key")
-        if not (isinstance(key, dict) and key.keys() == {"name", "uri"} and _can_name(key, event)):
-            return _invalid_event(f"{where}.dest_asset_key must be an object with a name and a uri")
-        if "extra" not in event or (event["extra"] and not isinstance(event["extra"], dict)):
-            return _invalid_event(f"{where}.extra must be an object")  # null, and what is as empty, stands for {}
-    return None
-
-
-def _can_name(key: Mapping[str, Any], event: Mapping[str, Any]) -> bool:
-    """Say whether these parts can name an asset: a new one that comes through an alias, or one to look for."""
-    through_alias = "source_alias_name" in event
-    return all(isinstance(part, str) if through_alias else not isinstance(part, dict | list) for part in key.values())
-
-
-def _refuse_partition_key(key: Any) -> Refuse | None:
-    if key is None:
-        return None
-    if not isinstance(key, str):
-        message = f"partition_key in outlet event must be a string; got {key!r}."
-    elif not key.strip():
-        message = f"partition_key in outlet event must not be empty or whitespace-only; got {key!r}."
-    elif len(key) > LONGEST_KEY:
-        message = f"partition_key in outlet event must be at most {LONGEST_KEY} characters; got {len(key)}."
-    else:
-        return None
-    return Refuse(422, {"reason": "invalid_partition_key", "message": message})
-
-
-def _invalid_event(message: str) -> Refuse:
-    return Refuse(422, {"reason": "invalid_outlet_event", "message": message})
 
 
 async def _find_waiting(
@@ -240,7 +188,7 @@ async def _through_aliases(session: Session, row: AnyRow, effect: RegisterAssets
     for key, asset_extra, _ in grouped:
         if key not in asset_pks and key not in created:
             created[key] = json.loads(asset_extra) or {}
-            if (problem := _why_no_asset(key, created[key])) is not None:
+            if (problem := outlet_events.why_no_asset(key, created[key])) is not None:
                 return Refuse(422, {"reason": "invalid_asset", "message": f"Nothing was recorded: {problem}"})
     if created:
         asset_pks |= await assets.create(session, extras=created, now=now)
@@ -249,20 +197,6 @@ async def _through_aliases(session: Session, row: AnyRow, effect: RegisterAssets
         _Emission(asset_pks[key], *key, json.loads(extra), *own, frozenset(through))
         for (key, _, extra), through in grouped.items()
     ]
-
-
-def _why_no_asset(key: AssetKey, extra: Any) -> str | None:
-    """Say why no asset can be made of this, by the rules that Airflow's own model has for one, or None."""
-    name, uri = key
-    if max(len(name), len(uri)) > LONGEST_NAME:
-        return f"the name and the URI of an asset must have at most {LONGEST_NAME} characters"
-    if not uri:
-        return "an asset must have a name or a URI"
-    if not uri.isascii():
-        return f"the URI of an asset must be ASCII; got {uri!r}"
-    if uri.partition(":")[0].lower() == "airflow" and ":" in uri:
-        return f"the scheme 'airflow' is reserved; got {uri!r}"
-    return None if isinstance(extra, dict) else f"the extra of asset {uri!r} must be an object"
 
 
 async def _keep_those_in_reach(session: Session, row: AnyRow, emissions: Sequence[_Emission]) -> None:

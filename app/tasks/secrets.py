@@ -28,7 +28,6 @@ log = structlog.get_logger(__name__)
 
 CONNECTION_PREFIX, VARIABLE_PREFIX = "AIRFLOW_CONN_", "AIRFLOW_VAR_"
 TEAM_SEPARATOR = "___"  # AIRFLOW_VAR__<TEAM>___<KEY>
-CONNECTION_ID = re.compile(r"[\w#!()\-.:/\\]{1,250}")  # what Airflow accepts as a connection's id
 
 # Airflow's built-in list (3.3.2); `[core] sensitive_var_conn_names` adds to it.
 SENSITIVE_NAMES = frozenset(

@@ -60,11 +60,11 @@ async def held(url: str) -> AsyncIterator[asyncpg.Connection]:
 
 async def top(
     url: str, capsys: pytest.CaptureFixture[str], *, as_json: bool = False, metrics: str | None = None, **more: str
-) -> tuple[int, str]:
-    """Run it in this process, once; return its exit code and what it printed."""
+) -> tuple[bool, str]:
+    """Run it in this process, once; return whether the database was read, and what was printed."""
     loaded = settings.load({"AIRFLOW_HOME": "/nonexistent", **airflow_settings(url), **more})
-    code = await asyncio.to_thread(run, loaded, once=True, as_json=as_json, every=1.0, metrics=metrics)
-    return code, capsys.readouterr().out
+    is_read = await asyncio.to_thread(run, loaded, once=True, as_json=as_json, every=1.0, metrics=metrics)
+    return is_read, capsys.readouterr().out
 
 
 async def test_once(url: str, served: Server, held: asyncpg.Connection) -> None:
@@ -92,9 +92,9 @@ async def test_once(url: str, served: Server, held: asyncpg.Connection) -> None:
 
 
 async def test_as_json(url: str, served: Server, held: asyncpg.Connection, capsys: pytest.CaptureFixture[str]) -> None:
-    code, printed = await top(url, capsys, as_json=True, metrics=served.base_url.replace("/execution", "/metrics"))
+    is_read, printed = await top(url, capsys, as_json=True, metrics=served.base_url.replace("/execution", "/metrics"))
     read = json.loads(printed)
-    assert code == 0
+    assert is_read
     assert read["tasks"].items() >= {"running": 1, "queued": 0, "late": 1, "heartbeat_timeout": 300.0}.items()
     assert read["service"]["requests"]["GET /execution/health"] >= 1
     (row,) = read["held"]
@@ -107,17 +107,26 @@ async def test_as_json(url: str, served: Server, held: asyncpg.Connection, capsy
 
 async def test_without_a_service(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The database is told of all the same; what was asked for metrics is named."""
-    code, printed = await top(url, capsys, AIRFLOW__API__PORT=(port := str(free_port())))
-    assert code == 0
+    is_read, printed = await top(url, capsys, AIRFLOW__API__PORT=(port := str(free_port())))
+    assert is_read
     assert f"! no metrics at http://127.0.0.1:{port}/metrics (ConnectError): --metrics names another URL" in printed
     assert "tasks " in printed
 
 
-async def test_without_a_database(capsys: pytest.CaptureFixture[str]) -> None:
-    code, printed = await top(f"postgresql://user:s3cret@127.0.0.1:{free_port()}/airflow", capsys)
-    assert code == 1
-    assert "! the database cannot be read, trying again: the database cannot be reached" in printed
-    assert "s3cret" not in printed
+async def test_without_a_database() -> None:
+    """As a command: its exit code tells it too."""
+    url = f"postgresql://user:s3cret@127.0.0.1:{free_port()}/airflow"
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [*COMMAND, "top", "--once"],
+        env={**clean_environment(), **airflow_settings(url), "AIRFLOW_HOME": "/nonexistent"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "! the database cannot be read, trying again: the database cannot be reached" in done.stdout
+    assert "s3cret" not in done.stdout + done.stderr
 
 
 async def test_while_a_table_is_locked(make_database: Callable[[str], str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,9 +137,9 @@ async def test_while_a_table_is_locked(make_database: Callable[[str], str], caps
     await migration.execute("ALTER TABLE task_instance ADD COLUMN x int")
     await migration.fetchval("SELECT pg_sleep_until(now() + make_interval(secs => $1))", HELD_SINCE)
     await migration.execute("ALTER TABLE task_instance ADD COLUMN y int")
-    code, printed = await top(url, capsys)
+    is_read, printed = await top(url, capsys)
     migration.terminate()
-    assert code == 1
+    assert not is_read
     assert "! the tasks cannot be counted: a table is locked" in printed
     assert "migration  holds 1  transaction of " in printed
     assert "    table task_instance\n" in printed
