@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import signal
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import count
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import asyncpg
 import pytest
@@ -23,6 +24,20 @@ OPTIONS |= {"max_prepared_transactions": "2"}
 def pytest_configure() -> None:
     """Take SIGTERM as Ctrl-C is taken: whatever ends a run, what it started is stopped."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what each part of the tests costs; CONTRIBUTING.md says what each finds."""
+    seconds: Counter[str] = Counter()
+    tests: Counter[str] = Counter()
+    for report in (each for reports in terminalreporter.stats.values() for each in reports):
+        if isinstance(report, pytest.TestReport):
+            part = PurePosixPath(report.nodeid.partition("::")[0]).parent.as_posix()
+            seconds[part] += report.duration
+            tests[part] += report.when == "call"
+    terminalreporter.section("what each part costs")
+    for part, cost in seconds.most_common():
+        terminalreporter.line(f"{cost:8.1f} s  {tests[part]:6} tests  {part}")
 
 
 @pytest.fixture(scope="session")

@@ -87,3 +87,8 @@ def test_a_request_is_walked_in_five_files_of_a_screenful_each() -> None:
         (found,) = (node for node in functions if node.name == function)
         assert found.end_lineno is not None
         assert found.end_lineno - found.lineno < SCREENFUL, name
+
+
+def test_what_each_part_of_the_tests_finds_is_told() -> None:
+    parts = {path.parent.name for path in Path(__file__).parent.glob("*/test_*.py")}
+    assert set(re.findall(r"^\| `(\w+)/` \|", (ROOT / "CONTRIBUTING.md").read_text(), re.M)) == parts

@@ -6,6 +6,7 @@ import re
 
 import httpx
 
+from app import __version__
 from app.db.tables import metadata
 from app.releases import REVISIONS
 from app.routes import ROUTERS
@@ -48,8 +49,8 @@ async def test_one_series_for_an_operation_whatever_way_it_goes(server: Server, 
         before = await scrape(client)
     async with server.client(ti) as client:
         path = f"/task-instances/{ti}/heartbeat"
-        assert (await client.put(path, json=BEAT)).status_code == 204  # the short way
-        assert (await client.put(path, json=BEAT, params={"any": "1"})).status_code == 204  # FastAPI's way
+        assert (await client.put(path, json=BEAT)).status_code == 204
+        assert (await client.put(path, json=BEAT, params={"any": "1"})).status_code == 204
         assert (await client.put(path, json={})).status_code == 422
         assert (await client.put(path, json=BEAT, headers={"Airflow-API-Version": "2025-04-28"})).status_code == 204
         assert (await client.put(path, json=BEAT, headers={"Airflow-API-Version": "1999-01-01"})).status_code == 404
@@ -115,3 +116,38 @@ async def test_what_can_be_told_apart_is_bounded(server: Server, world: World) -
         "patchlevel",
         "generation",
     }
+
+
+async def test_what_is_special_here_is_counted(server: Server, world: World, revision: str) -> None:
+    ti = await world.one_running("special")
+    async with client_of(server) as client:
+        before = await scrape(client)
+    async with server.client(ti) as client:
+        path = f"/task-instances/{ti}/heartbeat"
+        assert (await client.put(path, json=BEAT)).status_code == 204
+        for authorization, status in (
+            ("none", 401),
+            ("Bearer no-token", 403),
+            (f"Bearer {token(ti, secret='x' * 64)}", 403),
+            (f"Bearer {token(ti, age=3600)}", 403),
+        ):
+            assert (await client.put(path, json=BEAT, headers={"Authorization": authorization})).status_code == status
+    async with client_of(server) as client:
+        after = await scrape(client)
+    grown = {key: value - before.get(key, 0.0) for key, value in after.items()}
+    refused = {
+        dict(labels)["reason"]: n
+        for (name, labels), n in grown.items()
+        if name == "execution_api_token_refusals_total" and n
+    }
+    assert refused == {"missing": 1, "DecodeError": 1, "InvalidSignatureError": 1, "ExpiredSignatureError": 1}
+    assert grown["execution_api_statement_seconds_count", frozenset({("statement", "update task_instance")})] >= 1
+    states = {name: labels for name, labels in after if dict(labels).keys() == {"pid"}}
+    assert states.keys() >= {
+        "execution_api_requests_in_flight",
+        "execution_api_database_connections_used",
+        "execution_api_event_loop_lag_seconds",
+        "execution_api_body_bytes_held",
+    }
+    served = frozenset({("version", __version__), ("metadata_revision", revision)})
+    assert after["execution_api_build_info", served] == 1

@@ -18,9 +18,18 @@ async def test_a_body_that_names_no_content_type_is_json(server: Server, world: 
     ti = await world.one_running("untyped")
     async with server.client(ti) as client:
         beat = await client.put(f"/task-instances/{ti}/heartbeat", content=b'{"hostname": "worker", "pid": 42}')
-        assert beat.status_code == 204, beat.text  # the short way
+        assert beat.status_code == 204, beat.text
         xcom = await client.post("/xcoms/untyped/manual__1/job/key", params={"mapped_length": 1}, content=b'["x"]')
-        assert xcom.status_code == 201, xcom.text  # FastAPI's way, and a body that the handler reads itself
+        assert xcom.status_code == 201, xcom.text  # a body that the handler reads itself
         mistyped = await client.put("/variables/key", content=b"value=1", headers={"Content-Type": "text/plain"})
         assert mistyped.status_code == 422
     assert await world.connection.fetchval("SELECT value FROM xcom") == '["x"]'
+
+
+async def test_health_answers_head_too(server: Server) -> None:
+    """As balancers and `curl --head` ask."""
+    async with server.client() as client:
+        for path in ("/health", "/health/ping"):
+            answer = await client.head(path)
+            assert (answer.status_code, answer.content) == (200, b"")
+            assert answer.headers["content-length"] == (await client.get(path)).headers["content-length"]

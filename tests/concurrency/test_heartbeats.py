@@ -17,6 +17,7 @@ import pytest
 from sqlalchemy import text
 
 from app.schemas.task_instances import TIHeartbeatInfo
+from app.server import metrics
 from app.tasks import reporting
 from app.tasks.service import Service
 from app.tasks.transitions import Refuse
@@ -67,8 +68,10 @@ async def test_those_that_come_together_are_one_statement(ours: InProcess) -> No
     tasks = await running(ours, 50)
     ours.statements.clear()
     ours.controls.clear()
+    counted = metrics.BATCH._sum.get()
     assert await together(ours, tasks) == [204] * 50
     assert len(ours.statements) == 2, "the first alone, the others together"
+    assert metrics.BATCH._sum.get() - counted == 49
     assert not ours.controls, "each statement is a transaction of its own"
     assert await recorded(ours) == set(tasks)
 
@@ -176,7 +179,7 @@ async def passes(ours: InProcess, seconds: float) -> None:
 async def test_sparing_heartbeats_the_scheduler_sees_the_living_alive(ours: InProcess, sparing: Service, every: int) -> None:
     """Airflow's scheduler ends a task whose last heartbeat is older than 300 s; a living one's never is older than both."""
     (ti,) = await running(ours, 1)
-    oldest, written = timedelta(), 0
+    oldest, written, not_written = timedelta(), 0, metrics.NOT_WRITTEN._value.get()
     for _ in range(40):
         ours.statements.clear()
         assert await reporting.heartbeat(sparing, ti_id=ti, payload=HEARTBEAT) is None
@@ -185,6 +188,7 @@ async def test_sparing_heartbeats_the_scheduler_sees_the_living_alive(ours: InPr
         oldest = max(oldest, await age(ours, ti))
     assert oldest < timedelta(seconds=INTERVAL + every + 1)
     assert written == -(-40 // max(1, -(-INTERVAL // every))), "one in an interval"
+    assert metrics.NOT_WRITTEN._value.get() - not_written == 40 - written
 
 
 async def test_sparing_heartbeats_refuses_as_ever(ours: InProcess, sparing: Service) -> None:
