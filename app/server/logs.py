@@ -6,21 +6,30 @@ not take, a parser its input. The frames tell where it was, the error's class an
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
+import socket
+import stat
 import sys
 import traceback
 from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import partial
 from itertools import count
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import orjson
 import structlog
 
 from app.errors import ConfigurationError
+
+PIPE_BYTES = (
+    1024 * 1024
+)  # that wait to be read, the most that Linux lets anybody have: two seconds of requests at full speed
 
 Event = MutableMapping[str, Any]
 
@@ -69,6 +78,7 @@ def configure(level: str = "INFO", form: str = "auto") -> None:
     :param level: the lowest level that is written.
     :param form: ``json``, ``text``, or ``auto``: JSON unless a person watches a terminal.
     """
+    output = _standard_error()
     as_text = form == "text" or (form == "auto" and sys.stderr.isatty())
     structlog.configure(
         processors=[
@@ -79,14 +89,67 @@ def configure(level: str = "INFO", form: str = "auto") -> None:
             *([structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()), _encoded] if as_text else [_json_line]),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level)),
-        logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer),  # a line is one write: those of processes do not mix
+        logger_factory=structlog.BytesLoggerFactory(output),  # a line is one write: those of processes do not mix
         cache_logger_on_first_use=True,
     )
     global _write
     has_requests = not as_text and logging.getLevelName(level) <= logging.INFO
-    _write = structlog.BytesLogger(sys.stderr.buffer).msg if has_requests else None
+    _write = structlog.BytesLogger(output).msg if has_requests else None
     logging.basicConfig(handlers=[_Libraries()], level=max(logging.getLevelName(level), logging.WARNING), force=True)
     logging.captureWarnings(True)
+
+
+def _standard_error() -> BinaryIO:
+    """Return what lines are written to: standard error, without waiting where another process must read it first."""
+    try:
+        number = sys.stderr.fileno()
+        kind = os.fstat(number).st_mode
+        if stat.S_ISSOCK(kind):
+            send = socket.socket(fileno=os.dup(number)).send
+            return cast("BinaryIO", Unhindered(lambda line: send(line, socket.MSG_DONTWAIT)))
+        if stat.S_ISFIFO(kind):  # opened anew: whoever else writes to it goes on as they do
+            number = os.open(f"/proc/self/fd/{number}", os.O_WRONLY | os.O_NONBLOCK)
+            with suppress(OSError):  # of an unprivileged process that has many already
+                fcntl.fcntl(number, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        return cast("BinaryIO", Unhindered(partial(os.write, number)))
+    except OSError:  # it is no file of the system, or the system has no such ways
+        return sys.stderr.buffer
+
+
+class Unhindered:
+    """Lines that are written now or not at all: nobody waits for who reads them, and no task fails for a full disk.
+
+    What found no room is told as a number, in a line before the next that finds some.
+
+    :param write: writes bytes at once, and returns how many it took.
+    """
+
+    def __init__(self, write: Callable[[bytes], int]) -> None:
+        self._write = write
+        self._lost = 0
+        self._is_torn = False  # whether the last line that found room is without its end
+
+    def write(self, line: bytes) -> None:
+        if self._lost:
+            line = self._loss() + line
+        try:
+            written = self._write(line)
+        except OSError:
+            written = 0
+        if written == len(line):
+            self._lost, self._is_torn = 0, False
+        else:
+            self._lost, self._is_torn = self._lost + 1, self._is_torn or written > 0
+
+    def flush(self) -> None:
+        pass
+
+    def _loss(self) -> bytes:
+        line = _about_the_process(
+            None, "", {"lost": self._lost, "event": "log lines were lost: no room, or nobody read them"}
+        )
+        line["level"], line["timestamp"] = "warning", f"{datetime.now(UTC).isoformat()[:-6]}Z"
+        return (b"\n" if self._is_torn else b"") + _json_line(None, "", line) + b"\n"
 
 
 def _about_the_process(_: Any, __: str, event: Event) -> Event:

@@ -215,6 +215,44 @@ async def test_a_worker_whose_event_loop_stands_still_is_replaced(metadata_url: 
         await ask(server, 1)
 
 
+def unread(url: str, folder: Path) -> tuple[Server, int]:
+    """Start a server whose log is a pipe, and return the end of it that nobody reads."""
+    environment = {**clean_environment(), **airflow_settings(url), "AIRFLOW_HOME": str(folder), DRAIN: "0"}
+    port = free_port()
+    command = [sys.executable, "-W", "error", "-m", "app", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    reading, writing = os.pipe()
+    process = subprocess.Popen(command, env=environment, stdout=writing, stderr=writing, start_new_session=True)
+    os.close(writing)
+    return Server(process, f"http://127.0.0.1:{port}/execution", folder / "none"), reading
+
+
+@pytest.mark.slow
+async def test_a_log_that_nobody_reads_stops_nobody(metadata_url: str, tmp_path: Path) -> None:
+    """Neither the workers nor their parent, who write to the same pipe: it is full after the first requests."""
+    server, reading = unread(metadata_url, tmp_path)
+    try:
+        await asyncio.to_thread(server.wait_until_healthy)
+        async with httpx.AsyncClient(base_url=server.base_url, verify=False, timeout=SOON) as client:
+            for _ in range(150):
+                assert (await client.get(f"/{'x' * 20_000}")).status_code == 404
+        (killed,) = workers_of(server)
+        os.kill(killed, signal.SIGKILL)
+        await until(lambda: killed not in workers_of(server) and workers_of(server))
+        await until(partial(is_healthy, server))
+    finally:
+        code = await asyncio.to_thread(server.stop)
+        os.close(reading)
+    assert code == 0
+
+
+async def is_healthy(server: Server) -> bool:
+    try:
+        async with httpx.AsyncClient(base_url=server.base_url, verify=False) as client:
+            return (await client.get("/health")).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
 def started(url: str, folder: Path, *arguments: str) -> Server:
     """Start a server of one worker, whose log is JSON on its standard error."""
     environment = {**clean_environment(), **airflow_settings(url), "AIRFLOW_HOME": str(folder), DRAIN: "0"}

@@ -6,6 +6,8 @@ import json
 import os
 import random
 import re
+import select
+import socket
 import subprocess
 import sys
 from typing import Any
@@ -135,3 +137,51 @@ def test_which_requests_have_a_line(access_log: AccessLog, path: str, status: in
 def test_a_share_of_requests_has_a_line() -> None:
     random.seed(1)
     assert 80 < sum(AccessLog(share=0.1).has("/xcoms", 200) for _ in range(1000)) < 120
+
+
+FLOOD = """
+import sys
+import structlog
+from app.server import logs
+logs.configure("INFO", "json")
+log = structlog.get_logger()
+for number in range(3000):
+    log.warning("told", number=number, filling="x" * (number % 50) ** 2)
+    logs.answered("GET", "/execution/health", 200, 1.0)
+print("ended", flush=True)
+sys.stdin.readline()
+log.warning("told", number="last")
+"""
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_nobody_waits_for_who_reads_the_lines(kind: str) -> None:
+    """A collector that hangs would hold up the event loop, and with it every task."""
+    if kind == "pipe":
+        reading, writing = os.pipe()
+    else:
+        reading, writing = (each.detach() for each in socket.socketpair())
+    command = [sys.executable, "-W", "error", "-c", FLOOD]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=writing) as process:
+        os.close(writing)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with open(reading, "rb") as unread:
+            assert select.select([process.stdout], [], [], 60)[0], "it waits for a reader"
+            assert process.stdout.readline() == b"ended\n"
+            before = os.read(unread.fileno(), 1024**2)
+            while select.select([unread], [], [], 0)[0]:
+                before += os.read(unread.fileno(), 1024**2)
+            process.stdin.write(b"\n")
+            process.stdin.close()
+            *_, loss, last = (before + unread.read()).splitlines()
+    told = [json.loads(line) for line in before.splitlines()[:-1]]  # the last may be torn
+    assert [line["number"] for line in told if "number" in line][:2] == [0, 1]
+    assert json.loads(loss)["lost"] > 1000
+    assert json.loads(last)["number"] == "last"
+
+
+def test_a_full_disk_fails_nothing_that_is_told_of() -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([sys.executable, "-c", FLOOD], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=full)
+    assert (done.returncode, done.stdout) == (0, b"ended\n")
