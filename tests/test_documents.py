@@ -7,11 +7,18 @@ import re
 from pathlib import Path
 
 import pytest
+from prometheus_client import Counter, Gauge, Histogram
+
+from app import settings
+from app.server import metrics
+from app.settings.airflow import Options
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "scheduler_plugin").glob("*.md")])
 SOURCES = sorted(path for folder in ("app", "tests", "bench", "scripts") for path in (ROOT / folder).rglob("*.py"))
 DECISIONS = {int(path.name[:4]): path for path in sorted((ROOT / "docs" / "decisions").glob("*.md"))}
+
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 FILE = re.compile(r"`((?:app|bench|deploy|docs|loadtest|requirements|scripts|tests)/[\w./*-]+)`")
@@ -87,6 +94,35 @@ def test_a_request_is_walked_in_five_files_of_a_screenful_each() -> None:
         (found,) = (node for node in functions if node.name == function)
         assert found.end_lineno is not None
         assert found.end_lineno - found.lineno < SCREENFUL, name
+
+
+def test_every_option_that_is_read_is_told(tmp_path: Path) -> None:
+    read: Options = {}
+    environment = {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "postgresql://h/d", "AIRFLOW__API_AUTH__JWT_SECRET": "x"}
+    settings.load({"AIRFLOW_HOME": str(tmp_path), **environment}, options=read)
+    chapter = OPERATIONS.partition("\n### Settings\n")[2].partition("\n### ")[0]
+    own = set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`[^|]*) \|", chapter, re.M))))
+    airflows = {
+        name: set(re.findall(r"`(\w+)`", row)) for name, row in re.findall(r"^\| `\[(\w+)\]` \|(.*)\|", chapter, re.M)
+    }
+    told = {(section, key) for section, keys in airflows.items() for key in keys}
+    told |= {(settings.OWN_SECTION, key) for key in own}
+    assert sorted(read.keys() - told - {(settings.OWN_SECTION, "pool_timeout")}) == []
+
+
+def test_every_check_is_told() -> None:
+    checks = set(re.findall(r'\bCheck\("([\w-]+)"', (ROOT / "app" / "commands" / "checks.py").read_text()))
+    chapter = OPERATIONS.partition("\n## Check\n")[2].partition("\n## ")[0]
+    lines = {name for row in re.findall(r"^\| (`[a-z].*?) \|", chapter, re.M) for name in re.findall(r"`([\w-]+)`", row)}
+    assert len(checks) > 10
+    assert checks == lines
+
+
+def test_every_series_is_told() -> None:
+    families = [each.describe()[0].name for each in vars(metrics).values() if isinstance(each, Counter | Gauge | Histogram)]
+    ours = [name.removeprefix("execution_api_") for name in families if name.startswith("execution_api_")]
+    told = re.findall(r"`(?:execution_api_|\.\.\._)(\w+)`", OPERATIONS)
+    assert sorted(name for name in ours if not {name, f"{name}_total"} & set(told)) == []
 
 
 def test_what_each_part_of_the_tests_finds_is_told() -> None:

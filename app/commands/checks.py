@@ -128,13 +128,13 @@ async def run(environment: Mapping[str, str], *, replicas: int = 1, workers: int
     """
     try:
         settings = settings_module.load(environment)
-        file = AirflowConfiguration(environment).path
+        conf = AirflowConfiguration(environment)
     except ConfigurationError as error:
         return [Check("configuration", False, str(error))]
-    read = f"{file} was read" if file.exists() else f"there is no {file}: the environment alone was read"
+    read = f"{conf.path} was read" if conf.is_there else f"there is no {conf.path}: the environment alone was read"
     results = [Check("configuration", True, f"every setting can be read; {read}")]
     results += [*_certificate(settings.server), *await _keys(settings)]
-    results.append(_time_outs(settings, AirflowConfiguration(environment)))
+    results.append(_time_outs(settings, conf))
     results += [Check("extras", True, f"WARNING: {warning}") for warning in extras.missing(settings)]
     results += await _traces(settings)
     results += _stats(settings)

@@ -20,7 +20,7 @@ def run(environment: Mapping[str, str], *, as_json: bool) -> int:
     :raises ConfigurationError: what is wrong with it, once all that could be read is printed.
     """
     logs.configure("WARNING", "auto")  # to standard error
-    file = AirflowConfiguration(environment).path
+    conf = AirflowConfiguration(environment)
     found: Options = {}
     error: ConfigurationError | None = None
     try:
@@ -29,10 +29,10 @@ def run(environment: Mapping[str, str], *, as_json: bool) -> int:
         error = raised
     options = sorted(found.values(), key=lambda option: (option.section, option.key))
     if as_json:
-        document = {"file": str(file) if file.exists() else None, "error": str(error) if error else None}
+        document = {"file": str(conf.path) if conf.is_there else None, "error": str(error) if error else None}
         print(json.dumps({**document, "options": [_as_json(option) for option in options]}, indent=2))
     else:
-        print(f"# {file}" if file.exists() else f"# {file} is not there: the environment alone is read")
+        print(f"# {conf.path}" if conf.is_there else f"# {conf.path} is not there: the environment alone is read")
         for option in options:
             print(f"[{option.section}] {option.key} = {_shown(option)}  # {_place(option)}")
     if error:
