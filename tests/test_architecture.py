@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from app.releases import REVISIONS
+
 APP = Path(__file__).parent.parent / "app"
 MODULES = sorted(APP.rglob("*.py"))
 EXTRAS = {"server/traces.py": ["otel"], "server/stats.py": ["statsd", "datadog"]}  # what a module needs if it is used
@@ -91,6 +93,14 @@ def test_the_top_floor_is_a_dozen_rooms() -> None:
 
 def test_no_module_is_long() -> None:
     assert [path.name for path in MODULES if len(path.read_text().splitlines()) >= MOST_LINES] == []
+
+
+def test_no_release_is_named_outside_of_its_own_module() -> None:
+    """All other code asks what a release has or does; versions of PostgreSQL's protocol look alike."""
+    names = {revision.name for revision in REVISIONS}
+    elsewhere = [path for path in MODULES if path.parent.name != "releases" and path.name != "libpq.py"]
+    constants = ((path, node) for path in elsewhere for node in ast.walk(_tree(path)) if isinstance(node, ast.Constant))
+    assert [path.name for path, node in constants if node.value in names] == []
 
 
 def test_transitions_are_pure() -> None:

@@ -17,11 +17,12 @@ from pathlib import Path
 import uvicorn
 from cryptography.fernet import Fernet
 
+from app.commands import explain
 from app.commands.embedded import CannotRunHere, EmbeddedPostgres, EmbeddedPostgresError
 from app.commands.serve import uvicorn_options
 from app.errors import ConfigurationError
 from app.main import create_app
-from app.releases import REVISIONS, revision_of
+from app.releases import REVISIONS, Revision, revision_of
 from app.server import listening, logs
 from app.server.auth import Tokens
 from app.server.draining import DrainingServer, Readiness, serve
@@ -170,9 +171,9 @@ def environment(folder: Path, *, port: int, release: str | None = None) -> Itera
         if not postgres.has_database(DATABASE):
             if postgres.has_database("airflow_new"):  # a first start was interrupted
                 postgres.run("psql", "-qXc", "DROP DATABASE airflow_new", "postgres")
-            new = release or REVISIONS[-1].name
-            _say(f"Making the tables of Airflow {new}.")
-            postgres.create_metadata_database("airflow_new", new)
+            new = next(each for each in reversed(REVISIONS) if release in (None, each.name))
+            _say(f"Making the tables of Airflow {new.name}.")
+            postgres.create_metadata_database("airflow_new", new.name)
             postgres.run("psql", "-qX", "-v", "ON_ERROR_STOP=1", "-1", "airflow_new", stdin=_sample(new).encode())
             postgres.run("psql", "-qXc", f'ALTER DATABASE airflow_new RENAME TO "{DATABASE}"', "postgres")
         found = _release(postgres)
@@ -196,9 +197,10 @@ def environment(folder: Path, *, port: int, release: str | None = None) -> Itera
         postgres.stop()
 
 
-def _sample(release: str) -> str:
+def _sample(revision: Revision) -> str:
     """Return the statements that write a Dag, and a run of it with one queued task instance."""
-    column, value = ("", "") if release == "3.2" else (", partition_mapper_info", ", '[]'")
+    has_mappers = "partition_mapper_info" in explain.known(revision)["dag"].columns
+    column, value = (", partition_mapper_info", ", '[]'") if has_mappers else ("", "")
     return f"""
 INSERT INTO dag_bundle (name, active) VALUES ('sample', true);
 INSERT INTO dag (dag_id, is_paused, is_stale, bundle_name, owners, timetable_type, max_active_tasks,

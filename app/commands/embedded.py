@@ -176,7 +176,7 @@ class EmbeddedPostgres:
     def create_database(self, name: str, *, template: str = "template1") -> None:
         self.run("psql", "-qc", f'CREATE DATABASE "{name}" TEMPLATE "{template}"', "postgres")
 
-    def create_metadata_database(self, name: str, revision: str = "3.3") -> None:
+    def create_metadata_database(self, name: str, revision: str) -> None:
         """Create a database that holds the tables of ``airflow db migrate``, empty, at metadata revision ``revision``."""
         self.create_database(name)
         version = next(r.alembic_version for r in releases.REVISIONS if r.name == revision)
