@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from app.errors import ConfigurationError
+from app.server.protocol import ANSWER_SECONDS
 
 HIGHEST_PORT = 65_535
 ANYBODY = 0o666  # as on a port of this machine, and as uvicorn has it; who must not come in is kept out by the folder
@@ -32,6 +33,10 @@ def on_port(host: str, port: int, *, host_option: str = "--host", port_option: s
             each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 each.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != "::")
+            if hasattr(socket, "TCP_USER_TIMEOUT"):
+                # Connections inherit it: what is left of an answer when its connection is closed is not kept for who reads
+                # no more, or has gone without a word.
+                each.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(ANSWER_SECONDS * 1000))
             each.bind(address)
             each.setblocking(False)
     except OSError as error:
