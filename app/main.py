@@ -217,7 +217,7 @@ def create_app(settings: Settings | None = None, *, readiness: Readiness | None 
                 heartbeats=Heartbeats(database),
                 readiness=readiness or Readiness(),
                 traces=(traces := _traces(settings)),
-                stats=(stats := _stats(settings)),
+                stats=(stats := await asyncio.to_thread(_stats, settings)),  # it may ask a name server
             )
         )
         following = asyncio.create_task(api.follow())

@@ -1,6 +1,7 @@
 """Counts for StatsD: those that Airflow's own server sends of what tasks ask of it, under its names and by its settings.
 
-They go out at once, by UDP, and are lost where nobody listens; nothing waits for them.
+They go out at once, by UDP, and are lost where nobody listens; nothing waits for them. So their host's address is looked up
+once, when the process starts: a name server that is silent would hold up the event loop.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ class StatsD:
         try:
             self._client = client(settings.host, settings.port, settings.prefix, ipv6=settings.ipv6)
         except OSError as error:
-            raise ConfigurationError(f"[metrics] statsd_host is {settings.host!r}, which has no address") from error
+            raise _without_address(settings) from error
         if isinstance(opened := getattr(self._client, "_sock", None), socket.socket):
             opened.setblocking(False)  # what does not fit into the system's buffer is lost, as all may be that goes by UDP
 
@@ -122,14 +123,24 @@ class StatsD:
 
 
 class Datadog:
-    """Datadog's library, which sends tags too."""
+    """Datadog's library, which sends tags too.
+
+    It would look a name up again whenever nobody listens there, so it is told an address.
+
+    :raises ConfigurationError: when the host has none.
+    """
 
     def __init__(self, settings: StatsSettings) -> None:
         from datadog.dogstatsd.base import DogStatsd
 
         self._has_tags = settings.datadog_metrics_tags
+        try:
+            found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_DGRAM)
+        except OSError as error:
+            raise _without_address(settings) from error
+        *_, (address, *_) = min(found, key=lambda each: each[0] != socket.AF_INET)  # the fourth version first, as it has it
         self._client: Any = DogStatsd(
-            host=settings.host, port=settings.port, namespace=settings.prefix, constant_tags=list(settings.datadog_tags)
+            host=str(address), port=settings.port, namespace=settings.prefix, constant_tags=list(settings.datadog_tags)
         )
 
     def send(self, name: str, count: int, tags: Mapping[str, str]) -> None:
@@ -138,6 +149,10 @@ class Datadog:
 
     def close(self) -> None:
         self._client.stop()
+
+
+def _without_address(settings: StatsSettings) -> ConfigurationError:
+    return ConfigurationError(f"[metrics] statsd_host is {settings.host!r}, which has no address")
 
 
 def _matches(patterns: tuple[re.Pattern[str], ...], name: str) -> bool:

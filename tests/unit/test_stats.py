@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -90,6 +91,25 @@ def test_datadog(receiver: StatsReceiver, counting: Counting, metrics: dict[str,
     counts.incr(NEW, 2, tags=TAGS)
     (line,) = [line for line in receiver.lines() if NEW in line]
     assert line == f"airflow.{NEW}:2|c{tags}" or line.startswith(f"airflow.{NEW}:2|c{tags}|")  # the container's id
+
+
+@pytest.mark.parametrize("client", ["statsd", "datadog"])
+def test_no_name_is_looked_up_for_a_count(
+    receiver: StatsReceiver, counting: Counting, monkeypatch: pytest.MonkeyPatch, client: str
+) -> None:
+    """Not even when nobody listens any more: it would be waited for, by everybody."""
+    counts = counting(receiver, client, statsd_host="localhost")
+    looked_up, look_up = list[str](), socket.getaddrinfo
+
+    def noted(host: str, *arguments: Any, **named: Any) -> Any:
+        looked_up.append(host)
+        return look_up(host, *arguments, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", noted)
+    receiver.opened.close()
+    for _ in range(5):
+        counts.incr(NEW, tags=TAGS)
+    assert set(looked_up) <= {"127.0.0.1"}
 
 
 @pytest.mark.parametrize(
