@@ -22,7 +22,7 @@
         ├── PoolExhausted
         ├── KeySetUnavailable         of what the operator configured: it cannot be read
         ├── SecretsBackendTimeout     of what the operator configured: it has not answered in time
-        └── ServerBusy                of this process: it has not come to the request in time
+        └── ServerBusy                of this process: it holds, or computes, as much as it can
 
 A refusal that a handler expects (the task runs elsewhere, there is no such XCom) is no error: it returns a
 :class:`app.tasks.transitions.Refuse`.

@@ -10,6 +10,7 @@ import pytest
 from prometheus_client import Counter, Gauge, Histogram
 
 from app import settings
+from app.errors import RetryableDatabaseError
 from app.server import metrics
 from app.settings.airflow import Options
 
@@ -123,6 +124,15 @@ def test_every_series_is_told() -> None:
     ours = [name.removeprefix("execution_api_") for name in families if name.startswith("execution_api_")]
     told = re.findall(r"`(?:execution_api_|\.\.\._)(\w+)`", OPERATIONS)
     assert sorted(name for name in ours if not {name, f"{name}_total"} & set(told)) == []
+
+
+def test_every_reason_of_a_503_is_told() -> None:
+    told = set(re.findall(r"`(\w+)`", OPERATIONS.partition("\n### 503\n")[2].partition("\n## ")[0]))
+    kinds = [RetryableDatabaseError]
+    for kind in kinds:  # it grows
+        kinds += kind.__subclasses__()
+    assert len(kinds) > 10
+    assert sorted({kind.reason for kind in kinds} - told) == []
 
 
 def test_what_each_part_of_the_tests_finds_is_told() -> None:

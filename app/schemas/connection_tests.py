@@ -21,7 +21,6 @@ class ConnectionTestState(StrEnum):
     FAILED = "failed"
 
 
-ACTIVE = (ConnectionTestState.PENDING, ConnectionTestState.QUEUED, ConnectionTestState.RUNNING)
 TERMINAL = (ConnectionTestState.SUCCESS, ConnectionTestState.FAILED)
 
 
