@@ -225,8 +225,9 @@ class Pool:
         try:
             async with asyncio.timeout(ASK_TIMEOUT):
                 self._url = await asyncio.shield(asking)
-        except (ConfigurationError, TimeoutError) as error:
-            log.warning("the database refuses the login, and what tells its URL does not answer", error=str(error))
+        except Exception as error:  # an operator's own code may tell it, and fail in any way: it is asked again
+            reason = str(error) if isinstance(error, ConfigurationError) else type(error).__name__
+            log.warning("the database refuses the login, and what tells its URL does not answer", error=reason)
         else:
             log.info("the database refused the login, its URL was asked for again")
         if self._asking is asking and asking.done():

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -354,4 +355,24 @@ class TestRotatedPasswords:
         await until(lambda: database._pool._prober is not None)
         urls.append(new)
         assert await waiting == 1
+        await database.close()
+
+    @pytest.mark.parametrize("error", [errors.ConfigurationError("away"), OSError("away"), RuntimeError("away")], ids=repr)
+    async def test_what_tells_it_may_fail_and_is_asked_again(
+        self, rotated: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, error: Exception
+    ) -> None:
+        monkeypatch.setattr(pool, "ASK_EVERY", 0.05)
+        old = rotated("first")
+        new = rotated("second")
+        asked = []
+
+        def ask() -> Any:
+            asked.append(1)
+            if len(asked) < 3:
+                raise error
+            return async_url(new, setting="url")
+
+        database = Database(DatabaseSettings(url=async_url(old, setting="url"), pool_size=SIZE, ask=ask))
+        assert await one(database) == 1
+        assert len(asked) == 3
         await database.close()
