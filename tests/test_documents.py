@@ -81,6 +81,7 @@ def test_decisions_that_are_named_are_there() -> None:
 def test_each_decision_has_its_number() -> None:
     for number, path in DECISIONS.items():
         assert path.read_text().startswith(f"# {number}. "), path
+        assert not re.search(r"[^\n]\n\*\*(Decision|Consequences)\b", path.read_text()), f"{path}: one paragraph"
 
 
 def test_a_request_is_walked_in_five_files_of_a_screenful_each() -> None:
