@@ -278,7 +278,7 @@ def _stats(settings: Settings) -> Stats:
 
 def _request_spans(settings: Settings, api: ExecutionApi) -> list[Middleware]:
     """Return the middleware that goes on with the traces of requests; none that would have nothing to do."""
-    if not settings.traces.on or settings.traces.propagation == "never" or extras.missing(settings):
+    if not extras.are_traces_made(settings) or settings.traces.propagation == "never":
         return []
     from app.server.traces import RequestSpans
 

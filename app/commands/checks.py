@@ -256,13 +256,17 @@ def _certificate(server: ServerSettings) -> list[Check]:
 
 def _stats(settings: Settings) -> list[Check]:
     """Say whether counts could be sent to StatsD; they are no reason not to serve."""
+    results = []
+    if settings.stats.otel:
+        results.append(Check("stats", True, "WARNING: [metrics] otel_on is True, which has no effect here: scrape /metrics"))
     try:
         found = extras.counts(settings)
     except ConfigurationError as error:
-        return [Check("stats", True, f"WARNING: no counts are sent: {error}")]
+        return [*results, Check("stats", True, f"WARNING: no counts are sent: {error}")]
     found.close()
-    where = f"{settings.stats.host} port {settings.stats.port}"
-    return [Check("stats", True, f"counts are sent to {where}")] if found.are_on else []
+    if found.are_on:
+        results.append(Check("stats", True, f"counts are sent to {settings.stats.host} port {settings.stats.port}"))
+    return results
 
 
 async def _keys(settings: Settings) -> list[Check]:

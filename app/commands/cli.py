@@ -152,7 +152,7 @@ output is one check.""",
             0: "every check passed",
             NOT_READY: "a check failed, its line begins with FAIL",
             MISCONFIGURED: "a setting is missing or wrong, and nothing else was tried",
-            NOT_THERE_YET: "only the database or the key set is not there yet",
+            NOT_THERE_YET: "only the database or the key set is not there yet, or a login is refused; after --wait too",
         },
     )
     check.add_argument("--replicas", type=_count, default=1, metavar="N", help="how many of it shall run (%(default)s)")

@@ -133,7 +133,7 @@ class Watching:
         except LockTimeout:
             troubles.append("the tasks cannot be counted: a table is locked")
         except (RetryableDatabaseError, ConfigurationError) as error:
-            troubles.append(f"the database cannot be read, trying again: {error}")
+            troubles.append(f"the database cannot be read: {error}")
         if reading.picture and not reading.picture.is_whole:
             troubles.append("this role may not see what others' sessions do: GRANT pg_read_all_stats to it")
         return replace(reading, troubles=tuple(troubles))

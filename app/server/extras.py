@@ -26,12 +26,17 @@ def missing(settings: Settings) -> list[str]:
     ]
 
 
+def are_traces_made(settings: Settings) -> bool:
+    """Say whether spans are on, and the library for them is installed."""
+    return settings.traces.on and find_spec("opentelemetry.sdk") is not None
+
+
 def traces(settings: Settings) -> Traces | None:
     """Return what makes spans; None when they are off, or the library is not installed.
 
     :raises ConfigurationError: when they cannot be sent.
     """
-    if not settings.traces.on or find_spec("opentelemetry.sdk") is None:
+    if not are_traces_made(settings):
         return None
     from app.server.traces import Traces
 

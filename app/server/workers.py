@@ -169,6 +169,8 @@ class Workers:
         for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(each, lambda *_: None)
         self._selector.register(self._signals[0], selectors.EVENT_READ, self._signalled)
+        for reason in ("replaced", "died", "failed to start"):
+            metrics.RESTARTS.labels(reason)  # 0 from the start: a series that begins with its first count has not increased
         while self._stopping is None or self._workers:
             self._start_and_retire()
             for key, _ in self._selector.select(timeout=self._pause()):

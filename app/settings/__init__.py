@@ -254,6 +254,7 @@ def _stats(conf: AirflowConfiguration) -> StatsSettings:
         datadog_metrics_tags=conf.boolean(section, "statsd_datadog_metrics_tags", True),
         name_handler=conf.get(section, "stat_name_handler").strip(),
         custom_client=conf.get(section, "statsd_custom_client_path").strip(),
+        otel=conf.boolean(section, "otel_on", False),
     )
 
 

@@ -126,6 +126,7 @@ class StatsSettings:
     :param disabled_tags: what no tag may match.
     :param name_handler: class path of a function that takes a name and returns what is sent.
     :param custom_client: class path of a client to be used instead of the library's.
+    :param otel: whether Airflow's components send theirs by OpenTelemetry, which is not done here.
     """
 
     client: str = ""
@@ -142,6 +143,7 @@ class StatsSettings:
     datadog_metrics_tags: bool = True
     name_handler: str = ""
     custom_client: str = ""
+    otel: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -171,11 +171,13 @@ async def test_it_serves_without(
     [
         ({}, False),
         ({"AIRFLOW__TRACES__OTEL_ON": "True"}, True),
+        ({"AIRFLOW__TRACES__OTEL_ON": "True", "AIRFLOW__METRICS__STATSD_ON": "True"}, True),
         ({"AIRFLOW__TRACES__OTEL_ON": "True", PROPAGATION: "never"}, False),
     ],
 )
-def test_what_a_request_passes_through(settings: dict[str, str], has_more: bool) -> None:
-    """While traces are off, or requests bring none, nothing of them is in a request's way."""
+def test_what_a_request_passes_through(monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], has_more: bool) -> None:
+    """While traces are off, or requests bring none, nothing of them is in a request's way, whatever else is missing."""
+    monkeypatch.setitem(sys.modules, "statsd", None)
     loaded = load({**airflow_settings("postgresql://nobody@localhost/none"), "AIRFLOW_HOME": "/nonexistent", **settings})
     stack = [middleware.cls for middleware in create_app(loaded).user_middleware]
     assert (RequestSpans in stack) is has_more

@@ -164,6 +164,27 @@ async def test_it_waits_for_what_others_still_do(postgres: EmbeddedPostgres) -> 
     assert "metadata revision 3.2" in next(result.message for result in results if result.name == "database")
 
 
+async def test_it_waits_for_a_role_that_is_not_let_in_yet(url: str, admin: asyncpg.Connection) -> None:
+    """As a job beside it makes the role; what is refused to the end is still what may pass."""
+    environment = {"AIRFLOW_HOME": "/nonexistent", **airflow_settings(url.replace("postgres@", "late@"))}
+    assert checks.may_still_pass(await checks.run_until(environment, wait=0, told=pytest.fail))
+    told: asyncio.Queue[str] = asyncio.Queue()
+    waited = asyncio.create_task(checks.run_until(environment, wait=60, told=told.put_nowait))
+    assert "does not let us in" in await told.get()
+    await admin.execute("CREATE ROLE late LOGIN SUPERUSER")
+    try:
+        assert all(result.passed for result in await waited)
+    finally:
+        await admin.execute("DROP ROLE late")
+
+
+async def test_counts_by_opentelemetry_have_no_effect(url: str) -> None:
+    assert "stats" not in await found(url)
+    assert "otel_on is True, which has no effect" in said(
+        await found(url, AIRFLOW__METRICS__OTEL_ON="True"), "stats", passed=True
+    )
+
+
 async def test_what_waiting_does_not_help_is_told_at_once(url: str) -> None:
     environment = {"AIRFLOW_HOME": "/nonexistent", **airflow_settings(url), "AIRFLOW__CORE__FERNET_KEY": ""}
     results = await checks.run_until(environment, wait=600, told=pytest.fail)
