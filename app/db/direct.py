@@ -203,10 +203,17 @@ def _described(compiled: SQLCompiler) -> str:
 
 
 def compiler(dialect: Dialect) -> Compiler:
-    """Return what compiles statements, each once."""
+    """Return what compiles statements, each once.
+
+    One that is executed without parameters was made for its call, and has its values in it, up to a whole body: it is not
+    kept, nor are they.
+    """
 
     @lru_cache(maxsize=STATEMENTS)
-    def compiled(statement: Executable, names: tuple[str, ...]) -> Compiled:
+    def kept(statement: Executable, names: tuple[str, ...]) -> Compiled:
         return Compiled(statement, names, dialect)
+
+    def compiled(statement: Executable, names: tuple[str, ...]) -> Compiled:
+        return kept(statement, names) if names else Compiled(statement, names, dialect)
 
     return compiled

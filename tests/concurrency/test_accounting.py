@@ -13,6 +13,8 @@ from typing import Any
 import asyncpg
 import pytest
 
+from app.db import direct
+from tests.conftest import empty
 from tests.contract.cases.setups import SETUPS
 from tests.faults.conftest import InProcess
 
@@ -91,6 +93,28 @@ async def test_statements_and_locks(ours: InProcess, row: Row) -> None:
     counted = (len(locking), len(ours.statements), len(ours.statements) + len(ours.controls))
     assert counted == (row.locks, row.statements, row.trips), "\n".join([*ours.statements, *ours.controls])
     assert all(statement.rstrip().endswith(("OF task_instance", "OF dag_run", "SKIP LOCKED")) for statement in locking)
+
+
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
+async def test_what_was_asked_once_is_compiled(ours: InProcess, row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Statements that are kept have no values in them: the same operation on another task instance adds none."""
+    compiled = list[str]()
+    compile_ = direct.Compiled.__init__
+
+    def noted(self: direct.Compiled, statement: Any, names: Any, dialect: Any) -> None:
+        compile_(self, statement, names, dialect)
+        if names:
+            compiled.append(self._compiled.string)
+
+    for _ in range(2):
+        await empty(ours.world.connection)
+        ti = await SETUPS[row.setup](ours.world)
+        compiled.clear()
+        monkeypatch.setattr(direct.Compiled, "__init__", noted)
+        async with ours.client(ti) as client:
+            options = {} if row.body is None else {"json": row.body}
+            assert (await client.request(row.method, row.path.format(ti=ti), **options)).status_code < 500
+    assert compiled == []
 
 
 @asynccontextmanager

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import uuid
+import weakref
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 import asyncpg
 import pytest
-from sqlalchemy import Integer, bindparam, column, select, text
+from sqlalchemy import Integer, bindparam, column, literal, select, text
 
 from app import errors
 from app.db.session import Database
@@ -222,3 +224,14 @@ async def test_an_in_with_as_many_values_as_there_are(database: Database) -> Non
     async with database.autocommit() as session:
         assert await session.scalars(source, {"some": [2, 3]}) == [2, 3]
         assert await session.scalars(source, {"some": []}) == []
+
+
+async def test_a_statement_that_was_made_for_one_call_is_not_kept(database: Database) -> None:
+    """It has its values in it, which may be as large as a body: hundreds of them were kept for good."""
+    statement = select(literal("x" * 1000))
+    gone = weakref.ref(statement)
+    async with database.autocommit() as session:
+        assert await session.scalar(statement) == "x" * 1000
+    del statement, session
+    gc.collect()
+    assert gone() is None
