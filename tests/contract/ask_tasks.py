@@ -7,6 +7,7 @@ Airflow's own example Dags instead, as this release serializes them.
 from __future__ import annotations
 
 import json
+import pickle
 import runpy
 import sys
 from datetime import UTC, datetime
@@ -42,7 +43,7 @@ def _of(task: Any) -> dict[str, str]:
         "custom_operator_name": getattr(task, "operator_name", task.task_type),
         "dates": str([None if (at := getattr(task, name)) is None else _utc(at) for name in ("start_date", "end_date")]),
         "weight": str(max(-(2**31), min(2**31 - 1, task.weight_rule.get_weight(SimpleNamespace(task=task))))),
-        "executor_config": str(_shown(task.executor_config)),
+        "executor_config": str(_shown(_stored(task.executor_config))),
         "length": length,
         "assets": str(
             sorted({(a.name, a.uri) for a in [*task.inlets, *task.outlets] if type(a).__name__.endswith("Asset")})
@@ -54,10 +55,21 @@ def _utc(moment: datetime) -> str:
     return datetime.fromtimestamp(moment.timestamp(), UTC).isoformat()
 
 
+def _stored(executor_config: Any) -> Any:
+    """Return what the column holds of it: a pod is serialized there."""
+    from airflow.utils.sqlalchemy import ExecutorConfigType
+    from sqlalchemy.dialects.postgresql import psycopg2
+
+    process = ExecutorConfigType().bind_processor(psycopg2.dialect())
+    return pickle.loads(process(executor_config))
+
+
 def _shown(value: Any) -> Any:
     """Return a value with moments as text, and sets in order."""
     if isinstance(value, dict):
-        return {name: _shown(item) for name, item in sorted(value.items())}
+        return {_shown(name): _shown(item) for name, item in sorted(value.items())}
+    if isinstance(value, str):
+        return str.__str__(value)  # a member of Airflow's enumerations of texts is read as its text
     if isinstance(value, datetime):
         return _utc(value)
     if isinstance(value, set):

@@ -18,7 +18,7 @@ import pytest
 from app.dags import mapping, serialized_dag
 from app.dags.serialized_dag import UnknownWeightRule
 from tests.contract.serialized import kept
-from tests.servers import AIRFLOW, airflow_environment, clean_environment
+from tests.servers import AIRFLOW, airflow_environment, clean_environment, with_pods
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +30,7 @@ AT_LEAST = 70  # example Dags of a release
 def _ask(release: str, home: Path, *arguments: str) -> Any:
     output = home / "output.json"
     command = [str(airflow_environment(release) / "bin" / "python"), str(SCRIPT), *arguments, str(output)]
-    environment = {**clean_environment(), "AIRFLOW_HOME": str(home)}
+    environment = {**clean_environment(), **with_pods(), "AIRFLOW_HOME": str(home)}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr[-3000:]
     return json.loads(output.read_text())
