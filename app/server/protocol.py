@@ -41,6 +41,7 @@ class Protocol(HttpToolsProtocol):
         self._whole: Any = None  # the scope of the last request that came to its end
         self._watched: Any = self  # the scope of the last request that did not come in one piece
         self._began = 0.0  # when its first piece came, by the loop's clock
+        self._first = 0  # bytes of that piece, the end of the request before it among them perhaps
         self._piece = 0  # bytes of the last piece
         self._pieces = 0  # bytes of all that came after the first
         self._head_is_too_large = False
@@ -66,7 +67,11 @@ class Protocol(HttpToolsProtocol):
             self._keep_alive()  # a line's end alone, which is no request
 
     def on_headers_complete(self) -> None:
-        if self._piece + self._pieces > HEAD_BYTES < len(self.url) + sum(len(n) + len(v) + 4 for n, v in self.headers):
+        if (
+            self._first + self._pieces + self._piece
+            > HEAD_BYTES
+            < len(self.url) + sum(len(n) + len(v) + 4 for n, v in self.headers)
+        ):
             self._head_is_too_large = True
             raise ValueError  # the parser stops, and asks for the answer below
         _head_is_complete(self)
@@ -102,7 +107,8 @@ class Protocol(HttpToolsProtocol):
     def _watch(self) -> None:
         """Bound what came of a request so far, and see to it that its time is bounded."""
         if self._watched is not self.scope:
-            self._watched, self._began, self._pieces = self.scope, self.loop.time(), 0
+            self._watched, self._began = self.scope, self.loop.time()
+            self._first, self._pieces = self._piece, 0
         else:
             self._pieces += self._piece
         if self._pieces > HEAD_BYTES:
