@@ -173,7 +173,7 @@ _BY_LOCKS = (
     ({"task_instance RowShareLock", "dagrun_asset_event AccessShareLock", "dag_version AccessShareLock"}, _ENDS_TASKS),
     ({"dag RowShareLock", "dag_owner_attributes AccessShareLock"}, _WRITES_DAGS),
     ({"deadline RowShareLock"}, _DEADLINES),
-    ({"trigger RowShareLock"}, _TRIGGERER),
+    ({"trigger RowShareLock", "job AccessShareLock"}, _TRIGGERER),  # a deferral locks its trigger too, for its foreign key
     ({"task_reschedule RowExclusiveLock", "deadline AccessShareLock"}, _CLEAR),
 )
 

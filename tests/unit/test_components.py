@@ -81,6 +81,7 @@ def test_the_surest_sign_decides() -> None:
     assert component_of("", "SELECT ?", advisory=[1]).name == "migration"
     assert component_of("", migrating, advisory=[2]).name == "scheduler"
     assert component_of("", "COMMIT", locks=["trigger RowShareLock", "job AccessShareLock"]).name == "triggerer"
+    assert component_of("", "COMMIT", locks=["trigger RowShareLock", "task_instance RowExclusiveLock"]).name == "unknown"
     assert component_of("", "COMMIT", locks=["trigger AccessShareLock"]) is UNKNOWN
     assert component_of("", "", backend="autovacuum worker") == Component("PostgreSQL", "autovacuum worker")
     assert str(component_of("", "", advisory=[2])) == "scheduler (critical section)"

@@ -117,5 +117,5 @@ def test_the_drivers_error_stays_as_the_cause() -> None:
 
 def test_every_retryable_error_says_when_to_come_back() -> None:
     kinds = errors.RetryableDatabaseError.__subclasses__()
-    assert len({kind.reason for kind in kinds}) == len(kinds) == 10
+    assert len({kind.reason for kind in kinds}) == len(kinds) == 11
     assert all(kind.delay >= 1 and kind.__doc__ for kind in kinds)
