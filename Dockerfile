@@ -1,7 +1,9 @@
 # syntax=docker/dockerfile:1
-# Whoever builds for production pins the base by digest (python:3.13-slim-bookworm@sha256:...), which a registry tells and no file
-# here can know. All that is installed on it is pinned by hash.
-FROM python:3.13-slim-bookworm AS build
+# All that is in the image is pinned: the base by the digest of its index, of every architecture, what is installed by hash. Dependabot
+# renews the digest (.github/dependabot.yml); by hand: docker buildx imagetools inspect python:3.13-slim-bookworm
+FROM python:3.13-slim-bookworm@sha256:67a1e1f215ccda113cfc024e8639049257e88f273898f595b61476d128d387e8 AS base
+
+FROM base AS build
 WORKDIR /build
 COPY requirements/serve.txt requirements/build.txt ./requirements/
 RUN python -m venv /opt/execution-api \
@@ -9,10 +11,11 @@ RUN python -m venv /opt/execution-api \
  && pip install --no-cache-dir --require-hashes -r requirements/build.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY app ./app
+COPY execution_api ./execution_api
 RUN pip wheel --no-deps --no-build-isolation --wheel-dir /wheel . \
  && /opt/execution-api/bin/pip install --no-cache-dir --no-deps /wheel/*.whl
 
-FROM python:3.13-slim-bookworm
+FROM base
 COPY --from=build /opt/execution-api /opt/execution-api
 RUN useradd --system --no-create-home --uid 50000 execution-api
 USER execution-api

@@ -6,5 +6,7 @@ gc.disable()  # nothing that start-up makes is garbage; app.main freezes it all,
 
 from app.commands.cli import main  # noqa: E402
 
+__all__ = ["main"]
+
 if __name__ == "__main__":
     main()

@@ -132,7 +132,7 @@ def _say(text: str) -> None:
 
 def _command() -> str:
     """Return how this program was started, for whoever has no environment activated."""
-    return shlex.quote(sys.argv[0]) if Path(sys.argv[0]).name == "execution-api" else f"{sys.executable} -m app"
+    return shlex.quote(sys.argv[0]) if Path(sys.argv[0]).name == "execution-api" else f"{sys.executable} -m execution_api"
 
 
 def default_folder() -> Path:

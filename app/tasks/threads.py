@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from threading import Thread
 from typing import Any, TypeVar
 
@@ -16,6 +18,7 @@ from app.errors import ServerBusy, UnknownInDag
 LIMIT = 2.0  # seconds; the Task SDK's client waits 5 s for an answer, and the database has its share of them
 PROCESS_LIMIT = 3.5  # seconds, of which the process may compute params.CPU_SECONDS
 PROCESSES = asyncio.Semaphore(2)  # at a time: each needs a core, and 40 MB
+OURS = Path(params.__file__).parents[2]  # where our package is, and not another of its name
 
 Result = TypeVar("Result")
 
@@ -85,8 +88,13 @@ async def invalid_param(found: params.Params, conf: Mapping[str, Any]) -> str | 
 
 async def _in_process(found: params.Params, conf: Mapping[str, Any]) -> str | None:
     pipe = asyncio.subprocess.PIPE
+    search = os.pathsep.join(filter(None, (str(OURS), os.environ.get("PYTHONPATH"))))
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", params.__name__, stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.DEVNULL
+        *(sys.executable, "-P", "-m", params.__name__),
+        env={**os.environ, "PYTHONPATH": search},
+        stdin=pipe,
+        stdout=pipe,
+        stderr=asyncio.subprocess.DEVNULL,
     )
     try:
         output, _ = await process.communicate(json.dumps([found, conf]).encode())

@@ -405,7 +405,7 @@ class TestDev:
         assert one.url in printed
         assert "postgresql://postgres@127.0.0.1:" in printed
         assert "Airflow 3.3" in printed
-        assert f"{sys.executable} -m app --help" in printed
+        assert f"{sys.executable} -m execution_api --help" in printed
         for setting in ("CORE__EXECUTION_API_SERVER_URL", "DATABASE__SQL_ALCHEMY_CONN_CMD", "API_AUTH__JWT_SECRET_CMD"):
             assert f"export AIRFLOW__{setting}=" in printed
         assert '"dag_id":"sample"' in paste_curl(printed).text

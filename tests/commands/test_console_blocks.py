@@ -26,7 +26,7 @@ NOT_RUN = {
         "it needs a container engine"
     ),
 }
-SOURCES = ("app", "docs", "deploy", "requirements", "Makefile", "README.md", "LICENSE", "pyproject.toml")
+SOURCES = ("app", "execution_api", "docs", "deploy", "requirements", "Makefile", "README.md", "LICENSE", "pyproject.toml")
 SERVES = "execution-api serve "
 CTRL_C = b"\x03"
 TIMEOUT = 600.0  # seconds; pip takes most of them, one minute where nobody else works
