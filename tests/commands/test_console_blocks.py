@@ -25,6 +25,7 @@ NOT_RUN = {
     "docker build --tag execution-api .\ndocker run --publish 9091:9091 --env-file environment execution-api\n": (
         "it needs a container engine"
     ),
+    **{block: "it needs a cluster; tests/deploy renders the chart" for block in OPERATIONS if block.startswith("helm ")},
 }
 SOURCES = ("app", "execution_api", "docs", "deploy", "requirements", "Makefile", "README.md", "LICENSE", "pyproject.toml")
 SERVES = "execution-api serve "

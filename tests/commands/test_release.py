@@ -18,7 +18,7 @@ from tests.servers import ROOT
 
 pytestmark = pytest.mark.slow
 
-RELEASED = ("app", "execution_api", "scripts", "CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml")
+RELEASED = ("app", "deploy", "execution_api", "scripts", "CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml")
 SECTION = re.compile(r"^## (.*)$", re.M)
 
 
@@ -45,6 +45,7 @@ def test_a_release_has_its_version_and_date_everywhere(copy: Path) -> None:
     changelog = (copy / "CHANGELOG.md").read_text()
     assert SECTION.findall(changelog)[:2] == ["Unreleased", f"12.3.4 - {datetime.now(UTC):%Y-%m-%d}"]
     assert "12.3.4" in (copy / "app" / "__init__.py").read_text()
+    assert (copy / "deploy" / "chart" / "Chart.yaml").read_text().count("ersion: 12.3.4\n") == 2
     source, wheel = sorted(path.name for path in (copy / "dist").iterdir() if path.suffix in {".gz", ".whl"})[::-1]
     assert (source, wheel) == ("execution_api-12.3.4.tar.gz", "execution_api-12.3.4-py3-none-any.whl")
     with zipfile.ZipFile(copy / "dist" / wheel) as files:
