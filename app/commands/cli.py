@@ -1,4 +1,4 @@
-"""The commands that a person types: ``execution-api serve | dev | check | config | top | token``.
+"""The commands that a person types: ``execution-api serve | dev | check | healthcheck | config | top | token``.
 
 What a command needs is imported when it runs: none waits for what only another uses.
 """
@@ -11,16 +11,27 @@ import json
 import os
 import sys
 import tempfile
-import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from app import __version__, settings
+from app.commands.arguments import (
+    INTERRUPTED,
+    MEANINGS,
+    MISCONFIGURED,
+    MISTYPED,
+    NOT_READY,
+    NOT_THERE_YET,
+    UNREAD,
+    Parser,
+    port,
+    root_path,
+    task_instance_id,
+)
 from app.errors import ConfigurationError
-from app.server.listening import HIGHEST_PORT
 
 # For the files in which processes count together: in memory where there is such a folder, also if no other can be written.
 MEMORY = "/dev/shm"  # noqa: S108  the folder in it is made for us alone
@@ -28,16 +39,6 @@ MEMORY = "/dev/shm"  # noqa: S108  the folder in it is made for us alone
 # The names of the releases in app.releases, which would bring all statements along, and count before anybody may.
 _NUMBERS = (path.stem.split("-")[1].split(".") for path in (Path(__file__).parents[1] / "releases").glob("airflow-*.sql"))
 RELEASES = [".".join(map(str, number)) for number in sorted(tuple(map(int, number)) for number in _NUMBERS)]
-
-NOT_READY = 1
-MISCONFIGURED = 2
-NOT_THERE_YET = 3
-MISTYPED = 64  # EX_USAGE of sysexits.h; argparse's own 2 is taken by configurations
-INTERRUPTED, UNREAD = 130, 141  # as shells have it for what SIGINT or SIGPIPE ended
-MEANINGS = {
-    MISCONFIGURED: "the configuration cannot serve; one sentence on standard error names the setting",
-    MISTYPED: "the command line is wrong",
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -61,15 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(INTERRUPTED)
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse's, that says what is wrong in one sentence, and ends with a code that nothing else has."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(MISTYPED, f"execution-api: {message}; see {self.prog} --help\n")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="execution-api",
         description="A Task Execution API for Apache Airflow, beside an Airflow that stays as it is.",
         epilog="execution-api COMMAND --help tells what a command does, with examples and its exit codes.",
@@ -97,16 +91,14 @@ replaces one worker after the other by one that reads the settings anew.""",
     )
     serve.add_argument("--host", help="address to listen on; :: is all of both families ([api] host, 0.0.0.0)")
     port_or_path = serve.add_mutually_exclusive_group()
-    port_or_path.add_argument(
-        "--port", type=_port, help="port to listen on ([execution_api_service] port, [api] port, 9091)"
-    )
+    port_or_path.add_argument("--port", type=port, help="port to listen on ([execution_api_service] port, [api] port, 9091)")
     port_or_path.add_argument("--uds", type=Path, metavar="PATH", help="Unix socket to listen on instead")
     serve.add_argument("--workers", type=_count, help="worker processes ([api] workers, 1)")
     serve.add_argument("--ssl-cert", type=Path, metavar="FILE", help="TLS certificate, PEM ([api] ssl_cert)")
     serve.add_argument("--ssl-key", type=Path, metavar="FILE", help="TLS private key, PEM ([api] ssl_key)")
     serve.add_argument(
         "--root-path",
-        type=_root_path,
+        type=root_path,
         metavar="PATH",
         help="path below which a proxy puts it, whether it takes it off or not (the path of [api] base_url)",
     )
@@ -131,7 +123,7 @@ stops the server and the database; the data stays for the next start.""",
     dev.add_argument(
         "--data", type=Path, metavar="FOLDER", help="data folder (/var/lib/execution-api for root, else ~/.local/share/...)"
     )
-    dev.add_argument("--port", type=_port, default=9091, help="port to listen on (%(default)s)")
+    dev.add_argument("--port", type=port, default=9091, help="port to listen on (%(default)s)")
 
     check = _command(
         commands,
@@ -166,6 +158,21 @@ output is one check.""",
         action="store_true",
         help="list instead what the tables that we use lack, or have beyond the releases that are known",
     )
+
+    healthcheck = _command(
+        commands,
+        "healthcheck",
+        _healthcheck,
+        help="say whether the service on this machine answers, for a container engine",
+        description="""\
+Asks the service that these settings start on this machine whether it answers, with TLS if it has it, in
+2.5 s at most. The database is not asked: a service that waits for it is well.""",
+        examples=("execution-api healthcheck", "execution-api healthcheck --uds /run/execution-api/http.sock"),
+        codes={0: "it answers", NOT_READY: "it does not"},
+    )
+    port_or_path = healthcheck.add_mutually_exclusive_group()
+    port_or_path.add_argument("--port", type=port, help="port that serve was told")
+    port_or_path.add_argument("--uds", type=Path, metavar="PATH", help="Unix socket that serve was told")
 
     config = _command(
         commands,
@@ -217,7 +224,7 @@ settings of the tokens alone ([api_auth] jwt_*), and no database.""",
         codes={0: "the token is on standard output"},
     )
     token.add_argument(
-        "task_instance_id", type=_task_instance_id, metavar="TASK_INSTANCE_ID", help="whom the token speaks for, a UUID"
+        "task_instance_id", type=task_instance_id, metavar="TASK_INSTANCE_ID", help="whom the token speaks for, a UUID"
     )
     token.add_argument(
         "--valid-for", type=_count, metavar="SECONDS", help="how long it is valid ([execution_api] jwt_expiration_time)"
@@ -256,27 +263,10 @@ def _command(
     return parser
 
 
-def _port(text: str) -> int:
-    if not (text.isdecimal() and 1 <= int(text) <= HIGHEST_PORT):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port: expected 1 to {HIGHEST_PORT}")
-    return int(text)
-
-
 def _count(text: str) -> int:
     if not (text.isdecimal() and int(text) >= 1):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
-
-
-def _root_path(text: str) -> str:
-    return f"/{text.strip('/')}".rstrip("/")
-
-
-def _task_instance_id(text: str) -> str:
-    try:
-        return str(uuid.UUID(text))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a task instance's id: expected a UUID") from None
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -317,6 +307,18 @@ def _check(options: argparse.Namespace) -> int:
     if not results[0].passed:
         return MISCONFIGURED
     return 0 if passed else NOT_THERE_YET if checks.may_still_pass(results) else NOT_READY
+
+
+def _healthcheck(options: argparse.Namespace) -> int:
+    from app.commands import healthcheck
+
+    server = settings.load_server()
+    if options.port:
+        server = replace(server, port=options.port)
+    if wrong := healthcheck.run(server, uds=options.uds):
+        print(f"execution-api: {wrong}", file=sys.stderr)
+        return NOT_READY
+    return 0
 
 
 def _config(options: argparse.Namespace) -> int:

@@ -26,7 +26,7 @@ from typing import Any, NoReturn
 import structlog
 
 from app.errors import ConfigurationError
-from app.server import metrics
+from app.server import metrics, systemd
 from app.server.draining import FIRST_REQUEST, UNDER_WAY, DrainingServer
 
 log = structlog.get_logger(__name__)
@@ -249,6 +249,8 @@ class Workers:
             return
         worker.heard = time.monotonic()
         if READY in said:
+            if not self._was_one_ready:
+                systemd.tell(systemd.READY)
             worker.is_ready = self._was_one_ready = True
 
     def _signalled(self) -> None:
@@ -271,6 +273,7 @@ class Workers:
         else:
             order, within = Order.DRAIN, self._to_drain
         self._stopping = cause
+        systemd.tell(systemd.STOPPING)
         log.info("stopping", signal=cause.name, order=order.name.lower())
         for worker in self._workers.values():
             worker.tell(order, within=within)

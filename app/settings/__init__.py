@@ -103,6 +103,11 @@ def load_tokens(environment: Mapping[str, str] | None = None) -> TokenSettings:
     return _tokens(_configuration(os.environ if environment is None else environment))
 
 
+def load_server(environment: Mapping[str, str] | None = None) -> ServerSettings:
+    """Read where and how it listens, and nothing else; see :func:`load`."""
+    return _server(_configuration(os.environ if environment is None else environment))
+
+
 def _configuration(environment: Mapping[str, str], options: Options | None = None) -> AirflowConfiguration:
     """Return Airflow's options, those too that a custom secrets backend holds."""
 

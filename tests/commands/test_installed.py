@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -11,7 +10,8 @@ import pytest
 
 from app import __version__
 from app.commands.embedded import free_port
-from tests.servers import ROOT, airflow_settings, clean_environment, pinned_environment, running
+from tests.servers import airflow_settings, clean_environment, pinned_environment, running
+from tests.wheels import broken_requirements, build_wheel, environment_with
 
 pytestmark = pytest.mark.slow
 
@@ -24,26 +24,10 @@ print(asyncio.run(invalid_param([("letter", param)], {})))
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*build, "--wheel-dir", str(folder), str(ROOT)], check=True)
-    (built,) = folder.glob("*.whl")
-    return built
-
-
-@pytest.fixture(scope="module")
-def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Install the wheel beside what an image holds, and return the folder of the programs."""
-    environment = tmp_path_factory.mktemp("installed") / "environment"
-    uv = [sys.executable, "-m", "uv", "--quiet"]
-    subprocess.run([*uv, "venv", "--python", sys.executable, str(environment)], check=True)
-    python = environment / "bin" / "python"
-    subprocess.run([*uv, "pip", "install", "--no-deps", "--offline", "--python", str(python), str(wheel)], check=True)
-    (libraries,) = pinned_environment("serve").glob("lib/*/site-packages")
-    (ours,) = environment.glob("lib/*/site-packages")
-    (ours / "libraries.pth").write_text(f"{libraries}\n")
-    return python.parent
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Install the wheel beside what the slim image holds, and return the folder of the programs."""
+    folder = tmp_path_factory.mktemp("installed")
+    return environment_with(build_wheel(folder), folder / "environment", pinned_environment("serve"))
 
 
 @pytest.fixture
@@ -66,7 +50,11 @@ def test_another_app_is_in_the_way(programs: Path, elsewhere: Mapping[str, str])
     assert b"somebody else's" in done.stderr
 
 
-def test_the_wheel_has_no_package_of_that_name(wheel: Path, programs: Path) -> None:
+def test_what_it_requires_is_there(programs: Path) -> None:
+    assert broken_requirements(programs) == ""
+
+
+def test_the_wheel_has_no_package_of_that_name(programs: Path) -> None:
     names = {path.name for path in programs.parent.glob("lib/*/site-packages/*")}
     assert "execution_api" in names
     assert "app" not in names
