@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 AUDIT := $(VENV)-audit/bin
 
-.PHONY: help serve test test-fast fuzz bench loadtest serialized lint format lock sbom audit clean
+.PHONY: help serve test test-all test-fast fuzz bench loadtest serialized lint format lock sbom audit clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -14,7 +14,10 @@ help: ## list the targets
 serve: $(READY) ## serve on an embedded PostgreSQL (ARGS="--port 9092 --data folder")
 	$(BIN)/execution-api dev $(ARGS)
 
-test: $(READY) lint ## pass every test, with real Airflows (installed on first use)
+test: $(READY) lint ## pass every test, with real Airflows (installed on first use); each on two releases
+	$(BIN)/python -m pytest -m "slow or not slow" --two-releases $(ARGS)
+
+test-all: $(READY) lint ## pass every test on every release
 	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
 
 test-fast: $(READY) ## pass the tests that need no Airflow: for every save

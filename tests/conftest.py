@@ -1,8 +1,14 @@
-"""Fixtures: a real PostgreSQL for the whole run, databases cloned from templates, real server processes."""
+"""Fixtures: a real PostgreSQL for the whole run, databases cloned from templates, real server processes.
+
+With ``--two-releases`` each test that runs on every metadata revision runs on two of them, drawn for each test anew with
+every commit: a run does not grow with the releases, and what one leaves out another one runs.
+"""
 
 from __future__ import annotations
 
+import random
 import signal
+import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import count
@@ -21,9 +27,31 @@ OPTIONS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off
 OPTIONS |= {"max_prepared_transactions": "2"}
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--two-releases", action="store_true", help="run each test on two releases, others with each commit")
+
+
 def pytest_configure() -> None:
     """Take SIGTERM as Ctrl-C is taken: whatever ends a run, what it started is stopped."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out of the cross of tests and releases what another commit's run has."""
+    if not config.getoption("two_releases"):
+        return
+    seed = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout
+
+    def is_left_out(item: pytest.Item) -> bool:
+        params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        if "revision" not in params:
+            return False
+        test = item.nodeid.replace(params["revision"], "")
+        return params["revision"] not in random.Random(seed + test).sample(REVISIONS, 2)
+
+    left_out = [item for item in items if is_left_out(item)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if not is_left_out(item)]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

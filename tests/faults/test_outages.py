@@ -1,6 +1,7 @@
 """The database goes away, falls silent or fails over under tasks that run, and no task that was started is lost.
 
-The workers are modelled on the Task SDK (``tests/history.py``), with its attempts, pauses and time-outs.
+Most workers are modelled on the Task SDK (``tests/history.py``), with its attempts, pauses and time-outs, and write down all
+that they hear; beside them some have its real client.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from app.commands.embedded import EmbeddedPostgres
@@ -20,10 +23,12 @@ from tests.history import History, Worker, queue, violations
 from tests.relay import Relay, relay
 from tests.servers import Server, our_server
 from tests.standby import promote, standby_of
+from tests.task_sdk.living import sdk_clients
 
 pytestmark = pytest.mark.slow
 
 TASKS = 24  # more than connections
+CLIENTS = 4  # of the real Task SDK, with a task each
 AWAY = 20.0  # seconds that PostgreSQL is away
 RIGHT_AGAIN = 2.0  # seconds after the primary is back
 
@@ -51,7 +56,8 @@ class Running:
 @asynccontextmanager
 async def tasks_running(cluster: EmbeddedPostgres, folder: Path) -> AsyncIterator[Running]:
     """Run tasks during the block, and to their end after it; none is lost, and nothing that they were told is wrong."""
-    queued = await queue(cluster.url(), TASKS)
+    queued = await queue(cluster.url(), TASKS + CLIENTS)
+    real = dict(islice(queued.items(), CLIENTS))
     async with relay(cluster.url()) as between:
         async with served_through(between, cluster.url(), folder) as server:
             running = Running(between, server, History(), cluster)
@@ -59,16 +65,22 @@ async def tasks_running(cluster: EmbeddedPostgres, folder: Path) -> AsyncIterato
             lives = [
                 asyncio.create_task(Worker(running.history, [server.base_url], ti, name).live(over=over))
                 for name, ti in queued.items()
+                if name not in real
             ]
             while sum(each.operation == "heartbeat" for each in running.history.exchanges) < 2 * TASKS:
                 await asyncio.wait(lives, timeout=0.1)
-            yield running
+            async with sdk_clients(server.base_url, real, folder, interval=0.5) as told:
+                yield running
             over.set()
             await asyncio.gather(*lives)
         assert "Traceback" not in server.log.read_text()
+    assert told.errors == {}
     assert running.history.lost == {}
     assert {end for end, _ in running.history.ends.values()} == {"done"}
     assert await violations(running.history, running.reached.url()) == []
+    connection = await asyncpg.connect(running.reached.url())
+    assert await connection.fetch("SELECT id FROM task_instance WHERE state <> 'success'") == []
+    await connection.close()
 
 
 @asynccontextmanager

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import subprocess
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram, Metric
+from prometheus_client.registry import Collector
 
 from app.server import metrics
 from tests import debian
@@ -45,6 +49,28 @@ def test_what_is_asked_for_is_told() -> None:
     for file, names in asked().items():
         assert names
         assert names <= told(), file
+
+
+async def test_metrics_are_written_beside_the_event_loop() -> None:
+    collecting, go_on = threading.Event(), threading.Event()
+
+    class Long(Collector):
+        def describe(self) -> list[Metric]:
+            return []
+
+        def collect(self) -> Iterator[Metric]:
+            collecting.set()
+            assert go_on.wait(10)
+            yield Metric("long_in_the_making", "Made while the event loop went on", "gauge")
+
+    REGISTRY.register(long := Long())
+    try:
+        scrape = asyncio.create_task(metrics.exposition())
+        assert await asyncio.to_thread(collecting.wait, 10)
+        go_on.set()
+        assert b"long_in_the_making" in await scrape
+    finally:
+        REGISTRY.unregister(long)
 
 
 def test_what_is_declared_is_counted_somewhere() -> None:
