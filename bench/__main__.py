@@ -43,8 +43,12 @@ from tests.conftest import reachable
 from tests.relay import Relay, relay
 from tests.servers import Server, airflow_server, beside_the_loop, our_server, pinned_environment
 
-REVISIONS = {"ours": "3.3", "3.2.1": "3.2", "3.3.2": "3.3", "ours, sparing": "3.3"}
-SETTINGS = {"ours": {}, "ours, sparing": {"AIRFLOW__EXECUTION_API_SERVICE__HEARTBEAT_WRITE_INTERVAL": "30"}}
+REVISIONS = {"ours": "3.3", "3.2.1": "3.2", "3.3.2": "3.3", "ours, sparing": "3.3", "ours, traced": "3.3"}
+SETTINGS = {
+    "ours": {},
+    "ours, sparing": {"AIRFLOW__EXECUTION_API_SERVICE__HEARTBEAT_WRITE_INTERVAL": "30"},
+    "ours, traced": {"AIRFLOW__TRACES__OTEL_ON": "True"},  # nothing that is asked here is sampled
+}
 DEFAULT_TARGETS = ["ours", "3.2.1", "3.3.2"]
 SERVER_CPU, OTHER_CPU = {0}, {max(os.sched_getaffinity(0))}
 ARRIVING = 3  # times as long as any other load: an overload of 30 s, with --seconds 10
