@@ -23,7 +23,7 @@ import jwt
 from app.commands.embedded import free_port
 
 ROOT = Path(__file__).parent.parent
-AIRFLOW = {"3.2": "3.2.1", "3.3": "3.3.2"}  # the release that serves each metadata revision in the tests
+AIRFLOW = {"3.2": "3.2.1", "3.3": "3.3.2", "3.4": "3.4.0b2"}  # the release that serves each metadata revision in the tests
 SECRET = "a secret that only the tests know, long enough for HS512: " + "0123456789" * 2
 FERNET_KEY = "81HqDtbqAywKSOumSha3BhWNOdQ26slT6K0YaZeZyPs="
 AUDIENCE = "urn:airflow.apache.org:task"
@@ -136,6 +136,7 @@ def our_server(
     """
     port = port or free_port()
     environment = {**clean_environment(), **airflow_settings(database_url), "AIRFLOW_HOME": str(folder)}
+    environment["AIRFLOW__EXECUTION_API_SERVICE__PREVIEW_RELEASES"] = ",".join(AIRFLOW)
     environment |= {"AIRFLOW__EXECUTION_API_SERVICE__DRAIN_SECONDS": "0", **settings}  # nobody balances the tests' requests
     command = [sys.executable, "-W", "error", "-m", "app", "serve", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--workers", str(workers)]

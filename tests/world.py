@@ -26,13 +26,23 @@ class Vocabulary:
 
     :param names: by table, what it calls columns.
     :param further: by table, columns that it has beyond, with what stands in them.
+    :param xcoms_of_tries: whether XComs belong to a try.
     """
 
     names: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     further: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    xcoms_of_tries: bool = False
 
 
-VOCABULARIES = {"3.2": Vocabulary(), "3.3": Vocabulary(further={"dag": {"partition_mapper_info": []}})}
+_SINCE_3_3 = {"dag": {"partition_mapper_info": []}}
+_IN_REGIONS = {"map_index": "region_index"}
+VOCABULARIES = {
+    "3.2": Vocabulary(),
+    "3.3": Vocabulary(further=_SINCE_3_3),
+    "3.4": Vocabulary(
+        names={"task_instance": _IN_REGIONS, "task_state_store": _IN_REGIONS}, further=_SINCE_3_3, xcoms_of_tries=True
+    ),
+}
 
 
 class World:
@@ -157,6 +167,14 @@ class World:
         return await self.running(dag_id, **values)
 
     async def xcom(self, dag_id: str, task_id: str, key: str, value: Any, run_id: str = "manual__1", **values: Any) -> None:
+        row = {"map_index": -1, "timestamp": EPOCH, **values}
+        if self._vocabulary.xcoms_of_tries:
+            place = (dag_id, run_id, task_id, row.pop("map_index"))
+            of_last_try = "dag_id=$1 AND run_id=$2 AND task_id=$3 AND region_index=$4 AND working_set"
+            owner = await self.connection.fetchval(f"SELECT id FROM task_instance WHERE {of_last_try}", *place)
+            pk = ti_id(f"{owner}/{key}")
+            await self.insert("xcom_v2", id=pk, task_instance_id=owner, key=key, value=json.dumps(value), **row)
+            return
         run_pk = await self.connection.fetchval("SELECT id FROM dag_run WHERE dag_id=$1 AND run_id=$2", dag_id, run_id)
         await self.insert(
             "xcom",
@@ -166,7 +184,7 @@ class World:
             task_id=task_id,
             key=key,
             value=json.dumps(value),
-            **{"map_index": -1, "timestamp": EPOCH, **values},
+            **row,
         )
 
     async def asset(self, name: str, uri: str | None = None, *, active: bool = True) -> int:

@@ -171,7 +171,7 @@ def environment(folder: Path, *, port: int, release: str | None = None) -> Itera
         if not postgres.has_database(DATABASE):
             if postgres.has_database("airflow_new"):  # a first start was interrupted
                 postgres.run("psql", "-qXc", "DROP DATABASE airflow_new", "postgres")
-            new = next(each for each in reversed(REVISIONS) if release in (None, each.name))
+            new = next(each for each in reversed(REVISIONS) if each.name == release or not (release or each.is_preview))
             _say(f"Making the tables of Airflow {new.name}.")
             postgres.create_metadata_database("airflow_new", new.name)
             postgres.run("psql", "-qX", "-v", "ON_ERROR_STOP=1", "-1", "airflow_new", stdin=_sample(new).encode())
@@ -185,7 +185,7 @@ def environment(folder: Path, *, port: int, release: str | None = None) -> Itera
         _keep(folder / "database_url", url)
         yield Environment(
             settings=Settings(
-                database=DatabaseSettings(url=async_url(url, setting="the embedded database")),
+                database=DatabaseSettings(url=async_url(url, setting="the embedded database"), preview_releases=(found,)),
                 tokens=TokenSettings(secret=jwt_secret),
                 server=ServerSettings(host="127.0.0.1", port=port),
                 fernet_keys=(fernet_key,),

@@ -11,11 +11,13 @@ from app.db.session import Database
 from app.errors import ConfigurationError
 from app.releases.airflow_3_2 import AIRFLOW_3_2
 from app.releases.airflow_3_3 import AIRFLOW_3_3
+from app.releases.airflow_3_4 import AIRFLOW_3_4
 from app.releases.revision import Revision
+from app.settings import OWN_SECTION
 
-__all__ = ["AIRFLOW_3_2", "AIRFLOW_3_3", "REVISIONS", "Revision", "of", "revision_of", "supported"]
+__all__ = ["AIRFLOW_3_2", "AIRFLOW_3_3", "AIRFLOW_3_4", "REVISIONS", "Revision", "of", "revision_of", "supported"]
 
-REVISIONS = [AIRFLOW_3_2, AIRFLOW_3_3]
+REVISIONS = [AIRFLOW_3_2, AIRFLOW_3_3, AIRFLOW_3_4]
 
 
 def revision_of(alembic_version: str) -> Revision | None:
@@ -35,12 +37,16 @@ async def of(database: Database) -> Revision:
 def supported(alembic_version: str, database: Database) -> Revision:
     """Return the revision with this ``alembic_version``, which a database has.
 
-    :raises ConfigurationError: when it is not supported.
+    :raises ConfigurationError: when it is not supported, or only for who asks for previews of that release.
     """
-    if (revision := revision_of(alembic_version)) is not None:
+    revision = revision_of(alembic_version)
+    if revision is not None and (not revision.is_preview or revision.name in database.settings.preview_releases):
         return revision
-    known = " or ".join(f"{each.name} ({each.alembic_version})" for each in REVISIONS)
+    known = " or ".join(f"{each.name} ({each.alembic_version})" for each in REVISIONS if not each.is_preview)
+    at = f"[database] sql_alchemy_conn names {database.where}, a metadata database at revision {alembic_version!r}"
+    if revision is None:
+        raise ConfigurationError(f"{at}: expected that of Airflow {known}")
     raise ConfigurationError(
-        f"[database] sql_alchemy_conn names {database.where}, a metadata database at revision {alembic_version!r}:"
-        f" expected that of Airflow {known}"
+        f"{at}, that of Airflow {revision.name}, which is served as a preview only: expected that of Airflow {known},"
+        f" or [{OWN_SECTION}] preview_releases with {revision.name} in it"
     )

@@ -90,6 +90,7 @@ class Revision:
     :param name: the Airflow minor release that made it.
     :param alembic_version: ``alembic_version.version_num`` of a database at this revision.
     :param newest_api_date: the newest API date that Airflow's own server of this revision serves.
+    :param is_preview: whether it is served only to who asks for it: not all that it does is known to be as there.
     :param storage: its tables, and how it keeps tries, XComs and rendered fields.
     """
 
@@ -102,3 +103,4 @@ class Revision:
     deadlines: Deadlines = Deadlines()
     assets: Assets = Assets()
     teams: Teams = Teams()
+    is_preview: bool = False

@@ -179,6 +179,7 @@ def _database(conf: AirflowConfiguration, ask: Callable[[], URL]) -> DatabaseSet
         statement_timeout=conf.seconds(own, "statement_timeout", 3.0, minimum=0.001),
         pgbouncer=conf.boolean(own, "pgbouncer", False),
         schema=conf.get("database", "sql_alchemy_schema").strip(),
+        preview_releases=conf.strings(own, "preview_releases"),
         ask=ask,
     )
 

@@ -29,6 +29,7 @@ class DatabaseSettings:
     :param pgbouncer: whether a PgBouncer in transaction mode stands between: no prepared statements and no start-up
         parameters, the timeouts are set inside each transaction instead.
     :param schema: the PostgreSQL schema of the tables; empty for the role's own search path.
+    :param preview_releases: the Airflow releases, such as ``3.4``, whose databases are served though not all of it is done.
     :param tls: what TLS is spoken with, where the operator made it himself; else the URL says it.
     :param ask: reads the URL again from where it came, which may block: a password or a token in it may be rotated.
         It raises ConfigurationError when there is none.
@@ -41,6 +42,7 @@ class DatabaseSettings:
     statement_timeout: float = 3.0
     pgbouncer: bool = False
     schema: str = ""
+    preview_releases: tuple[str, ...] = ()
     tls: ssl.SSLContext | None = field(default=None, repr=False, compare=False)
     ask: Callable[[], URL] | None = field(default=None, repr=False, compare=False)
 

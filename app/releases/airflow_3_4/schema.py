@@ -1,0 +1,72 @@
+"""What Airflow 3.4 calls the columns of a task instance: a place in a region names one."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from sqlalchemy import (
+    Boolean,
+    Column,
+    ColumnElement,
+    DateTime,
+    Integer,
+    LargeBinary,
+    String,
+    Table,
+    Uuid,
+    and_,
+    case,
+    exists,
+    or_,
+)
+
+from app.db.schema import Coordinates, Schema, key_columns
+
+NO_REGION = uuid.UUID(int=0)  # of a task instance that is neither mapped nor in a loop
+
+
+class RegionSchema(Schema):
+    """Task instances are named by a region and a place in it, which is the map index if the region is the task's own.
+
+    :ivar region: the regions of runs: one for each mapped task and each loop, inside that of the loop around it.
+    :ivar owner: whose the XComs and rendered fields are that were written before these belonged to tries.
+    """
+
+    key = (*Coordinates._fields, "region_id")
+
+    def __init__(self) -> None:
+        super().__init__(
+            missing={"task_instance": {"span_status"}, "dag_run": {"span_status"}},
+            names={"task_instance": {"map_index": "region_index"}, "task_state_store": {"map_index": "region_index"}},
+            further={
+                "task_instance": [
+                    Column("region_id", Uuid),
+                    Column("working_set", Boolean),
+                    Column("archived_reason", String),
+                ],
+                "task_state_store": [Column("region_id", Uuid)],
+            },
+        )
+        self.region = self.table(
+            "dynamic_region",
+            Column("id", Uuid, primary_key=True),
+            *(Column(name, String) for name in ("dag_id", "run_id", "node_id")),
+            Column("parent_region_id", Uuid),
+            Column("parent_region_index", Integer),
+            Column("forked_from_region_id", Uuid),
+            Column("family_root_id", Uuid),
+            Column("path", LargeBinary),
+            Column("resumes_from_index", Integer),
+            Column("slot_key", LargeBinary),
+            Column("created_at", DateTime(timezone=True)),
+        )
+        self.owner = self.table("legacy_task_data_owner", *key_columns(primary_key=True), Column("task_instance_id", Uuid))
+
+    def map_index(self, table: Any) -> ColumnElement[int]:
+        own = exists().where(self.region.c.id == table.c.region_id, self.region.c.node_id == table.c.task_id)
+        return case((or_(table.c.region_id == NO_REGION, own), table.c.map_index), else_=-1)
+
+    def owned(self, table: Table) -> ColumnElement[bool]:
+        """Match a row of a table of the time before with its owner."""
+        return and_(*(table.c[name] == self.owner.c[name] for name in Coordinates._fields))

@@ -1,0 +1,134 @@
+"""Tries as Airflow 3.4 keeps them: each a row of ``task_instance``."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    DateTime,
+    Insert,
+    String,
+    Update,
+    Uuid,
+    bindparam,
+    case,
+    exists,
+    extract,
+    func,
+    insert,
+    null,
+    select,
+    true,
+    update,
+)
+
+from app.db.schema import Schema, known, writes
+from app.db.session import Session
+from app.db.tables import AnyRow
+from app.db.tries import ENDED, Changes, Tries
+from app.db.uuids import uuid7
+
+
+class ArchivedTries(Tries):
+    """A try that ended keeps its row, out of the working set; its successor is inserted beside it.
+
+    What refers to a try (its XComs, rendered fields, reschedules, what was asked of a person) stays with it; a note goes on.
+    A row is written once in a transaction: another update of it would check its foreign keys again, and lock for that.
+    """
+
+    keep_end_dates = True
+
+    def __init__(self, schema: Schema) -> None:
+        self._schema = schema
+        self._table = row = schema.task_instance
+        self.live = row.c.working_set.is_(True)
+        self._archiving: dict[frozenset[str], Update] = {}
+        self._succeeding: dict[frozenset[str], Insert] = {}
+        self._archived = {"working_set": null(), "archived_reason": "retry", "trigger_id": null()}
+        is_archived = (row.c.id == bindparam("pk")) & row.c.working_set.is_(None)
+        self._is_archived = select(exists().where(is_archived))
+        now = bindparam("now", type_=DateTime(timezone=True))
+        has_ended = func.coalesce(row.c.state.in_(ENDED), False)
+        ends_now = ~has_ended & row.c.end_date.is_(None)
+        self._archive_run = (
+            update(row)
+            .where(row.c.dag_id == bindparam("of_dag"), row.c.run_id == bindparam("of_run"), self.live)
+            .where(row.c.state.is_not(None), row.c.state.not_in(["up_for_retry", "running", "restarting"]))
+            .values(
+                **self._archived,
+                state=case((has_ended, row.c.state), else_="failed"),
+                end_date=case((ends_now, now), else_=row.c.end_date),
+                duration=case((ends_now, extract("epoch", now - row.c.start_date)), else_=row.c.duration),
+                updated_at=now,
+            )
+            .returning(row.c.id)
+        )
+        texts = [Column(name, String) for name in ("user_id", "content")]
+        moments = [Column(name, DateTime(timezone=True)) for name in ("created_at", "updated_at")]
+        note = schema.table("task_instance_note", Column("ti_id", Uuid, primary_key=True), *texts, *moments)
+        names = [*(column.name for column in texts), *(column.name for column in moments)]
+        kept = select(bindparam("new_id", type_=Uuid), *(note.c[name] for name in names)).where(
+            note.c.ti_id == bindparam("pk")
+        )
+        self._keep_note = insert(note).from_select(["ti_id", *names], kept)
+
+    async def is_archived(self, session: Session, *, ti_id: uuid.UUID) -> bool:
+        return bool(await session.scalar(self._is_archived, {"pk": ti_id}))
+
+    async def begin_next(self, session: Session, *, row: AnyRow, values: Mapping[str, Any], now: datetime) -> None:
+        ended = {name: value for name, value in known(self._table, values).items() if name != "state"}
+        await session.execute(self._archive(ended), writes(row.id, ended))
+        await self._succeed(session, [(row.id, {"state": values["state"]})])
+
+    async def end_all(self, session: Session, *, dag_id: str, run_id: str, now: datetime) -> set[uuid.UUID]:
+        return set(await session.scalars(self._archive_run, {"of_dag": dag_id, "of_run": run_id, "now": now}))
+
+    async def begin_all(self, session: Session, *, changes: Changes) -> None:
+        alike: dict[frozenset[str], list[dict[str, Any]]] = {}
+        for pk, values in changes:
+            of_release = known(self._table, values)
+            alike.setdefault(frozenset(of_release), []).append(writes(pk, of_release))
+        for names, rows in alike.items():  # of those that were not ended, which go on as they are
+            await session.execute(self._schema.setting(names).where(self.live), rows)
+        await self._succeed(session, changes)
+
+    async def _succeed(self, session: Session, changes: Changes) -> None:
+        """Insert the next tries of those that are archived, each with its own columns; notes are kept."""
+        alike: dict[frozenset[str], list[dict[str, Any]]] = {}
+        for pk, values in changes:
+            begun = {**known(self._table, values), "id": uuid7()}
+            alike.setdefault(frozenset(begun), []).append(writes(pk, begun))
+        for names, rows in alike.items():
+            await session.execute(self._successor(names), rows)
+            await session.execute(self._keep_note, [{"pk": each["pk"], "new_id": each["new_id"]} for each in rows])
+
+    def _archive(self, names: Iterable[str]) -> Update:
+        """Return the statement that ends one try as failed, with these columns; made once for each kind of report."""
+        wanted = frozenset(names)
+        if wanted not in self._archiving:
+            row = self._table
+            ended = {**self._schema.bound(wanted), **self._archived, "state": "failed"}
+            self._archiving[wanted] = update(row).where(row.c.id == bindparam("pk")).values(ended)
+        return self._archiving[wanted]
+
+    def _successor(self, names: frozenset[str]) -> Insert:
+        """Return the statement that inserts the next try of an archived one, in which these columns differ."""
+        if names not in self._succeeding:
+            row = self._table
+            fresh: dict[str, ColumnElement[Any]] = {
+                "try_number": row.c.try_number + 1,
+                "working_set": true(),
+                "archived_reason": null(),
+                "external_executor_id": null(),
+                **self._schema.bound(names),
+            }
+            columns = [column.key for column in row.c]
+            copied = select(*(fresh.get(name, row.c[name]) for name in columns))
+            archived = copied.where(row.c.id == bindparam("pk"), row.c.working_set.is_(None))
+            self._succeeding[names] = insert(row).from_select(columns, archived)
+        return self._succeeding[names]
