@@ -12,6 +12,8 @@ from typing import Any
 
 import asyncpg
 
+from app.releases.airflow_3_4.regions import slot_key
+
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -26,12 +28,12 @@ class Vocabulary:
 
     :param names: by table, what it calls columns.
     :param further: by table, columns that it has beyond, with what stands in them.
-    :param xcoms_of_tries: whether XComs belong to a try.
+    :param keeps_tries: whether every try is a row of its own, and XComs belong to one.
     """
 
     names: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     further: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    xcoms_of_tries: bool = False
+    keeps_tries: bool = False
 
 
 _SINCE_3_3 = {"dag": {"partition_mapper_info": []}}
@@ -40,7 +42,7 @@ VOCABULARIES = {
     "3.2": Vocabulary(),
     "3.3": Vocabulary(further=_SINCE_3_3),
     "3.4": Vocabulary(
-        names={"task_instance": _IN_REGIONS, "task_state_store": _IN_REGIONS}, further=_SINCE_3_3, xcoms_of_tries=True
+        names={"task_instance": _IN_REGIONS, "task_state_store": _IN_REGIONS}, further=_SINCE_3_3, keeps_tries=True
     ),
 }
 
@@ -57,6 +59,11 @@ class World:
         self.connection = connection
         self.revision = revision
         self._vocabulary = vocabulary or VOCABULARIES[revision]
+
+    @property
+    def keeps_tries(self) -> bool:
+        """Whether every try is a row of ``task_instance``."""
+        return self._vocabulary.keeps_tries
 
     async def insert(self, table: str, returning: str | None = None, **values: Any) -> Any:
         names = self._vocabulary.names.get(table, {})
@@ -139,8 +146,18 @@ class World:
             "updated_at": EPOCH,
         }
         row = {**defaults, **values}
+        if row.pop("is_mapped", False) and self.keeps_tries:
+            row["region_id"] = await self._region(dag_id, run_id, task_id)
         await self.insert("task_instance", dag_id=dag_id, task_id=task_id, run_id=run_id, **row)
         return row["id"]
+
+    async def _region(self, dag_id: str, run_id: str, task_id: str) -> uuid.UUID:
+        """Write where the instances of a mapped task are, once."""
+        pk = ti_id(f"{dag_id}/{run_id}/{task_id}/region")
+        if not await self.connection.fetchval("SELECT count(*) FROM dynamic_region WHERE id = $1", pk):
+            place = {"dag_id": dag_id, "run_id": run_id, "node_id": task_id, "slot_key": slot_key(dag_id, run_id, task_id)}
+            await self.insert("dynamic_region", id=pk, family_root_id=pk, path=b"", created_at=EPOCH, **place)
+        return pk
 
     async def running(self, dag_id: str, task_id: str = "job", run_id: str = "manual__1", **values: Any) -> uuid.UUID:
         """Write a task instance that runs on ``worker``, process 42."""
@@ -168,7 +185,7 @@ class World:
 
     async def xcom(self, dag_id: str, task_id: str, key: str, value: Any, run_id: str = "manual__1", **values: Any) -> None:
         row = {"map_index": -1, "timestamp": EPOCH, **values}
-        if self._vocabulary.xcoms_of_tries:
+        if self._vocabulary.keeps_tries:
             place = (dag_id, run_id, task_id, row.pop("map_index"))
             of_last_try = "dag_id=$1 AND run_id=$2 AND task_id=$3 AND region_index=$4 AND working_set"
             owner = await self.connection.fetchval(f"SELECT id FROM task_instance WHERE {of_last_try}", *place)

@@ -12,11 +12,23 @@ from typing import Any
 
 CLASS, DATA, TYPE, VALUE = "__classname__", "__data__", "__type", "__var"
 DATETIMES = ("datetime.datetime", "pendulum.datetime.DateTime")
+RESERVED = {CLASS, DATA, TYPE, VALUE, "__version__", "__id__", "__cache__", "__source"}
 TEXTS = ("datetime.date", "uuid.UUID", "zoneinfo.ZoneInfo")
 
 
 class Unknown(ValueError):
     """A class that cannot be converted."""
+
+
+def place_of_reserved(value: Any) -> tuple[str, ...] | None:
+    """Return where in a value the first object is that has a key of these forms, or None: what reads it takes it for one."""
+    if isinstance(value, dict) and not RESERVED.isdisjoint(value):
+        return ()
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, part in parts:
+        if (below := place_of_reserved(part)) is not None:
+            return (str(name), *below)
+    return None
 
 
 def converted(value: Any) -> Any:

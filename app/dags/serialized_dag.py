@@ -97,11 +97,13 @@ class UnknownWeightRule(UnknownInDag):
 class PlannedTask:
     """A task instance to create.
 
+    :param is_mapped: whether the task is repeated.
     :param values: columns of its row that come from the Dag.
     """
 
     task_id: str
     map_index: int
+    is_mapped: bool
     values: Mapping[str, Any]
 
 
@@ -130,7 +132,8 @@ def planned_tasks(
             "priority_weight": weights.of(task_id),
             "task_display_name": _display_name(task),
         }
-        planned += [PlannedTask(task_id, index, values) for index in repeated[task_id].map_indexes(known)]
+        mapped = repeated[task_id]
+        planned += [PlannedTask(task_id, index, mapped.is_mapped, values) for index in mapped.map_indexes(known)]
     return planned
 
 

@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from app.db.tables import AnyRow, dag_run
+from app.db.tables import AnyRow, dag_run, log
 
 
 class Coordinates(NamedTuple):
@@ -119,8 +119,8 @@ class Schema:
             *attempt_columns(),
             Column("last_heartbeat_at", DateTime(timezone=True)),
         )
-        of_all = [Column(column.name, column.type, primary_key=column.primary_key) for column in dag_run.c]
-        self.dag_run = self.table("dag_run", *of_all, Column("span_status", String))  # as it is inserted
+        self.dag_run = self.table("dag_run", *_copied(dag_run), Column("span_status", String))  # as it is inserted
+        self.log = self.table("log", *_copied(log))
 
     def table(self, name: str, *columns: Column[Any]) -> Table:
         """Return a table of this release; its columns are found by the names that they have here."""
@@ -151,6 +151,10 @@ class Schema:
         """Return columns of a task instance, each with what stands for its new value."""
         row = self.task_instance
         return {name: bindparam(f"new_{name}", type_=row.c[name].type) for name in sorted(names)}
+
+
+def _copied(table: Table) -> list[Column[Any]]:
+    return [Column(column.name, column.type, primary_key=column.primary_key) for column in table.c]
 
 
 def known(table: Table, values: Mapping[str, Any]) -> dict[str, Any]:

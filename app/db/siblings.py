@@ -13,6 +13,7 @@ from sqlalchemy import (
     Integer,
     Text,
     and_,
+    any_,
     bindparam,
     exists,
     extract,
@@ -80,13 +81,15 @@ class Siblings:
         """Say whether a task instance matches; without a lock."""
         return bool(await session.scalar(select(exists().where(where, self._live))))
 
-    def skippable(self, *, dag_id: str, run_id: str, tasks: Sequence[tuple[str, int]]) -> ColumnElement[bool]:
-        """Match those of a run's ``tasks`` (id, map index) that have neither started nor ended.
+    def skippable(self, *, dag_id: str, run_id: str, tasks: Sequence[tuple[str, int | None]]) -> ColumnElement[bool]:
+        """Match those of a run's ``tasks`` (id, and map index or None for all) that have neither started nor ended.
 
-        They are two arguments, however many they are: a statement takes 32,767.
+        They are three arguments, however many they are: a statement takes 32,767.
         """
         row = self._table
-        task_ids, map_indexes = ([task[part] for task in tasks] for part in (0, 1))
+        whole = [task_id for task_id, map_index in tasks if map_index is None]
+        places = [task for task in tasks if task[1] is not None]
+        task_ids, map_indexes = ([task[part] for task in places] for part in (0, 1))
         wanted = select(
             func.unnest(literal(task_ids, ARRAY(Text))).label("task_id"),
             func.unnest(literal(map_indexes, ARRAY(Integer))).label("map_index"),
@@ -94,7 +97,7 @@ class Siblings:
         return and_(
             row.c.dag_id == dag_id,
             row.c.run_id == run_id,
-            tuple_(row.c.task_id, self._map_index).in_(wanted),
+            or_(row.c.task_id == any_(literal(whole, ARRAY(Text))), tuple_(row.c.task_id, self._map_index).in_(wanted)),
             or_(row.c.state.is_(None), row.c.state.not_in(["running", "success", "failed", "skipped"])),
         )
 

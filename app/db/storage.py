@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from app.db.audit import AuditLog
 from app.db.partitions import Partitions
+from app.db.regions import Regions
 from app.db.rendered_fields import RenderedFields
 from app.db.schema import Schema
 from app.db.siblings import Siblings
@@ -21,14 +23,24 @@ class Storage:
     :param tries: how it keeps tries.
     :param xcoms: how it keeps what tasks return and push.
     :param rendered_fields: how it keeps template fields.
+    :param regions: where it places mapped tasks.
     """
 
-    def __init__(self, schema: Schema, tries: Tries, xcoms: XComs, rendered_fields: RenderedFields) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        tries: Tries,
+        xcoms: XComs,
+        rendered_fields: RenderedFields,
+        regions: Regions | None = None,
+    ) -> None:
         self.schema = schema
         self.tries = tries
         self.xcoms = xcoms
         self.rendered_fields = rendered_fields
-        self.task_instances = TaskInstances(schema, tries, xcoms)
+        self.regions = regions or Regions()
+        self.audit = AuditLog(schema)
+        self.task_instances = TaskInstances(schema, tries, xcoms, self.audit, self.regions)
         self.siblings = Siblings(schema, tries)
         self.queries = TaskInstanceQueries(schema, tries)
         self.task_state_store = TaskStateStore(schema, tries)

@@ -25,10 +25,11 @@ from sqlalchemy import (
     update,
 )
 
-from app.db import audit
+from app.db.audit import AuditLog
+from app.db.regions import Regions
 from app.db.schema import Schema, known, writes
 from app.db.session import Session
-from app.db.tables import AnyRow, as_text, dag, dag_run, dagrun_asset_event, log, task_reschedule
+from app.db.tables import AnyRow, as_text, dag, dag_run, dagrun_asset_event, task_reschedule
 from app.db.tries import Tries
 from app.db.xcoms import XComs
 
@@ -43,10 +44,14 @@ class TaskInstances:
 
     :param tries: which of their rows are tries that count.
     :param xcoms: where what an earlier try left is found.
+    :param audit: where their transitions are written down.
+    :param regions: where new ones are placed.
     """
 
-    def __init__(self, schema: Schema, tries: Tries, xcoms: XComs) -> None:
+    def __init__(self, schema: Schema, tries: Tries, xcoms: XComs, audit: AuditLog, regions: Regions) -> None:
         self._schema = schema
+        self._audit = audit
+        self._regions = regions
         self._recording: dict[frozenset[str], Insert] = {}
         self._table = row = schema.task_instance
         map_index = schema.map_index(row).label("map_index")
@@ -168,16 +173,18 @@ class TaskInstances:
         values: Mapping[str, Any],
         event: str,
         hostname: str | None,
+        in_teams: bool,
         now: datetime,
     ) -> bool:
         """Set columns of a task instance and write its audit row, in one statement, if nobody changed the row meanwhile.
 
         :param row: from :meth:`seen`.
+        :param in_teams: whether its Dag may be a team's.
         :returns: whether it was still so; else nothing was written.
         """
         values = known(self._table, values)
-        logged = audit.transition(row, event=event, hostname=hostname, now=now)
-        parameters = writes(row.id, values) | {f"log_{name}": value for name, value in logged.items()}
+        logged = self._audit.transition(row, event=event, hostname=hostname, in_teams=in_teams, now=now)
+        parameters = {**writes(row.id, values), **logged}
         return await session.scalar(self._record(values), {**parameters, "version": row.version}) is not None
 
     def _record(self, names: Iterable[str]) -> Insert:
@@ -190,8 +197,8 @@ class TaskInstances:
                 .returning(literal(1).label("one"))
                 .cte("changed")
             )
-            logged = [bindparam(f"log_{column}", type_=log.c[column].type) for column in audit.COLUMNS]
-            copied = insert(log).from_select(audit.COLUMNS, select(*logged).select_from(changed))
+            logged = self._audit.values
+            copied = insert(self._schema.log).from_select([*logged], select(*logged.values()).select_from(changed))
             self._recording[wanted] = copied.returning(literal(1))
         return self._recording[wanted]
 
@@ -202,10 +209,14 @@ class TaskInstances:
         """
         return await session.scalar(self._label, {"pk": ti_id, "label": label, "now": now}) is not None
 
-    async def create(self, session: Session, *, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Insert task instances; each row has the same columns."""
+    async def create(self, session: Session, *, rows: Sequence[dict[str, Any]], now: datetime) -> None:
+        """Insert task instances of one run.
+
+        :param rows: their columns, each the same, and whether something repeats it (``is_mapped``).
+        """
         if rows:
-            await session.execute(insert(self._table), [known(self._table, row) for row in rows])
+            placed = await self._regions.placed(session, rows=rows, now=now)
+            await session.execute(insert(self._table), [known(self._table, row) for row in placed])
 
 
 def _span(row: Table) -> Label[str | None]:

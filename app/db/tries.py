@@ -39,6 +39,7 @@ from app.db.tables import AnyRow, hitl_detail, task_reschedule
 from app.db.uuids import uuid7
 
 ENDED = ("success", "failed", "skipped", "upstream_failed", "removed")
+NOTHING: Mapping[str, Any] = {}
 Changes = Sequence[tuple[uuid.UUID, Mapping[str, Any]]]  # columns of task instances, by the id before
 
 
@@ -48,22 +49,33 @@ class Tries(ABC):
     :ivar live: matches the rows of ``task_instance`` that are a last try. All statements that look for task instances by
         something else than what only a last try has (it runs, it waits for the scheduler) must say so.
     :ivar keep_end_dates: whether a try that ended keeps the end that was told; else it ends when another begins.
+    :ivar counts_ahead: whether a try has its number before it is scheduled; else the scheduler gives it.
     """
 
     live: ColumnElement[bool]
     keep_end_dates: bool
+    counts_ahead: bool
 
     @abstractmethod
     async def is_archived(self, session: Session, *, ti_id: uuid.UUID) -> bool:
         """Say whether this id is that of a try that ended when another began."""
 
     @abstractmethod
-    async def begin_next(self, session: Session, *, row: AnyRow, values: Mapping[str, Any], now: datetime) -> None:
+    async def begin_next(
+        self,
+        session: Session,
+        *,
+        row: AnyRow,
+        values: Mapping[str, Any],
+        begun: Mapping[str, Any] = NOTHING,
+        now: datetime,
+    ) -> None:
         """End the try of a locked task instance as failed, and begin the next one.
 
         :param row: locked to end the try.
         :param values: columns of the task instance as the worker's report sets them: its state, when it ended, what a retry
             policy said.
+        :param begun: further columns in which the next try differs.
         """
 
     @abstractmethod
@@ -89,6 +101,7 @@ class HistoryTries(Tries):
 
     def __init__(self, schema: Schema, *, keep_end_dates: bool = True) -> None:
         self.live = true()
+        self.counts_ahead = False
         self.keep_end_dates = keep_end_dates
         self._schema = schema
         self._table = schema.task_instance
@@ -113,7 +126,15 @@ class HistoryTries(Tries):
     async def is_archived(self, session: Session, *, ti_id: uuid.UUID) -> bool:
         return bool(await session.scalar(self._is_archived, {"pk": ti_id}))
 
-    async def begin_next(self, session: Session, *, row: AnyRow, values: Mapping[str, Any], now: datetime) -> None:
+    async def begin_next(
+        self,
+        session: Session,
+        *,
+        row: AnyRow,
+        values: Mapping[str, Any],
+        begun: Mapping[str, Any] = NOTHING,
+        now: datetime,
+    ) -> None:
         ended = {name: values[name] for name in ("end_date", "duration", "retry_delay_override", "retry_reason")}
         if self.keep_end_dates:
             ended |= {name: values[name] for name in ("rendered_map_index",) if name in values}
@@ -124,7 +145,7 @@ class HistoryTries(Tries):
         archived = await self._archive(session, self._copy_one(told), writes(row.id, told))
         await session.execute(self._forget_reschedules, {"pk": row.id})
         times = ended if archived else values  # a try that was cleared before keeps what was reported
-        next_try = {**values, "id": uuid7(), "end_date": times["end_date"], "duration": times["duration"]}
+        next_try = {**values, **begun, "id": uuid7(), "end_date": times["end_date"], "duration": times["duration"]}
         await self._set(session, [(row.id, next_try)])
 
     async def end_all(self, session: Session, *, dag_id: str, run_id: str, now: datetime) -> set[uuid.UUID]:

@@ -30,6 +30,8 @@ AIRFLOW_3_2 = Revision(
         archived_rtif_is_gone=False,
         resume_tells_start=False,
         state_stores=False,
+        cleared_end_first=False,
+        bare_ids_skip_all=False,
     ),
     runs=Runs(
         triggered_type="manual",
@@ -38,6 +40,7 @@ AIRFLOW_3_2 = Revision(
         conf_tells_span_detail=False,
         sampled_flag="01",
         clearing_may_move_versions=False,
+        conf_is_plain=False,
     ),
     deadlines=Deadlines(average_of_successes=False, callbacks_have_bundles=False),
     assets=Assets(event_per_emission=False, partitions_have_dates=False),

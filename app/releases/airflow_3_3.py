@@ -7,7 +7,7 @@ from app.db.schema import Schema
 from app.db.storage import Storage
 from app.db.tries import HistoryTries
 from app.db.xcoms import XComsOfRuns
-from app.releases.revision import Revision
+from app.releases.revision import Revision, Runs, Tasks
 
 _SCHEMA = Schema()
 _TRIES = HistoryTries(_SCHEMA)
@@ -17,4 +17,6 @@ AIRFLOW_3_3 = Revision(
     alembic_version="d2f4e1b3c5a7",
     newest_api_date="2026-06-30",
     storage=Storage(_SCHEMA, _TRIES, XComsOfRuns(_SCHEMA), RenderedFieldsOfRuns(_SCHEMA, _TRIES)),
+    tasks=Tasks(cleared_end_first=False, bare_ids_skip_all=False),
+    runs=Runs(conf_is_plain=False),
 )

@@ -15,12 +15,17 @@ class Tasks:
     :param archived_rtif_is_gone: whether rendered fields for an archived try are refused with 410 instead of 404.
     :param resume_tells_start: whether a task that resumes from a deferral is told when it first started.
     :param state_stores: whether tasks and assets have state stores.
+    :param cleared_end_first: whether a task instance that is cleared while it runs stays the same try until its process is
+        known to be dead: such a process must not start it, and who ended it tells.
+    :param bare_ids_skip_all: whether a task to skip that is named without a map index means all of its instances.
     """
 
     start_with_workload_tokens: bool = True
     archived_rtif_is_gone: bool = True
     resume_tells_start: bool = True
     state_stores: bool = True
+    cleared_end_first: bool = True
+    bare_ids_skip_all: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,7 @@ class Runs:
     :param conf_tells_span_detail: whether a run's conf may ask for more spans of its tasks.
     :param sampled_flag: the W3C trace flags of runs that are made, without an opinion of a tracer.
     :param clearing_may_move_versions: whether a run that is cleared may move to its Dag's newest version.
+    :param conf_is_plain: whether a run's conf must not hold keys to which serialization gives a meaning.
     """
 
     triggered_type: str = "operator_triggered"
@@ -41,6 +47,7 @@ class Runs:
     conf_tells_span_detail: bool = True
     sampled_flag: str = "00"
     clearing_may_move_versions: bool = True
+    conf_is_plain: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +92,7 @@ class Teams:
 class Revision:
     """One supported revision of Airflow's metadata database.
 
-    What differs between releases is said here, by subject; what is not said is as in Airflow 3.3.
+    What differs between releases is said here, by subject; what is not said is as in Airflow 3.4.
 
     :param name: the Airflow minor release that made it.
     :param alembic_version: ``alembic_version.version_num`` of a database at this revision.

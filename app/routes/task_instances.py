@@ -41,6 +41,7 @@ router = Operations()
 own = Depends(own_execution_token)
 anyone = Depends(execution_token)
 
+TELLS_ARCHIVED = "2026-10-30"  # the API date since which an archived try's report is told from one of nobody's
 NOT_FOUND_DOC: dict[int | str, dict[str, Any]] = {404: refusal("Task Instance not found")}
 Filter = Annotated[list[str] | None, Query()]
 
@@ -106,6 +107,8 @@ async def ti_update_state(
     if isinstance(ti_patch_payload, TIServerTerminatedPayload):
         return await reporting.acknowledge_end(service.of(request), ti_id=task_instance_id, payload=ti_patch_payload)
     decision = await reporting.report_state(service.of(request), ti_id=task_instance_id, payload=ti_patch_payload)
+    if decision is ARCHIVED and service.api_date(request) < TELLS_ARCHIVED:
+        return NOT_FOUND
     if isinstance(decision, Refuse):
         return decision
     return Response(status_code=200) if isinstance(decision, Same) else None
@@ -169,8 +172,10 @@ async def ti_skip_downstream(
     request: Request, task_instance_id: UUID, ti_patch_payload: TISkippedDownstreamTasksStatePayload
 ) -> Any:
     """Skip tasks downstream of this one that have not started."""
-    tasks = [task if isinstance(task, tuple) else (task, -1) for task in ti_patch_payload.tasks]
-    return await siblings.skip_downstream(service.of(request), ti_id=task_instance_id, tasks=tasks)
+    app = service.of(request)
+    bare = None if app.revision.tasks.bare_ids_skip_all else -1
+    tasks = [task if isinstance(task, tuple) else (task, bare) for task in ti_patch_payload.tasks]
+    return await siblings.skip_downstream(app, ti_id=task_instance_id, tasks=tasks)
 
 
 @router.get(

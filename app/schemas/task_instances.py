@@ -90,6 +90,7 @@ class TIServerTerminatedPayload(BaseModel):
     """
 
     state: Literal["server_terminated"]
+    end_date: UtcDateTime | None = None
     hostname: str | None = None
     pid: int | None = None
 

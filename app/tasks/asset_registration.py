@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 
 from app.dags.partitions import PartitionedSchedule, UnknownMapper, downstream, kind
-from app.db import assets, audit, dags, partitions, teams
+from app.db import assets, dags, partitions, teams
 from app.db.assets import AssetKey
 from app.db.session import Session
 from app.db.tables import AnyRow
@@ -283,7 +283,8 @@ async def _wait_for_partitions(
                 joining += [partitions.Joining(dag_id, key, *of_event) for key in answer]
     if joining:
         await revision.storage.partitions.join(session, joining=joining, now=now)
-    await audit.record_notes(session, row=row, notes=notes, now=now)
+    audit = revision.storage.audit
+    await audit.record_notes(session, row=row, notes=notes, in_teams=settings.multi_team, now=now)
 
 
 async def _answers(

@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # what is not installed is not looked for
     from app.server.traces import Traces
 
 FINISHED = ("success", "failed")  # the states in which a run is over
+AHEAD = (None, "up_for_retry")  # the states of task instances whose next try was not scheduled yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,7 @@ async def _clear(service: Service, dag_id: str, run_id: str, version: Version) -
         plan_ = plan(run, rows, version, ended=ended, returned=returned, now=now, revision=revision, traces=traces)
         await storage.tries.begin_all(session, changes=plan_.tasks)
         await dag_runs.write(session, run_pk=run.id, values=plan_.run)
-        await storage.task_instances.create(session, rows=plan_.new_tasks)
+        await storage.task_instances.create(session, rows=plan_.new_tasks, now=now)
     if service.stats.are_on:
         triggering.count_tasks(service.stats, plan_.new_tasks, dag_id=dag_id, run_type=run.run_type)
         for _ in range(plan_.lost):
@@ -161,15 +162,20 @@ def plan(
     returned = mapping.known_lengths(version.data["dag"], returned)
     known = serialized_dag.tasks_to_repeat(version.data)
     gone = _gone(version.data, rows, returned) if version.is_newest and is_over else set()
+    stopped = ("running", "restarting") if revision.tasks.cleared_end_first else ("running",)
     tasks = []
     for row in rows:
         values: dict[str, Any] = {"context_carrier": carriers.of_task(), "updated_at": now}
         has_end = row.state in ENDED or (row.end_date is not None and revision.storage.tries.keep_end_dates)
         if row.id in ended and not has_end:
             values |= {"end_date": now, "duration": _seconds(row.start_date, now)}
-        values |= {"state": "restarting"} if row.state == "running" else _anew(row, known.get(row.task_id))
+        if is_stopped := row.state in stopped:
+            values["state"] = "restarting"
+        else:
+            is_ahead = row.state in AHEAD and revision.storage.tries.counts_ahead
+            values |= _anew(row, known.get(row.task_id), tried=max(0, row.try_number - is_ahead))
         if revision.runs.clearing_may_move_versions:
-            moves = version.is_newest and row.state != "running"
+            moves = version.is_newest and not is_stopped
             values["dag_version_id"] = version.pk if moves else row.dag_version_id or run_version
         if row.id in gone:
             values["state"] = "removed"
@@ -179,12 +185,15 @@ def plan(
     return Clearing(run_values, tasks, new, lost)
 
 
-def _anew(row: AnyRow, task: TaskToRepeat | None) -> dict[str, Any]:
-    """Return what makes a task instance wait for the scheduler again, with its retries before it."""
+def _anew(row: AnyRow, task: TaskToRepeat | None, *, tried: int) -> dict[str, Any]:
+    """Return what makes a task instance wait for the scheduler again, with its retries before it.
+
+    :param tried: how often it was tried so far.
+    """
     waiting = {"state": None, "external_executor_id": None, "next_method": None, "next_kwargs": None}
     if task is None:
-        return waiting | {"max_tries": max(row.max_tries, row.try_number)}
-    return waiting | dict(task.values) | {"max_tries": row.try_number + task.retries}
+        return waiting | {"max_tries": max(row.max_tries, tried)}
+    return waiting | dict(task.values) | {"max_tries": tried + task.retries}
 
 
 def _seconds(start: datetime | None, end: datetime) -> float | None:

@@ -10,10 +10,12 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import structlog
 
-from app.db import audit, dag_runs, hitl, reschedules, teams
+from app.dags import serialized_dag
+from app.db import dag_runs, dags, hitl, reschedules, teams
 from app.db.session import Session
 from app.db.tables import AnyRow
 from app.errors import LockTimeout, MissingReference, RejectedByDatabase, RetryableDatabaseError, UniqueViolation
@@ -30,7 +32,7 @@ from app.server import metrics, patience
 from app.tasks import asset_registration, siblings, transitions
 from app.tasks.clock import utcnow
 from app.tasks.service import Service
-from app.tasks.transitions import NOT_FOUND, Accept, Decision, Refuse, Same
+from app.tasks.transitions import ARCHIVED, NOT_FOUND, Accept, Decision, Refuse, Same
 
 log = structlog.get_logger(__name__)
 
@@ -65,7 +67,7 @@ async def start_task(service: Service, *, ti_id: uuid.UUID, payload: TIEnterRunn
         row = await service.storage.task_instances.seen(session, ti_id=ti_id)
         if row is None:
             return NOT_FOUND
-        decision = transitions.start(row, payload, now)
+        decision = transitions.start(row, payload, now, cleared_end_first=service.revision.tasks.cleared_end_first)
         if isinstance(decision, Refuse):
             return decision
         context = await _context(session, service, row)
@@ -93,7 +95,13 @@ async def _record(
     :raises LockTimeout: when somebody holds or changed the row: it must be read and decided on anew.
     """
     is_unchanged = await service.storage.task_instances.record(
-        session, row=row, values=decision.values, event=decision.event, hostname=hostname, now=now
+        session,
+        row=row,
+        values=decision.values,
+        event=decision.event,
+        hostname=hostname,
+        in_teams=service.settings.multi_team,
+        now=now,
     )
     if not is_unchanged:
         raise LockTimeout("somebody changed the task instance after it was read")
@@ -117,7 +125,7 @@ async def heartbeat(service: Service, *, ti_id: uuid.UUID, payload: TIHeartbeatI
     async with service.database.autocommit(urgent=True) as session:
         if (row := await service.storage.task_instances.identity(session, ti_id=ti_id)) is None:
             archived = await service.storage.tries.is_archived(session, ti_id=ti_id)
-            return transitions.ARCHIVED if archived else NOT_FOUND
+            return ARCHIVED if archived else NOT_FOUND
     if refusal := transitions.refuse_heartbeat(row, payload):
         return refusal
     if rejected is not None:
@@ -178,12 +186,47 @@ async def _record_state_once_more(
 
 
 async def acknowledge_end(service: Service, *, ti_id: uuid.UUID, payload: TIServerTerminatedPayload) -> Refuse | None:
-    """Take note of a process that ended because its task instance was taken from it: nothing is left to record."""
+    """Take note of a process that ended because its task instance was taken from it.
+
+    Where the try of a cleared task instance ends only then, it ends now and another begins; else nothing is left to record.
+
+    :raises RetryableDatabaseError: nothing was written.
+    """
+    if service.revision.tasks.cleared_end_first:
+        return await _end_cleared(service, ti_id, payload)
     async with service.database.autocommit() as session:
         row = await service.storage.task_instances.identity(session, ti_id=ti_id)
         if row is None:
             return None if await service.storage.tries.is_archived(session, ti_id=ti_id) else NOT_FOUND
     return transitions.still_owned(row, payload)
+
+
+async def _end_cleared(service: Service, ti_id: uuid.UUID, payload: TIServerTerminatedPayload) -> Refuse | None:
+    now, storage = utcnow(), service.storage
+    async with service.database.autocommit() as session:
+        row = await storage.task_instances.identity(session, ti_id=ti_id)
+        if row is None:
+            return None if await storage.tries.is_archived(session, ti_id=ti_id) else NOT_FOUND
+        version = await dags.version_of_run(session, dag_id=row.dag_id, run_id=row.run_id)
+    async with service.database.transaction() as session:
+        row = await storage.task_instances.lock(session, ti_id=ti_id, to_end_try=True)
+        if row is None:
+            return None  # somebody else has ended it meanwhile
+        decision = transitions.terminated(row, payload, now)
+        if isinstance(decision, Accept):
+            begun = _after_clearing(row, version)
+            await storage.tries.begin_next(session, row=row, values=decision.values, begun=begun, now=now)
+    return decision if isinstance(decision, Refuse) else None
+
+
+def _after_clearing(row: AnyRow, version: tuple[uuid.UUID, dict[str, Any]] | None) -> dict[str, Any]:
+    """Return in what the next try of a cleared task instance differs: it is of its run's version, all retries before it."""
+    begun = {"max_tries": max(row.max_tries, row.try_number), "next_method": None, "next_kwargs": None}
+    if version is not None:
+        begun["dag_version_id"] = version[0]
+        if (task := serialized_dag.tasks_to_repeat(version[1]).get(row.task_id)) is not None:
+            begun["max_tries"] = row.try_number + task.retries
+    return begun
 
 
 async def _record_state(service: Service, ti_id: uuid.UUID, payload: TIStateUpdate) -> tuple[Decision, AnyRow | None]:
@@ -192,7 +235,8 @@ async def _record_state(service: Service, ti_id: uuid.UUID, payload: TIStateUpda
         async with service.database.autocommit() as session:
             row = await service.storage.task_instances.seen(session, ti_id=ti_id, traced=traced)
             if row is None:
-                return NOT_FOUND, None
+                archived = await service.storage.tries.is_archived(session, ti_id=ti_id)
+                return (ARCHIVED if archived else NOT_FOUND), None
             decision = transitions.report(row, payload, now)
             if not isinstance(decision, Accept):
                 return decision, row
@@ -203,8 +247,9 @@ async def _record_state(service: Service, ti_id: uuid.UUID, payload: TIStateUpda
     async with service.database.transaction() as session:
         row = await service.storage.task_instances.lock(session, ti_id=ti_id, to_end_try=ends_try, traced=traced)
         if row is None:
-            repeated = ends_try and await service.storage.tries.is_archived(session, ti_id=ti_id)
-            return (Same() if repeated else NOT_FOUND), None
+            if await service.storage.tries.is_archived(session, ti_id=ti_id):
+                return (Same() if ends_try else ARCHIVED), None
+            return NOT_FOUND, None
         decision = transitions.report(row, payload, now)
         if isinstance(decision, Accept):
             refusal = await _apply(session, service, row, decision, now)
@@ -261,7 +306,10 @@ async def _apply(session: Session, service: Service, row: AnyRow, decision: Acce
         await service.storage.tries.begin_next(session, row=row, values=values, now=now)
     else:
         await service.storage.task_instances.write(session, ti_id=row.id, values=values)
-    await audit.record_transition(session, row=row, event=event, hostname=row.hostname, now=now)
+    in_teams = service.settings.multi_team
+    await service.storage.audit.record_transition(
+        session, row=row, event=event, hostname=row.hostname, in_teams=in_teams, now=now
+    )
     if event == "success" and service.settings.clear_state_on_success and service.revision.tasks.state_stores:
         await service.storage.task_state_store.remove(session, ti_id=row.id)
     for effect in decision.effects:

@@ -13,7 +13,8 @@ from datetime import datetime
 from sqlalchemy import ColumnElement
 
 from app.dags import serialized_dag
-from app.db import audit, dags
+from app.db import dags
+from app.db.audit import AuditLog
 from app.db.session import Session
 from app.db.siblings import Siblings
 from app.db.tables import AnyRow
@@ -26,10 +27,10 @@ FAIL_EVENT = ("fail task", "Forcing task to fail due to dag's `fail_fast` settin
 SKIP_EVENT = ("skip task", "Skipping task due to dag's `fail_fast` setting.")
 
 
-async def skip_downstream(service: Service, *, ti_id: uuid.UUID, tasks: Sequence[tuple[str, int]]) -> Refuse | None:
+async def skip_downstream(service: Service, *, ti_id: uuid.UUID, tasks: Sequence[tuple[str, int | None]]) -> Refuse | None:
     """Skip tasks of a task instance's run that have not started; repeated, it finds nothing left to skip.
 
-    :param tasks: (task id, map index).
+    :param tasks: (task id, map index); without a map index all instances of the task.
     :raises RetryableDatabaseError: what was skipped so far stays skipped; the same request goes on from there.
     """
     async with service.database.autocommit() as reading:
@@ -52,7 +53,9 @@ class Others:
     """The other tasks of a failed task's run: running ones fail, waiting ones are skipped, teardowns stay."""
 
     stored: Siblings
+    audit: AuditLog
     where: ColumnElement[bool]
+    in_teams: bool
 
     @classmethod
     async def of(cls, service: Service, session: Session, row: AnyRow) -> Others:
@@ -60,7 +63,8 @@ class Others:
         found = await dags.tasks_of_run(session, dag_id=row.dag_id, run_id=row.run_id)
         spared = {task_id for task_id, task in found.items() if serialized_dag.is_teardown(task)} | {row.task_id}
         stored = service.storage.siblings
-        return cls(stored, stored.stoppable(dag_id=row.dag_id, run_id=row.run_id, except_tasks=spared))
+        where = stored.stoppable(dag_id=row.dag_id, run_id=row.run_id, except_tasks=spared)
+        return cls(stored, service.storage.audit, where, service.settings.multi_team)
 
     async def stop_ready(self, session: Session) -> None:
         """Stop those that nobody holds; it never waits, so the failed task's own row may be held."""
@@ -75,8 +79,8 @@ class Others:
             await self.stored.force_failed(session, ids=[other.id for other in running], now=now)
         if waiting:
             await self.stored.skip(session, ids=[other.id for other in waiting], now=now, keep_times=True)
-        await audit.record_for(session, rows=running, event=FAIL_EVENT[0], extra=FAIL_EVENT[1], now=now)
-        await audit.record_for(session, rows=waiting, event=SKIP_EVENT[0], extra=SKIP_EVENT[1], now=now)
+        for those, (event, extra) in ((running, FAIL_EVENT), (waiting, SKIP_EVENT)):
+            await self.audit.record_for(session, rows=those, event=event, extra=extra, in_teams=self.in_teams, now=now)
 
 
 async def stop_held(service: Service, row: AnyRow) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from app.schemas.base import IntermediateTIState, TaskInstanceState
+from app.schemas.base import IntermediateTIState, TaskInstanceState, TerminalTIState
 from app.schemas.task_instances import (
     TIAwaitingInputStatePayload,
     TIDeferredStatePayload,
@@ -158,15 +158,21 @@ ARCHIVED = Refuse(
 )
 
 
-def start(row: LockedTaskInstance, payload: TIEnterRunningPayload, now: datetime) -> Decision:
+def start(
+    row: LockedTaskInstance, payload: TIEnterRunningPayload, now: datetime, *, cleared_end_first: bool = False
+) -> Decision:
     """Decide whether the worker process of ``payload`` may run this task instance.
 
     :param now: the time of this first heartbeat.
+    :param cleared_end_first: whether one that was cleared while it ran is still the try that is to end.
     """
     asked_before = (row.hostname, row.unixname, row.pid) == (payload.hostname, payload.unixname, payload.pid)
     if row.state == TaskInstanceState.RUNNING and asked_before:
         return Same()
-    if row.state not in (TaskInstanceState.QUEUED, TaskInstanceState.RESTARTING):
+    if row.state == TaskInstanceState.RESTARTING and cleared_end_first and not asked_before:
+        return Refuse(409, {"reason": "running_elsewhere", "previous_state": row.state})
+    may_restart = row.state == TaskInstanceState.RESTARTING and not cleared_end_first
+    if row.state != TaskInstanceState.QUEUED and not may_restart:
         return _invalid_state(row, "TI was not in a state where it could be marked as running")
     values: dict[str, Any] = {
         "state": TaskInstanceState.RUNNING.value,
@@ -254,6 +260,20 @@ def still_owned(row: LockedTaskInstance, payload: TIServerTerminatedPayload) -> 
     if alive and (row.hostname, row.pid) == (payload.hostname, payload.pid):
         return _invalid_state(row, "The task instance is still this process's")
     return None
+
+
+def terminated(row: LockedTaskInstance, payload: TIServerTerminatedPayload, now: datetime) -> Decision:
+    """Decide what it does that the process of a task instance is dead, which the server took from it.
+
+    One that was cleared while it ran ends its try now.
+    """
+    if None in (payload.hostname, payload.pid) or (row.hostname, row.pid) != (payload.hostname, payload.pid):
+        return Refuse(409, {"reason": "running_elsewhere"})
+    if row.state == TaskInstanceState.RESTARTING:
+        end_date = payload.end_date or now
+        values = {"state": None, "updated_at": now, **_ended(row, end_date)}
+        return Accept(values, event="", effects=(ArchiveTry(end_date),))
+    return Same() if row.state in [state.value for state in TerminalTIState] else Refuse(409, {"reason": "invalid_state"})
 
 
 def fail(row: LockedTaskInstance, now: datetime) -> Accept | None:

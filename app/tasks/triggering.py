@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from app.dags import partitions, serialized_dag, timetables
+from app.dags.base_serialization import place_of_reserved
 from app.dags.partitions import LONGEST_KEY, InvalidPartitionKey
 from app.dags.serialized_dag import PlannedTask
 from app.db import dag_runs, dags
@@ -61,6 +62,8 @@ async def trigger(
     :raises RetryableDatabaseError: nothing was written.
     """
     now = utcnow()
+    if service.revision.runs.conf_is_plain and (where := place_of_reserved(payload.conf)) is not None:
+        return Refuse(422, invalid_value("must not hold keys that are reserved for serialization", "body", "conf", *where))
     async with service.database.autocommit() as reading:
         dag = await dags.to_trigger(reading, dag_id=dag_id)
         if refusal := refuse_dag(dag, dag_id) or _refuse_type(dag, dag_id, service.revision):
@@ -95,7 +98,7 @@ async def trigger(
         run_pk = await dag_runs.create(session, schema=schema, values=values, note=payload.note, now=now)
         if run_pk is None:
             return _exists(dag_id, run_id)
-        await service.storage.task_instances.create(session, rows=tasks)
+        await service.storage.task_instances.create(session, rows=tasks, now=now)
         await db_deadlines.create(
             session,
             run_pk=run_pk,
@@ -188,6 +191,7 @@ def new_task(task: PlannedTask, dag_id: str, run_id: str, *, carriers: Carriers,
         "run_id": run_id,
         "task_id": task.task_id,
         "map_index": task.map_index,
+        "is_mapped": task.is_mapped,
         "try_number": 0,
         "hostname": "",
         "unixname": getpass.getuser(),

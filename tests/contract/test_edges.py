@@ -40,7 +40,7 @@ async def sides(servers: tuple[Server, Server]) -> AsyncIterator[tuple[Side, Sid
 
 @pytest.mark.parametrize("field", FIELDS, ids=str)
 async def test_edge_values(field: Field, sides: tuple[Side, Side], revision: str) -> None:
-    if revision not in field.revisions:
+    if revision not in field.revisions and not (revision == "3.4" and "3.3" in field.revisions):
         pytest.skip(f"not on {revision}")
     fresh = False
     for value in POOLS[field.kind]:

@@ -38,11 +38,14 @@ SHOWN_BY = {
     "tasks.archived_rtif_is_gone": "rtif of an archived try",
     "tasks.resume_tells_start": "run resuming from a deferral",
     "tasks.state_stores": "state success of a task that keeps values",
+    "tasks.cleared_end_first": "run restarting from its own process",
+    "tasks.bare_ids_skip_all": "skip a mapped task without index",
     "runs.triggered_type": f"{TRIGGERED} {{'note': 'noted'}} on sample 2026-04-06 ('3.3',)",
     "runs.inherit_user": f"{TRIGGERED} {{'note': 'noted'}} on sample 2026-04-06 ('3.3',)",
     "runs.ids_without_double_dots": "POST /dag-runs/sample/a..b {} on sample",
     "runs.conf_tells_span_detail": f"{TRIGGERED} {TRACED} on sample traced",
     "runs.sampled_flag": f"{TRIGGERED} {{'note': 'noted'}} on sample 2026-04-06 ('3.3',)",
+    "runs.conf_is_plain": f"{TRIGGERED} {{'conf': {{'a': [{{'b': {{'__var': 1}}}}]}}}} on sample reserved ('3.4',)",
     "runs.clearing_may_move_versions": "POST /dag-runs/sample/r1/clear on to_clear, success ('3.3',)",
     "deadlines.average_of_successes": f"{DATED}, deadline after an average of too few that succeeded",
     "deadlines.callbacks_have_bundles": f"{DATED}, deadline after it was queued ('3.2', '3.3')",
@@ -97,7 +100,7 @@ def test_every_flag_tells_two_releases_apart_and_has_a_case() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("revision", ["3.3"], indirect=True)
+@pytest.mark.parametrize("revision", ["3.3", "3.4"], indirect=True)
 async def test_a_case_of_the_corpus_shows_each_flag(ours: InProcess, revision: str) -> None:
     unseen = []
     for older, newer, flag in DIFFERENCES:

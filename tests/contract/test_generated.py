@@ -165,10 +165,12 @@ class Clone:
     def __init__(self, server: Server, client: httpx.AsyncClient, connection: asyncpg.Connection) -> None:
         self.server, self.client, self.connection = server, client, connection
         self.first: dict[str, str] = {}
+        self.keeps_tries = False
 
     async def set_up(self, revision: str) -> None:
         await empty(self.connection)
         world = World(self.connection, revision)
+        self.keeps_tries = world.keeps_tries
         await world.dag("d")
         await world.run("d")
         await world.serialized("d", [{"__var": {"task_id": name}, "__type": "operator"} for name in TASKS])
@@ -179,11 +181,12 @@ class Clone:
             self.first[name] = str(ti)
 
     async def row(self, name: str) -> asyncpg.Record:
-        return await self.connection.fetchrow("SELECT * FROM task_instance WHERE task_id = $1", name)
+        last_try = "SELECT * FROM task_instance WHERE task_id = $1 ORDER BY try_number DESC LIMIT 1"
+        return await self.connection.fetchrow(last_try, name)
 
     async def take(self, step: Step) -> httpx.Response | None:
         if step.sql:
-            await self.connection.execute(step.sql, step.task)
+            await self.connection.execute(self._of_tries(step.sql) if self.keeps_tries else step.sql, step.task)
             return None
         ti = self.first[step.task] if step.first else str((await self.row(step.task))["id"])
         headers = {"Authorization": f"Bearer {token(ti)}"}
@@ -192,6 +195,11 @@ class Clone:
             headers["Content-Type"] = "application/json"
             options = {"content": step.field.content(step.value)}
         return await self.client.request(step.method, step.path.replace("{ti}", ti), headers=headers, **options)
+
+    @staticmethod
+    def _of_tries(sql: str) -> str:
+        """Return what the scheduler does where every try is a row, which is made with its number."""
+        return sql.replace(", try_number = try_number + 1", "").replace("task_id = $1", "task_id = $1 AND working_set")
 
     async def question(self, step: Step) -> asyncpg.Record | None:
         """Return what the task instance that speaks has asked a person, if it has."""

@@ -19,7 +19,7 @@ from app.settings import DatabaseSettings, Settings, TokenSettings
 from app.settings.database_url import async_url
 from app.tasks.service import Service
 from tests.conftest import empty
-from tests.servers import FERNET_KEY, SECRET, token
+from tests.servers import AIRFLOW, FERNET_KEY, SECRET, token
 from tests.world import World
 
 
@@ -64,7 +64,9 @@ async def ours(
     connection: asyncpg.Connection, revision: str, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[InProcess]:
     settings = Settings(
-        database=DatabaseSettings(url=async_url(url, setting="url"), lock_timeout=0.3, statement_timeout=2.0),
+        database=DatabaseSettings(
+            url=async_url(url, setting="url"), lock_timeout=0.3, statement_timeout=2.0, preview_releases=tuple(AIRFLOW)
+        ),
         tokens=TokenSettings(secret=SECRET),
         fernet_keys=(FERNET_KEY,),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from app.db.storage import Storage
+from app.releases.airflow_3_4.regions import RegionsOfRuns
 from app.releases.airflow_3_4.rendered_fields import RenderedFieldsOfTries
 from app.releases.airflow_3_4.schema import RegionSchema
 from app.releases.airflow_3_4.tries import ArchivedTries
@@ -17,5 +18,11 @@ AIRFLOW_3_4 = Revision(
     alembic_version="9cffe90fa0c0",
     newest_api_date="2026-10-30",
     is_preview=True,
-    storage=Storage(_SCHEMA, _TRIES, XComsOfTries(_SCHEMA, _TRIES), RenderedFieldsOfTries(_SCHEMA, _TRIES)),
+    storage=Storage(
+        _SCHEMA,
+        _TRIES,
+        XComsOfTries(_SCHEMA, _TRIES),
+        RenderedFieldsOfTries(_SCHEMA, _TRIES),
+        RegionsOfRuns(_SCHEMA),
+    ),
 )

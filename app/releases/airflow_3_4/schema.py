@@ -46,6 +46,7 @@ class RegionSchema(Schema):
                     Column("archived_reason", String),
                 ],
                 "task_state_store": [Column("region_id", Uuid)],
+                "log": [Column("task_instance_id", Uuid), Column("team_name", String)],
             },
         )
         self.region = self.table(

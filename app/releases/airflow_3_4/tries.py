@@ -30,7 +30,7 @@ from sqlalchemy import (
 from app.db.schema import Schema, known, writes
 from app.db.session import Session
 from app.db.tables import AnyRow
-from app.db.tries import ENDED, Changes, Tries
+from app.db.tries import ENDED, NOTHING, Changes, Tries
 from app.db.uuids import uuid7
 
 
@@ -42,6 +42,7 @@ class ArchivedTries(Tries):
     """
 
     keep_end_dates = True
+    counts_ahead = True
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
@@ -80,10 +81,18 @@ class ArchivedTries(Tries):
     async def is_archived(self, session: Session, *, ti_id: uuid.UUID) -> bool:
         return bool(await session.scalar(self._is_archived, {"pk": ti_id}))
 
-    async def begin_next(self, session: Session, *, row: AnyRow, values: Mapping[str, Any], now: datetime) -> None:
+    async def begin_next(
+        self,
+        session: Session,
+        *,
+        row: AnyRow,
+        values: Mapping[str, Any],
+        begun: Mapping[str, Any] = NOTHING,
+        now: datetime,
+    ) -> None:
         ended = {name: value for name, value in known(self._table, values).items() if name != "state"}
         await session.execute(self._archive(ended), writes(row.id, ended))
-        await self._succeed(session, [(row.id, {"state": values["state"]})])
+        await self._succeed(session, [(row.id, {"state": values["state"], **begun})])
 
     async def end_all(self, session: Session, *, dag_id: str, run_id: str, now: datetime) -> set[uuid.UUID]:
         return set(await session.scalars(self._archive_run, {"of_dag": dag_id, "of_run": run_id, "now": now}))

@@ -14,11 +14,12 @@ from tests.contract.cases import (
     service,
     state_stores,
     task_instances,
+    tries,
     triggering,
     variables,
     xcoms,
 )
 from tests.contract.cases.case import Case
 
-_SUBJECTS = (assets, connections, dag_runs, hitl, service, state_stores, task_instances, triggering, variables, xcoms)
+_SUBJECTS = (assets, connections, dag_runs, hitl, service, state_stores, task_instances, tries, triggering, variables, xcoms)
 CASES: list[Case] = [case for subject in _SUBJECTS for case in subject.CASES]

@@ -169,7 +169,7 @@ async def _waiting(world: World, *, ran: bool = False, **values: Any) -> Any:
     """Let ``c1`` wait for the partition of the run already."""
     ti = await SETUPS["partitions, identity"](world)
     row = {"target_dag_id": "c1", "partition_key": "p1", "created_at": EPOCH, "updated_at": EPOCH}
-    if world.revision == "3.3":
+    if world.revision != "3.2":
         row |= {"partition_date": EPOCH, "rollup_fingerprint": {}, **values}
     if ran:
         row["created_dag_run_id"] = await world.run("c1")
@@ -308,13 +308,17 @@ def _to_clear(
             ("removed", -1, {"state": "removed"}),
         ):
             values = {**version, **values} if task_id != "m" else values
-            await world.ti("sample", task_id, "r1", map_index=map_index, **values)
+            is_mapped = task_id in ("b", "m", "md", "g.e")
+            await world.ti("sample", task_id, "r1", map_index=map_index, is_mapped=is_mapped, **values)
         waiting = ti_id("sample/r1/c/-1")
         stamps = {"start_date": EPOCH, "end_date": EPOCH, "duration": 0, "reschedule_date": EPOCH}
         await world.insert("task_reschedule", ti_id=waiting, **stamps)
         await ask(world, waiting)
         await archive(world, ti_id("sample/r1/gone/-1"))
         for task_id, length in (lengths or {}).items():
+            if world.keeps_tries:
+                await world.xcom("sample", task_id, "return_value", [], "r1", mapped_length=length)
+                continue
             of = {"dag_id": "sample", "run_id": "r1", "task_id": task_id, "map_index": -1}
             await world.insert("task_map", **of, length=length, keys=None)
         if newest:

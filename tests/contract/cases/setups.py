@@ -106,6 +106,9 @@ async def nothing(world: World) -> Any:
 
 
 async def archive(world: World, ti: Any) -> None:
+    """Let the history have a try already, where there is one."""
+    if world.keeps_tries:
+        return
     row = await world.connection.fetchrow("SELECT * FROM task_instance WHERE id = $1", ti)
     kept = {name: value for name, value in row.items() if name not in ("id", "last_heartbeat_at", "trigger_timeout")}
     await world.insert("task_instance_history", task_instance_id=ti, **{**kept, "state": "failed"})
@@ -129,8 +132,16 @@ SETUPS["labelled_and_tried_already"] = _tried_already("labelled")
 @setup
 async def archived(world: World) -> Any:
     ti = await world.one_running("d")
+    following = {"id": ti_id("next try"), "try_number": 2}
+    if world.keeps_tries:
+        ended = "state = 'failed', working_set = NULL, archived_reason = 'retry'"
+        await world.connection.execute(f"UPDATE task_instance SET {ended} WHERE id = $1", ti)
+        await world.running("d", **following)
+        return ti
     await archive(world, ti)
-    await world.connection.execute("UPDATE task_instance SET id = $2, try_number = 2 WHERE id = $1", ti, ti_id("next try"))
+    await world.connection.execute(
+        "UPDATE task_instance SET id = $2, try_number = $3 WHERE id = $1", ti, *following.values()
+    )
     return ti
 
 

@@ -1,0 +1,73 @@
+"""Where every try is a row: what is cleared while it runs, what is archived, and what of 3.3's corpus is otherwise there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from tests.contract.cases.case import END, ENTER, RUN_IT, WORDS, Case, on, run, state
+from tests.contract.cases.setups import SETUPS, Setup
+from tests.world import EPOCH, World
+
+SINCE: dict[str, Any] = {"revisions": ("3.4",)}
+DEAD = {"state": "server_terminated", "end_date": END, "hostname": "worker", "pid": 42}
+
+
+def _cleared(*, serialized: bool = True, **values: Any) -> Setup:
+    """Write a task instance that was cleared while it ran, and that somebody has noted something of."""
+
+    async def make(world: World) -> Any:
+        ti = await world.one_running("d", state="restarting", try_number=2, **values)
+        if serialized:
+            await world.serialized("d", [{"__var": {"task_id": "job", "retries": 3}, "__type": "operator"}])
+        await world.insert("task_instance_note", ti_id=ti, content="noted", created_at=EPOCH, updated_at=EPOCH)
+        return ti
+
+    return make
+
+
+SETUPS |= {
+    "cleared": _cleared(),
+    "cleared, with many tries": _cleared(serialized=False, max_tries=7),
+    "cleared, that was deferred": _cleared(next_method="m", next_kwargs={"a": 1}, external_executor_id="e"),
+    "cleared, that has no start": _cleared(start_date=None),
+}
+OTHER = {**ENTER, "pid": 43}
+KEYS = ("__classname__", "__version__", "__data__", "__id__", "__cache__", "__type", "__source", "__var")
+
+# What of 3.3's corpus has no counterpart, by its setup: a history that has a try already.
+GONE = ("tried_already", "labelled_and_tried_already")
+# What is answered otherwise than there, and on purpose, by name.
+OTHERWISE: dict[str, tuple[str, int]] = {}
+
+CASES = [
+    # fmt: off
+    *(state(f"terminated, {name}", DEAD, name, **SINCE) for name in SETUPS if name.startswith("cleared")),
+    *(state(f"terminated, {name}", DEAD, name, **SINCE) for name in ("success", "failed", "skipped", "archived")),
+    *(state(f"terminated, {name}", DEAD, name, **SINCE) for name in ("running", "queued", "deferred", "scheduled")),
+    *(
+        state(f"terminated by another, {name}: {body}", {**DEAD, **body}, name, **SINCE)
+        for name in ("cleared", "success", "running")
+        for body in ({"pid": 43}, {"hostname": "w2"}, {"pid": None}, {"hostname": None})
+    ),
+    run("restarting from another process", "restarting", OTHER, **SINCE),
+    run("restarting from its own process", "restarting", **SINCE),
+    *(
+        state(f"{body['state']} of an archived try{date and f', {date}'}", {"end_date": END, **body}, "archived", **SINCE,
+              headers={"Airflow-API-Version": date} if date else {})
+        for body in ({"state": "success"}, {"state": "failed"})
+        for date in ("", "2026-06-30", "2025-04-28")
+    ),
+    *(on("sample", "POST", RUN_IT, {"conf": {"a": [{"b": {key: 1}}]}}, note="reserved", **SINCE, differs=WORDS, ours=422) for key in KEYS),
+    on("sample", "POST", RUN_IT, {"conf": {"a": "__var", "b": ["__type"]}}, note="not reserved", **SINCE),
+]  # fmt: skip
+
+
+def for_revision(case: Case, revision: str) -> Case | None:
+    """Return a case as it is asked on a revision, None where it is not: those of 3.3 are asked of what came after it."""
+    if revision in case.revisions:
+        return case
+    if revision != "3.4" or "3.3" not in case.revisions or case.setup in GONE:
+        return None
+    differs, ours = OTHERWISE.get(case.name, (case.differs, case.ours))
+    return replace(case, differs=differs, ours=ours)
