@@ -48,7 +48,7 @@ SHOWN_BY = {
     "runs.conf_is_plain": f"{TRIGGERED} {{'conf': {{'a': [{{'b': {{'__var': 1}}}}]}}}} on sample reserved ('3.4',)",
     "runs.clearing_may_move_versions": "POST /dag-runs/sample/r1/clear on to_clear, success ('3.3',)",
     "deadlines.average_of_successes": f"{DATED}, deadline after an average of too few that succeeded",
-    "deadlines.callbacks_have_bundles": f"{DATED}, deadline after it was queued ('3.2', '3.3')",
+    "deadlines.callbacks_have_bundles": f"{DATED}, deadline after it was queued ('3.2', '3.3', '3.4')",
     "assets.event_per_emission": "state success with two events of one asset",
     "assets.partitions_have_dates": "state success in partitions, more than it may",
     "teams.own_xcoms": "an XCom of another team is read",

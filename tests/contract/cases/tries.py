@@ -41,7 +41,6 @@ GONE = ("tried_already", "labelled_and_tried_already")
 OTHERWISE: dict[str, tuple[str, int]] = {}
 
 CASES = [
-    # fmt: off
     *(state(f"terminated, {name}", DEAD, name, **SINCE) for name in SETUPS if name.startswith("cleared")),
     *(state(f"terminated, {name}", DEAD, name, **SINCE) for name in ("success", "failed", "skipped", "archived")),
     *(state(f"terminated, {name}", DEAD, name, **SINCE) for name in ("running", "queued", "deferred", "scheduled")),
