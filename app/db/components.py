@@ -116,7 +116,7 @@ _BY_SHAPE = tuple(
         (r"UPDATE dag_run SET start_date=\?, state=\?, updated_at=\? WHERE", _SCHEDULES),
         (r"UPDATE task_instance SET state=\?, try_number=(?:\(task_instance\.try_number|CASE WHEN)", _SCHEDULES),
         (r"UPDATE task_instance SET start_date=\?, end_date=\?, duration=\?, state=\?, try_number=\(", _SCHEDULES),
-        (r"UPDATE task_instance SET map_index=\?", _SCHEDULES),
+        (r"UPDATE task_instance SET (?:map_index|region_index)=\?", _SCHEDULES),
         (r"UPDATE task_instance SET updated_at=\?, dag_version_id=\? WHERE .* AND task_instance\.state IN ", _SCHEDULES),
         (r"SELECT dag\.dag_id, .*? FROM dag WHERE dag\.is_paused = false AND dag\.is_stale = false", _MAKES_RUNS),
         (r"SELECT asset_partition_dag_run\.|SELECT asset_dag_run_queue\..* FOR UPDATE OF asset_dag_run_queue", _MAKES_RUNS),

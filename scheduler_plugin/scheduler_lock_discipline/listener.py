@@ -11,8 +11,8 @@ from airflow.listeners import hookimpl
 
 log = logging.getLogger("airflow.scheduler_lock_discipline")  # under Airflow's own level and handlers
 
-# Where `_verify_integrity_if_dag_changed` reads alike in the releases' sources; run with 3.2.1 and 3.3.2.
-TESTED_VERSIONS = frozenset({"3.2.0", "3.2.1", "3.2.2", "3.3.0", "3.3.1", "3.3.2"})
+# Where `_verify_integrity_if_dag_changed` reads alike in the releases' sources; run with 3.2.1, 3.3.2 and 3.4.0b2.
+TESTED_VERSIONS = frozenset({"3.2.0", "3.2.1", "3.2.2", "3.3.0", "3.3.1", "3.3.2", "3.4.0b2"})
 SECTION = "execution_api_service"
 BATCH_SIZE = 500  # rows locked by one statement: a few milliseconds' work, for which a request may have to wait
 

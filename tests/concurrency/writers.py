@@ -1,6 +1,6 @@
 """Every writer of Airflow's that changes task instances, triggers or asset queues, as the statements that it sends.
 
-Read in Airflow 3.2.1 and 3.3.2; where the two differ, the one that locks more stands here. A writer is one transaction:
+Read in Airflow 3.2.1, 3.3.2 and 3.4.0b2; where the two differ, the one that locks more stands here. A writer is one transaction:
 its statements in order, then COMMIT. ``/* keep */`` marks the statement whose ids ``$1`` refers to later, ``/* at once */``
 one that touches nothing that a statement of ours waits for, so that it follows the one before it at once. The rows are those
 of the setups in ``tests/contract/cases``: run ``manual__1`` of Dag ``d``, the task instance that reports being ``job``.
@@ -51,10 +51,14 @@ class Words:
 
     :param live: what a condition on the task instances of a run has beyond, so that it means last tries alone.
     :param begin_all: the statements by which clear ends the tries of the task instances ``$1`` and begins others.
+    :param tables: where the rows are that belong to a task instance.
+    :param number: the number of a try that is scheduled.
     """
 
     live: str
     begin_all: tuple[str, ...]
+    tables: tuple[str, ...]
+    number: str = "try_number + 1"
 
 
 HISTORY = Words(
@@ -68,6 +72,34 @@ HISTORY = Words(
         "UPDATE task_instance SET id = gen_random_uuid(), state = CASE state WHEN 'running' THEN 'restarting' END,"
         " updated_at = now() WHERE id = ANY($1)",
     ),
+    ("task_instance_history", "rendered_task_instance_fields", "xcom"),
+)
+_KEPT = (
+    "dag_id, task_id, run_id, region_id, region_index, max_tries, pool, pool_slots, queue, hostname, unixname,"
+    " task_display_name, updated_at"
+)
+
+
+def _archived(which: str) -> str:
+    """Return the statement that ends tries as failed and inserts the next ones."""
+    return (
+        "WITH ended AS (UPDATE task_instance SET working_set = NULL, archived_reason = 'retry', trigger_id = NULL,"
+        " state = CASE WHEN state IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed') THEN state ELSE 'failed' END,"
+        f" updated_at = now() WHERE working_set AND {which} RETURNING *)"
+        f" INSERT INTO task_instance (id, try_number, {_KEPT}) SELECT gen_random_uuid(), try_number + 1, {_KEPT} FROM ended"
+    )
+
+
+ROWS = Words(
+    " AND working_set",
+    (
+        "UPDATE task_instance SET state = CASE state WHEN 'running' THEN 'restarting' END, updated_at = now()"
+        " WHERE id = ANY($1) AND working_set AND state IN ('running', 'up_for_retry')",
+        "SELECT id FROM task_instance WHERE id = ANY($1) FOR UPDATE",
+        _archived("id = ANY($1) AND state IS NOT NULL AND state NOT IN ('running', 'restarting')"),
+    ),
+    ("rtif_v2", "xcom_v2", "dynamic_region", "task_instance_note"),
+    number="greatest(try_number, 1)",
 )
 
 
@@ -98,7 +130,8 @@ def writers(words: Words) -> tuple[Writer, ...]:
             "models/dagrun.py: schedule_tis",
             (
                 LOCK_RUN,
-                "UPDATE task_instance SET state = 'scheduled', scheduled_dttm = now(), try_number = try_number + 1,"
+                "UPDATE task_instance SET state = 'scheduled', scheduled_dttm = now(),"
+                f" try_number = {words.number},"
                 f" updated_at = now() WHERE id IN (SELECT id FROM task_instance WHERE {of_run})"
                 " AND (state IS NULL OR state IN ('up_for_retry', 'up_for_reschedule'))",
             ),
@@ -257,4 +290,32 @@ def writers(words: Words) -> tuple[Writer, ...]:
     )
 
 
-WRITERS = {"3.2": writers(HISTORY), "3.3": writers(HISTORY)}
+# Those of Airflow 3.4 alone: the run is locked first, and what refers to it waits.
+_LOCK_RUN_FIRST = f"SELECT id FROM dag_run WHERE {_RUN} FOR UPDATE"
+SINCE_3_4 = (
+    Writer(
+        "a cleared task instance has ended",
+        "api_fastapi/execution_api/routes/task_instances.py: ti_update_state, and the heartbeat-timeout purge",
+        (
+            _LOCK_RUN_FIRST,
+            f"SELECT id FROM task_instance WHERE {_RUN} AND working_set AND state = 'restarting' FOR UPDATE /* keep */",
+            _archived("id = ANY($1)"),
+        ),
+    ),
+    Writer(
+        "a run is locked, then its task instances",
+        "models/dagrun.py: lock_dag_runs, before clear, a loop's next pass and the scheduler's expansion",
+        (
+            _LOCK_RUN_FIRST,
+            f"SELECT id FROM task_instance WHERE {_RUN} AND working_set ORDER BY id FOR UPDATE /* keep */",
+            "UPDATE task_instance SET queue = 'moved', updated_at = now() WHERE id = ANY($1)",
+        ),
+    ),
+)
+QUEUES = ("asset-triggered runs", "another success, in another order")  # TEMPORARY
+WRITERS = {
+    "3.2": writers(HISTORY),
+    "3.3": writers(HISTORY),
+    "3.4": (*(writer for writer in writers(ROWS) if writer.name not in QUEUES), *SINCE_3_4),
+}
+WORDS = {"3.2": HISTORY, "3.3": HISTORY, "3.4": ROWS}
