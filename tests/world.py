@@ -29,11 +29,13 @@ class Vocabulary:
     :param names: by table, what it calls columns.
     :param further: by table, columns that it has beyond, with what stands in them.
     :param keeps_tries: whether every try is a row of its own, and XComs belong to one.
+    :param tables: what it calls tables in which what 3.3 has there is written anew.
     """
 
     names: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     further: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     keeps_tries: bool = False
+    tables: Mapping[str, str] = field(default_factory=dict)
 
 
 _SINCE_3_3 = {"dag": {"partition_mapper_info": []}}
@@ -42,7 +44,10 @@ VOCABULARIES = {
     "3.2": Vocabulary(),
     "3.3": Vocabulary(further=_SINCE_3_3),
     "3.4": Vocabulary(
-        names={"task_instance": _IN_REGIONS, "task_state_store": _IN_REGIONS}, further=_SINCE_3_3, keeps_tries=True
+        names={"task_instance": _IN_REGIONS, "task_state_store": _IN_REGIONS},
+        further=_SINCE_3_3,
+        keeps_tries=True,
+        tables={"xcom": "xcom_v2", "rendered_task_instance_fields": "rtif_v2"},
     ),
 }
 
@@ -64,6 +69,10 @@ class World:
     def keeps_tries(self) -> bool:
         """Whether every try is a row of ``task_instance``."""
         return self._vocabulary.keeps_tries
+
+    def table(self, name: str) -> str:
+        """Return what this revision calls a table of 3.3's."""
+        return self._vocabulary.tables.get(name, name)
 
     async def insert(self, table: str, returning: str | None = None, **values: Any) -> Any:
         names = self._vocabulary.names.get(table, {})
