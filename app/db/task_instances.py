@@ -70,6 +70,8 @@ class TaskInstances:
                 row.c.hostname,
                 row.c.unixname,
                 row.c.pid,
+                row.c.queue,
+                row.c.queued_dttm,
                 row.c.next_method,
                 as_text(row.c.next_kwargs),
                 dag_run.c.id.label("run_pk"),

@@ -31,6 +31,7 @@ AIRFLOW_3_2 = Revision(
         resume_tells_start=False,
         state_stores=False,
         cleared_end_first=False,
+        starts_tell_wait=False,
         bare_ids_skip_all=False,
     ),
     runs=Runs(

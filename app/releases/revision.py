@@ -17,6 +17,7 @@ class Tasks:
     :param state_stores: whether tasks and assets have state stores.
     :param cleared_end_first: whether a task instance that is cleared while it runs stays the same try until its process is
         known to be dead: such a process must not start it, and who ended it tells.
+    :param starts_tell_wait: whether StatsD is told how long a task that starts was queued.
     :param bare_ids_skip_all: whether a task to skip that is named without a map index means all of its instances.
     """
 
@@ -25,6 +26,7 @@ class Tasks:
     resume_tells_start: bool = True
     state_stores: bool = True
     cleared_end_first: bool = True
+    starts_tell_wait: bool = True
     bare_ids_skip_all: bool = True
 
 

@@ -10,6 +10,7 @@ import re
 import socket
 import string
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -24,15 +25,21 @@ log = structlog.get_logger(__name__)
 LEGACY = {
     "task_instance_created": "task_instance_created_{task_type}",
     "task_removed_from_dag": "task_removed_from_dag.{dag_id}",
+    "task.queued_duration": "dag.{dag_id}.{task_id}.queued_duration",
 }
 LONGEST = 250  # characters of a name
 LETTERS = frozenset(string.ascii_letters + string.digits + "_.-/")
 
 
+Send = Callable[[str, Mapping[str, str]], None]  # takes the name and the tags
+
+
 class Client(Protocol):
-    """What sends a count."""
+    """What sends a count, or how long something took, in milliseconds."""
 
     def send(self, name: str, count: int, tags: Mapping[str, str], /) -> None: ...
+
+    def time(self, name: str, milliseconds: float, tags: Mapping[str, str], /) -> None: ...
 
     def close(self) -> None: ...
 
@@ -65,23 +72,34 @@ class Stats:
 
         :param tags: those that are None are left out.
         """
-        if self._client is None:
-            return
-        known = {tag: value for tag, value in (tags or {}).items() if value is not None}
+        if (client := self._client) is not None:
+            self._tell(name, tags or {}, lambda told, known: client.send(told, count, known))
+
+    def timing(self, name: str, took: timedelta, tags: Mapping[str, str | None] | None = None) -> None:
+        """Tell how long something took.
+
+        :param tags: those that are None are left out.
+        """
+        if (client := self._client) is not None:
+            milliseconds = took.total_seconds() * 1000
+            self._tell(name, tags or {}, lambda told, known: client.time(told, milliseconds, known))
+
+    def _tell(self, name: str, tags: Mapping[str, str | None], send: Send) -> None:
+        known = {tag: value for tag, value in tags.items() if value is not None}
         if name in LEGACY and self._settings.legacy_names:
             in_name = {tag: value.replace(".", "__") for tag, value in known.items()}
             rest = {tag: value for tag, value in known.items() if f"{{{tag}}}" not in LEGACY[name]}
-            self._send_one(self._client, LEGACY[name].format(**in_name), count, rest)
-        self._send_one(self._client, name, count, known)
+            self._send_one(LEGACY[name].format(**in_name), rest, send)
+        self._send_one(name, known, send)
 
-    def _send_one(self, client: Client, name: str, count: int, tags: Mapping[str, str]) -> None:
+    def _send_one(self, name: str, tags: Mapping[str, str], send: Send) -> None:
         tags = {tag: value for tag, value in tags.items() if not _matches(self._settings.disabled_tags, tag)}
         if self._settings.influxdb and self._settings.client == "statsd":
             name += "".join(f",{tag}={value}" for tag, value in tags.items() if not {",", "="} & {*tag, *value})
         try:
             name = self._named(name)
             if self._is_wanted(name):
-                client.send(name, count, tags)
+                send(name, tags)
         except Exception as error:  # the handler's own, or a name that is none: whoever counts has done its work
             log.warning("a count could not be sent to StatsD", reason=type(error).__name__)
 
@@ -118,6 +136,9 @@ class StatsD:
     def send(self, name: str, count: int, _: Mapping[str, str]) -> None:
         self._client.incr(name, count)
 
+    def time(self, name: str, milliseconds: float, _: Mapping[str, str]) -> None:
+        self._client.timing(name, milliseconds)
+
     def close(self) -> None:
         self._client.close()
 
@@ -144,8 +165,13 @@ class Datadog:
         )
 
     def send(self, name: str, count: int, tags: Mapping[str, str]) -> None:
-        told = [f"{tag}:{value}" for tag, value in tags.items()] if self._has_tags else []
-        self._client.increment(metric=name, value=count, tags=told)
+        self._client.increment(metric=name, value=count, tags=self._told(tags))
+
+    def time(self, name: str, milliseconds: float, tags: Mapping[str, str]) -> None:
+        self._client.timing(metric=name, value=milliseconds, tags=self._told(tags))
+
+    def _told(self, tags: Mapping[str, str]) -> list[str]:
+        return [f"{tag}:{value}" for tag, value in tags.items()] if self._has_tags else []
 
     def close(self) -> None:
         self._client.stop()

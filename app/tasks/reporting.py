@@ -73,7 +73,16 @@ async def start_task(service: Service, *, ti_id: uuid.UUID, payload: TIEnterRunn
         context = await _context(session, service, row)
         if isinstance(decision, Accept):
             await _record(session, service, row, decision, payload.hostname, now)
+    if service.stats.are_on and service.revision.tasks.starts_tell_wait and isinstance(decision, Accept):
+        _tell_wait(service, context, now)
     return context
+
+
+def _tell_wait(service: Service, started: StartedTask, now: datetime) -> None:
+    row = started.row
+    if row.queued_dttm is not None:
+        tags = {name: getattr(row, name) for name in ("dag_id", "run_type", "task_id", "queue")}
+        service.stats.timing("task.queued_duration", now - row.queued_dttm, tags={**tags, "team_name": started.team_name})
 
 
 async def _context(session: Session, service: Service, row: AnyRow) -> StartedTask:

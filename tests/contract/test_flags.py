@@ -55,6 +55,7 @@ SHOWN_BY = {
     "teams.own_assets": "state success of red, which says nothing",
     "teams.keep_variables": "PUT /variables/of_red {'val': 'new'} on of_a_team",
 }
+IN_COUNTS = {"tasks.starts_tell_wait"}  # which no row tells: test_telemetry compares them
 BY_NAME = {case.name: case for case in (*CASES, *CASES_IN_TEAMS)}
 
 
@@ -96,7 +97,7 @@ def test_every_flag_is_read() -> None:
 
 
 def test_every_flag_tells_two_releases_apart_and_has_a_case() -> None:
-    assert set(FLAGS) == {flag for _, _, flag in DIFFERENCES} == SHOWN_BY.keys()
+    assert set(FLAGS) == {flag for _, _, flag in DIFFERENCES} == SHOWN_BY.keys() | IN_COUNTS
 
 
 @pytest.mark.slow
@@ -104,7 +105,7 @@ def test_every_flag_tells_two_releases_apart_and_has_a_case() -> None:
 async def test_a_case_of_the_corpus_shows_each_flag(ours: InProcess, revision: str) -> None:
     unseen = []
     for older, newer, flag in DIFFERENCES:
-        if newer.name != revision:
+        if newer.name != revision or flag in IN_COUNTS:
             continue
         case = BY_NAME[SHOWN_BY[flag]]
         outcomes = []

@@ -217,5 +217,5 @@ async def test_a_handler_sees_the_date_that_is_served(invented: Invented, asked:
 
 def test_nothing_else_has_to_know() -> None:
     """How tries are stored is named by the module of who stores them so, and nowhere else in the service."""
-    words = re.compile(r"\b(working_set|archived_reason|xcom_v[12]|rtif_v[12]|legacy_task)\w*")
+    words = re.compile(r"\b(working_set|archived_reason|xcom_v1|rtif_v[12]|legacy_task)\w*")
     assert {path.parent.name for path in APP.rglob("*.py") if words.search(path.read_text())} == {"airflow_3_4"}
