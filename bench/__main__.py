@@ -44,8 +44,10 @@ from tests.relay import Relay, relay
 from tests.servers import Server, airflow_server, beside_the_loop, our_server, pinned_environment
 
 REVISIONS = {"ours": "3.3", "3.2.1": "3.2", "3.3.2": "3.3", "ours, sparing": "3.3", "ours, traced": "3.3"}
-SETTINGS = {
+REVISIONS |= {"ours, 3.4": "3.4", "3.4.0b2": "3.4"}
+SETTINGS: dict[str, dict[str, str]] = {
     "ours": {},
+    "ours, 3.4": {},
     "ours, sparing": {"AIRFLOW__EXECUTION_API_SERVICE__HEARTBEAT_WRITE_INTERVAL": "30"},
     "ours, traced": {"AIRFLOW__TRACES__OTEL_ON": "True"},  # nothing that is asked here is sampled
 }

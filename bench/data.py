@@ -15,6 +15,7 @@ from tests.world import World
 
 PER_RUN = 100  # task instances
 ENDED = 10_000  # of them have ended, and left an XCom each, and their rendered fields as far as those are kept
+OF_NEWEST_RUNS = "run_id IN (SELECT run_id FROM dag_run ORDER BY run_after DESC LIMIT 30)"
 RUNNING = 500  # of them run already, for heartbeats; all others are queued
 
 
@@ -35,9 +36,10 @@ async def fill(connection: asyncpg.Connection, revision: str, *, task_instances:
         " FROM (SELECT n, timestamptz '2020-01-01' + n * interval '1 hour' AS at FROM generate_series(1, $1::int) n)",
         max(1, task_instances // PER_RUN),
     )
+    index = "region_index" if world.keeps_tries else "map_index"
     empty = {"__var": {}, "__type": "dict"}
     await connection.execute(
-        "INSERT INTO task_instance (id, dag_id, task_id, run_id, map_index, state, try_number, max_tries, pool, pool_slots,"
+        f"INSERT INTO task_instance (id, dag_id, task_id, run_id, {index}, state, try_number, max_tries, pool, pool_slots,"
         " queue, priority_weight, operator, custom_operator_name, hostname, unixname, queued_dttm, scheduled_dttm,"
         " executor_config, context_carrier, task_display_name, updated_at, dag_version_id)"
         " SELECT uuidv7(), 'bench', 't' || n % $2, 'scheduled__' || 1 + n / $2, -1, 'queued', 1, 0, 'default_pool', 1,"
@@ -58,6 +60,17 @@ async def fill(connection: asyncpg.Connection, revision: str, *, task_instances:
         "UPDATE task_instance SET state = 'success' WHERE id IN (SELECT id FROM task_instance ORDER BY id DESC LIMIT $1)",
         ENDED,
     )
+    if world.keeps_tries:
+        await connection.execute(
+            "INSERT INTO xcom_v2 (id, task_instance_id, key, value, timestamp)"
+            " SELECT uuidv7(), id, 'return_value', '1', now() FROM task_instance WHERE state = 'success'"
+        )
+        await connection.execute(
+            "INSERT INTO rtif_v2 (id, task_instance_id, rendered_fields, k8s_pod_yaml) SELECT uuidv7(), id, '{}', 'null'"
+            f" FROM task_instance WHERE state = 'success' AND {OF_NEWEST_RUNS}"
+        )
+        await connection.execute("VACUUM ANALYZE", timeout=600)
+        return
     await connection.execute(
         "INSERT INTO xcom (dag_run_id, task_id, map_index, key, dag_id, run_id, value, timestamp)"
         " SELECT dag_run.id, task_id, map_index, 'return_value', dag_id, run_id, '1', now()"
@@ -66,7 +79,7 @@ async def fill(connection: asyncpg.Connection, revision: str, *, task_instances:
     await connection.execute(
         "INSERT INTO rendered_task_instance_fields (dag_id, task_id, run_id, map_index, rendered_fields, k8s_pod_yaml)"
         " SELECT dag_id, task_id, run_id, map_index, '{}', 'null' FROM task_instance WHERE state = 'success'"
-        " AND run_id IN (SELECT run_id FROM dag_run ORDER BY run_after DESC LIMIT 30)"
+        f" AND {OF_NEWEST_RUNS}"
     )
     await connection.execute("VACUUM ANALYZE", timeout=600)
 

@@ -34,6 +34,30 @@ MASKS = (
 UNSURE = {"last_heartbeat_at"}  # a short task may end before its first
 
 
+# What a database of Airflow 3.4 has otherwise, as those before have it: last tries, and what belongs to them.
+AS_BEFORE = """
+    CREATE SCHEMA as_before;
+    CREATE VIEW as_before.task_instance AS
+        SELECT t.*, CASE WHEN r.node_id = t.task_id OR r.id IS NULL THEN t.region_index ELSE -1 END AS map_index
+        FROM public.task_instance t LEFT JOIN public.dynamic_region r ON r.id = t.region_id WHERE t.working_set;
+    CREATE VIEW as_before.xcom AS
+        SELECT t.dag_id, t.run_id, t.task_id, t.map_index, x.key, x.value
+        FROM public.xcom_v2 x JOIN as_before.task_instance t ON t.id = x.task_instance_id;
+    CREATE VIEW as_before.rendered_task_instance_fields AS
+        SELECT t.dag_id, t.run_id, t.task_id, t.map_index, f.rendered_fields
+        FROM public.rtif_v2 f JOIN as_before.task_instance t ON t.id = f.task_instance_id;
+"""
+
+
+async def connected(url: str, version: str) -> asyncpg.Connection:
+    """Connect to the database of an Airflow that has migrated it; what it has is found where 3.3 has it."""
+    if version < "3.4":
+        return await asyncpg.connect(url)
+    connection = await asyncpg.connect(url, server_settings={"search_path": "as_before, public"})
+    await connection.execute(AS_BEFORE)
+    return connection
+
+
 def recorded(name: str) -> dict[str, list[Any]]:
     """Return what is recorded by this name."""
     found: dict[str, list[Any]] = json.loads(_file(name).read_text())

@@ -25,15 +25,16 @@ from app.db.session import Database
 from app.errors import RetryableDatabaseError
 from app.settings import DatabaseSettings
 from app.settings.database_url import async_url
+from tests.conftest import REVISIONS
 from tests.end_to_end import records
 from tests.end_to_end.installation import Airflow
-from tests.servers import FERNET_KEY, Server, airflow_server, our_server
+from tests.servers import AIRFLOW, FERNET_KEY, Server, airflow_server, our_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-TARGETS = [("3.2.1", "ours"), ("3.3.2", "ours"), ("3.2.1", "airflow")]
+TARGETS = [*((AIRFLOW[revision], "ours") for revision in REVISIONS), (AIRFLOW[REVISIONS[0]], "airflow")]
 if records.RECORDING:
-    TARGETS = [("3.2.1", "airflow"), ("3.3.2", "airflow")]
+    TARGETS = [(AIRFLOW[revision], "airflow") for revision in REVISIONS]
 # Rows that differ on purpose: docs/compatibility.md has the reasons.
 DIFFERS = {
     ("xcom", "triggering", "recall"),  # another Dag's prior XComs are those up to the asking run
@@ -142,7 +143,7 @@ async def finished(
         else airflow_server(version, postgres.url(database), folder, PGAPPNAME=AIRFLOWS_OWN, **SERVER_SETTINGS)
     )
     with serve as server, airflow.components(server.base_url):
-        connection = await asyncpg.connect(postgres.url(database))
+        connection = await records.connected(postgres.url(database), version)
         try:
             async with _watched(postgres.url(database)) as seen:
                 await _run_everything(connection, airflow)

@@ -17,9 +17,10 @@ import asyncpg
 import pytest
 
 from app.commands.embedded import EmbeddedPostgres
+from tests.conftest import REVISIONS
 from tests.end_to_end import records
 from tests.end_to_end.installation import Airflow
-from tests.servers import airflow_environment, airflow_server, our_server
+from tests.servers import AIRFLOW, airflow_environment, airflow_server, our_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -116,7 +117,7 @@ async def _left_behind(connection: asyncpg.Connection) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("version", ["3.2.1", "3.3.2"])
+@pytest.mark.parametrize("version", [AIRFLOW[revision] for revision in REVISIONS])
 async def test_the_examples_end_alike(postgres: EmbeddedPostgres, tmp_path: Path, version: str) -> None:
     database = f"examples_{version}"
     postgres.create_database(database)
@@ -126,7 +127,7 @@ async def test_the_examples_end_alike(postgres: EmbeddedPostgres, tmp_path: Path
     await asyncio.to_thread(airflow.run, "db", "migrate")
     serve = airflow_server(version, url, tmp_path) if records.RECORDING else our_server(url, tmp_path)
     with serve as server, airflow.components(server.base_url):
-        connection = await asyncpg.connect(url)
+        connection = await records.connected(url, version)
         try:
             await _run_all(connection, airflow)
             found = await _left_behind(connection)
