@@ -29,6 +29,13 @@ ATTEMPTS = 5  # the Task SDK's, for every request
 TIME_OUT = 5.0  # seconds that it waits for an answer
 PAUSES = ((1, 1), (1, 2), (1, 4), (1, 8))  # seconds before each further attempt: random between the two
 FAILED_HEARTBEATS = 3  # in a row, each with all its attempts, end a task of Task SDK 1.0 to 1.3
+XCOMS = "SELECT task_id, key, value::text FROM xcom"
+KEEPS_TRIES = "SELECT to_regclass('xcom_v2') IS NOT NULL"
+XCOMS_OF_TRIES = """
+    SELECT 1 AS part, task_id, key, value::text FROM xcom_v1 UNION ALL
+    SELECT 2, task_id, key, value::text FROM xcom_v2 JOIN task_instance t ON t.id = task_instance_id AND working_set
+    ORDER BY part  -- what was written anew counts
+"""
 CLOCK_SLACK = timedelta(seconds=1)  # between when a worker asked and what the server dates it
 
 
@@ -257,7 +264,7 @@ async def _wrong_xcoms(
     """Return the acknowledged XComs that are missing, or hold what nobody wrote since."""
     stored = {
         (row["task_id"], row["key"]): json.loads(row["value"])
-        for row in await connection.fetch("SELECT task_id, key, value::text FROM xcom")
+        for row in await connection.fetch(XCOMS_OF_TRIES if await connection.fetchval(KEEPS_TRIES) else XCOMS)
     }
     possible: dict[tuple[uuid.UUID, str], list[Any]] = {}
     for each in history.exchanges:

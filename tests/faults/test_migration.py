@@ -11,7 +11,7 @@ import pytest
 
 from app import main
 from app.main import create_app
-from app.releases import AIRFLOW_3_2, AIRFLOW_3_3
+from app.releases import AIRFLOW_3_2, AIRFLOW_3_3, AIRFLOW_3_4, Revision
 from app.server import patience
 from app.settings import DatabaseSettings, Settings, TokenSettings
 from app.settings.database_url import async_url
@@ -19,7 +19,7 @@ from app.tasks.service import Service
 from tests.contract.cases.setups import SETUPS
 from tests.faults.conftest import InProcess
 from tests.history import History, Worker, queue, violations
-from tests.servers import FERNET_KEY, SECRET, airflow_environment, airflow_process_environment, our_server
+from tests.servers import AIRFLOW, FERNET_KEY, SECRET, airflow_environment, airflow_process_environment, our_server
 from tests.world import World
 
 NEWER = {"Airflow-API-Version": "2026-06-30"}
@@ -75,26 +75,29 @@ async def test_what_is_served_follows_the_revision(
 
 
 @pytest.mark.slow
-async def test_airflow_migrates_while_tasks_run(make_database: Callable[[str], str], tmp_path: Path) -> None:
-    """No task is lost, nothing that was told is wrong, and afterwards we serve as 3.3 does."""
-    url = make_database("3.2")
-    queued = await queue(url, 6, revision="3.2")
+@pytest.mark.parametrize(("before", "after"), [("3.2", AIRFLOW_3_3), ("3.3", AIRFLOW_3_4)])
+async def test_airflow_migrates_while_tasks_run(
+    before: str, after: Revision, make_database: Callable[[str], str], tmp_path: Path
+) -> None:
+    """No task is lost, nothing that was told is wrong, and afterwards we serve as the newer release does."""
+    url = make_database(before)
+    queued = await queue(url, 6, revision=before)
     history, over = History(), asyncio.Event()
     with our_server(url, tmp_path) as server:
         lives = [
             asyncio.create_task(Worker(history, [server.base_url], ti, name).live(over=over)) for name, ti in queued.items()
         ]
-        environment = airflow_process_environment("3.3.2", url, tmp_path)
-        airflow = str(airflow_environment("3.3.2") / "bin" / "airflow")
+        environment = airflow_process_environment(AIRFLOW[after.name], url, tmp_path)
+        airflow = str(airflow_environment(AIRFLOW[after.name]) / "bin" / "airflow")
         migrating = await asyncio.create_subprocess_exec(airflow, "db", "migrate", env=environment)
         assert await migrating.wait() == 0
         async with server.client() as client:
             for _ in range(100):
-                if (await client.get("/openapi.json")).json()["info"]["version"] == AIRFLOW_3_3.newest_api_date:
+                if (await client.get("/openapi.json")).json()["info"]["version"] == after.newest_api_date:
                     break
                 await asyncio.sleep(0.1)
             else:
-                raise AssertionError("it does not serve as 3.3")
+                raise AssertionError(f"it does not serve as {after.name}")
         over.set()
         await asyncio.gather(*lives)
         assert "Traceback" not in server.log.read_text()
