@@ -139,6 +139,10 @@ class Schema:
         column: ColumnElement[int] = table.c.map_index
         return column
 
+    def place(self, table: Any) -> list[ColumnElement[Any]]:
+        """Return what is told of the region of a task instance besides its map index, null if it is in none."""
+        return []
+
     def setting(self, names: Iterable[str]) -> Update:
         """Return the statement that sets columns of one task instance, each bound as ``new_NAME``; made once a kind."""
         wanted = frozenset(names)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Double, bindparam, cast, extract, func, or_, select, true, tuple_
+from sqlalchemy import ColumnElement, Double, bindparam, cast, extract, func, literal_column, or_, select, true, tuple_
 
 from app.db.schema import Schema
 from app.db.session import Session
@@ -36,14 +36,14 @@ class TaskInstanceQueries:
         ).where(row.c.state.in_(("running", "restarting", "queued")))
         self._states = select(row.c.run_id, row.c.task_id, map_index, row.c.state).where(tries.live)
         self._breadcrumbs = (
-            select(row.c.task_id, map_index, row.c.state, row.c.operator, row.c.duration)
+            select(row.c.task_id, map_index, row.c.state, row.c.operator, row.c.duration, *schema.place(row))
             .where(
                 row.c.dag_id == bindparam("dag_id"),
                 row.c.run_id == bindparam("run_id"),
                 row.c.state.in_(TERMINAL),
                 tries.live,
             )
-            .order_by(row.c.task_id, self._map_index)
+            .order_by(row.c.task_id, self._map_index, *(literal_column(each.name) for each in schema.place(row)))
         )
         asking = dag_run.alias("asking")
         asking_when = (
@@ -64,6 +64,7 @@ class TaskInstanceQueries:
                 row.c.try_number,
                 map_index,
                 row.c.duration,
+                *schema.place(row),
             )
             .join(dag_run, (dag_run.c.dag_id == row.c.dag_id) & (dag_run.c.run_id == row.c.run_id))
             .where(

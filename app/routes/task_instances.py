@@ -270,7 +270,7 @@ async def get_task_instance_breadcrumbs(request: Request, dag_id: str, run_id: s
     app = service.of(request)
     async with app.database.autocommit() as session:
         rows = await app.storage.queries.breadcrumbs(session, dag_id=dag_id, run_id=run_id)
-    return {"breadcrumbs": [row_body(row) for row in rows]}
+    return {"breadcrumbs": [_in_its_region(row_body(row)) for row in rows]}
 
 
 @router.get("/previous/{dag_id}/{task_id}", response_model=PreviousTIResponse | None)
@@ -290,6 +290,11 @@ async def get_previous_task_instance(
             session, dag_id=dag_id, task_id=task_id, map_index=map_index, before=logical_date, asker=token.id, state=state
         )
     return None if row is None else row_body(row)
+
+
+def _in_its_region(told: dict[str, Any]) -> dict[str, Any]:
+    """Return what is told of a task instance without its region if it is in none."""
+    return {name: value for name, value in told.items() if value is not None or not name.startswith("region_")}
 
 
 def _run_context(started: reporting.StartedTask, *, tells_start: bool) -> dict[str, Any]:

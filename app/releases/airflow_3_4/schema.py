@@ -68,6 +68,13 @@ class RegionSchema(Schema):
         own = exists().where(self.region.c.id == table.c.region_id, self.region.c.node_id == table.c.task_id)
         return case((or_(table.c.region_id == NO_REGION, own), table.c.map_index), else_=-1)
 
+    def place(self, table: Any) -> list[ColumnElement[Any]]:
+        in_one = table.c.region_id != NO_REGION
+        return [
+            case((in_one, table.c.region_id)).label("region_id"),
+            case((in_one, table.c.map_index)).label("region_index"),
+        ]
+
     def owned(self, table: Table) -> ColumnElement[bool]:
         """Match a row of a table of the time before with its owner."""
         return and_(*(table.c[name] == self.owner.c[name] for name in Coordinates._fields))
