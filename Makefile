@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 AUDIT := $(VENV)-audit/bin
 
-.PHONY: help serve test test-all test-fast fuzz bench loadtest serialized lint format lock sbom audit clean
+.PHONY: help serve test test-all test-fast fuzz bench loadtest serialized lint format lock docs sbom audit clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -48,6 +48,9 @@ format: $(READY) ## format the code
 
 lock: $(READY) ## pin every dependency anew
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/lock
+
+docs: $(READY) ## build the documentation site (site/)
+	$(BIN)/python scripts/site
 
 sbom: ## write what an image holds, with licences, as CycloneDX (sbom.json)
 	$(AUDIT)/cyclonedx-py requirements requirements/serve.txt --pyproject pyproject.toml --output-reproducible --of JSON -o sbom.json

@@ -54,6 +54,7 @@ SETTINGS: dict[str, dict[str, str]] = {
 DEFAULT_TARGETS = ["ours", "3.2.1", "3.3.2"]
 SERVER_CPU, OTHER_CPU = {0}, {max(os.sched_getaffinity(0))}
 ARRIVING = 3  # times as long as any other load: an overload of 30 s, with --seconds 10
+WRITTEN = "SELECT pg_current_wal_lsn() - '0/0'"  # bytes of WAL since the database cluster was made
 IDLE = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 
 
@@ -313,16 +314,19 @@ async def at_rate(target: Target, rate: float, seconds: float) -> None:
 async def metered(
     target: Target, postgres: int, name: str, *, connections: int
 ) -> AsyncIterator[tuple[Load, list[Outcome]]]:
-    """Meter one load: CPU of the server and of PostgreSQL for each request, requests a second, latencies."""
+    """Meter one load: CPU of the server and of PostgreSQL and WAL for each request, requests a second, latencies."""
     load, outcomes = Load(target.server.base_url, connections), list[Outcome]()
     server, database = cpu_seconds(target.server.process.pid), cpu_seconds(postgres)
+    written = await target.connection.fetchval(WRITTEN)
     yield load, outcomes
+    written = await target.connection.fetchval(WRITTEN) - written
     server, database = cpu_seconds(target.server.process.pid) - server, cpu_seconds(postgres) - database
     load.close()
     (outcome,) = outcomes
     check(target.name, outcome)
     target.note(f"{name} server CPU ms", server / outcome.requests * 1000)
     target.note(f"{name} PostgreSQL CPU ms", database / outcome.requests * 1000)
+    target.note(f"{name} WAL kB", float(written) / outcome.requests / 1000)
     target.note(f"{name} requests/s", outcome.requests / outcome.seconds)
     target.note(f"{name} p50 ms", outcome.quantile(0.5) * 1000)
     target.note(f"{name} p99 ms", outcome.quantile(0.99) * 1000)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import uuid
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 from app.server.listening import HIGHEST_PORT
 
@@ -36,6 +37,16 @@ def port(text: str) -> int:
     return int(text)
 
 
+def count(text: str) -> int:
+    """Return a number.
+
+    :raises argparse.ArgumentTypeError: it is no whole number of at least 1.
+    """
+    if not (text.isdecimal() and int(text) >= 1):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
 def root_path(text: str) -> str:
     """Return a path with a slash at its begin and none at its end; of ``/`` nothing is left."""
     return f"/{text.strip('/')}".rstrip("/")
@@ -50,3 +61,33 @@ def task_instance_id(text: str) -> str:
         return str(uuid.UUID(text))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a task instance's id: expected a UUID") from None
+
+
+def command(
+    commands: Any,
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    *,
+    help: str,
+    description: str,
+    examples: Sequence[str],
+    codes: dict[int, str],
+) -> argparse.ArgumentParser:
+    """Add a command.
+
+    :param run: does it, and returns the exit code.
+    :param help: its line in the list of commands.
+    :param codes: what its exit codes mean, beside those of every command.
+    """
+    meanings = sorted({**MEANINGS, **codes}.items())
+    epilog = ["examples:", *(f"  {example}" for example in examples), ""]
+    epilog += ["exit codes:", *(f"  {code:<4}{meaning}" for code, meaning in meanings)]
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=help,
+        description=description,
+        epilog="\n".join(epilog),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser

@@ -1,4 +1,4 @@
-"""The commands that a person types: ``execution-api serve | dev | check | healthcheck | config | top | token``.
+"""The commands that a person types: ``execution-api serve | dev | check | healthcheck | size | config | top | token``.
 
 What a command needs is imported when it runs: none waits for what only another uses.
 """
@@ -11,16 +11,14 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from app import __version__, settings
 from app.commands.arguments import (
     INTERRUPTED,
-    MEANINGS,
     MISCONFIGURED,
     MISTYPED,
     NOT_READY,
@@ -31,6 +29,8 @@ from app.commands.arguments import (
     root_path,
     task_instance_id,
 )
+from app.commands.arguments import command as _command
+from app.commands.arguments import count as _count
 from app.errors import ConfigurationError
 
 # For the files in which processes count together: in memory where there is such a folder, also if no other can be written.
@@ -174,6 +174,31 @@ Asks the service that these settings start on this machine whether it answers, w
     port_or_path.add_argument("--port", type=port, help="port that serve was told")
     port_or_path.add_argument("--uds", type=Path, metavar="PATH", help="Unix socket that serve was told")
 
+    size = _command(
+        commands,
+        "size",
+        _size,
+        help="say how many workers, connections and cores so many running tasks need",
+        description="""\
+Computes from measured costs (docs/performance.md, docs/sizing.md) what so many tasks need that run at the same
+time. It reads no settings and asks nobody.""",
+        examples=(
+            "execution-api size --running-tasks 20000",
+            "execution-api size --running-tasks 500 --task-seconds 5 --json",
+        ),
+        codes={0: "it is on standard output"},
+    )
+    size.add_argument("--running-tasks", type=_count, required=True, metavar="N", help="at the same time")
+    size.add_argument(
+        "--heartbeat-seconds", type=_count, default=5, metavar="SECONDS", help="between two of a task (%(default)s)"
+    )
+    size.add_argument("--task-seconds", type=_count, default=60, metavar="SECONDS", help="that a task runs (%(default)s)")
+    size.add_argument(
+        "--requests", type=_count, default=7, metavar="N", help="of a task beside its heartbeats (%(default)s)"
+    )
+    size.add_argument("--pool-size", type=_count, default=10, metavar="N", help="connections of a worker (%(default)s)")
+    size.add_argument("--json", action="store_true", help="for programs")
+
     config = _command(
         commands,
         "config",
@@ -233,42 +258,6 @@ settings of the tokens alone ([api_auth] jwt_*), and no database.""",
     return parser
 
 
-def _command(
-    commands: Any,
-    name: str,
-    run: Callable[[argparse.Namespace], int],
-    *,
-    help: str,
-    description: str,
-    examples: Sequence[str],
-    codes: dict[int, str],
-) -> argparse.ArgumentParser:
-    """Add a command.
-
-    :param run: does it, and returns the exit code.
-    :param help: its line in the list of commands.
-    :param codes: what its exit codes mean, beside those of every command.
-    """
-    meanings = sorted({**MEANINGS, **codes}.items())
-    epilog = ["examples:", *(f"  {example}" for example in examples), ""]
-    epilog += ["exit codes:", *(f"  {code:<4}{meaning}" for code, meaning in meanings)]
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=help,
-        description=description,
-        epilog="\n".join(epilog),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=run)
-    return parser
-
-
-def _count(text: str) -> int:
-    if not (text.isdecimal() and int(text) >= 1):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
-
-
 def _serve(options: argparse.Namespace) -> int:
     try:
         folder = tempfile.TemporaryDirectory(prefix="execution-api-", dir=MEMORY if os.access(MEMORY, os.W_OK) else None)
@@ -318,6 +307,15 @@ def _healthcheck(options: argparse.Namespace) -> int:
     if wrong := healthcheck.run(server, uds=options.uds):
         print(f"execution-api: {wrong}", file=sys.stderr)
         return NOT_READY
+    return 0
+
+
+def _size(options: argparse.Namespace) -> int:
+    from app.commands import size
+
+    load = size.Load(options.running_tasks, options.heartbeat_seconds, options.task_seconds, options.requests)
+    found = size.of(load, pool_size=options.pool_size)
+    print(json.dumps(asdict(found), indent=2) if options.json else "\n".join(size.told(load, found)))
     return 0
 
 
