@@ -1,4 +1,4 @@
-"""The commands that a person types: ``execution-api serve | dev | check | healthcheck | size | config | top | token``.
+"""The commands that a person types, such as ``execution-api serve``.
 
 What a command needs is imported when it runs: none waits for what only another uses.
 """
@@ -199,6 +199,32 @@ time. It reads no settings and asks nobody.""",
     size.add_argument("--pool-size", type=_count, default=10, metavar="N", help="connections of a worker (%(default)s)")
     size.add_argument("--json", action="store_true", help="for programs")
 
+    rehearse = _command(
+        commands,
+        "rehearse",
+        _rehearse,
+        help="live a run of each of your Dags on your own database, with nothing changed",
+        description="""\
+Reads Dags, variables, connections and XComs as workers would; then triggers each Dag, runs its tasks
+through every state, registers its assets and clears it. What is written stands in temporary tables, in
+read-only transactions that are rolled back: PostgreSQL itself refuses a write to Airflow's tables, or a
+lock on one of their rows. Values are never shown.""",
+        examples=(
+            "execution-api rehearse",
+            "execution-api rehearse --sample 50 --json",
+            "execution-api rehearse --against http://airflow-api-server:8080/execution/",
+        ),
+        codes={
+            0: "each Dag can be served, and what is stored be read; with --against, as the other server does",
+            NOT_READY: "something cannot be, or is answered otherwise; lines that begin with FAIL tell what and why",
+        },
+    )
+    rehearse.add_argument("--sample", type=_count, metavar="N", help="so many of the Dags, the same each time (all of them)")
+    rehearse.add_argument(
+        "--against", metavar="URL", help="the execution API of Airflow's own server: ask it, too, for all that is read"
+    )
+    rehearse.add_argument("--json", action="store_true", help="for programs")
+
     config = _command(
         commands,
         "config",
@@ -317,6 +343,15 @@ def _size(options: argparse.Namespace) -> int:
     found = size.of(load, pool_size=options.pool_size)
     print(json.dumps(asdict(found), indent=2) if options.json else "\n".join(size.told(load, found)))
     return 0
+
+
+def _rehearse(options: argparse.Namespace) -> int:
+    from app.commands import rehearse
+    from app.server import logs
+
+    logs.configure("CRITICAL")  # what is wrong is in the report
+    how = {"most": options.sample, "against": options.against, "as_json": options.json}
+    return 0 if rehearse.run(settings.load(), **how) else NOT_READY
 
 
 def _config(options: argparse.Namespace) -> int:

@@ -39,6 +39,14 @@ def assets_of(task: Mapping[str, Any]) -> set[tuple[str, str]]:
     }
 
 
+def outlets_of(task: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a serialized task's outlets that name an asset or an alias, as its worker reports them."""
+    kinds = {ASSET_TYPE: ("Asset", ("name", "uri")), "asset_alias": ("AssetAlias", ("name",))}
+    items = [item for item in _list(task.get("outlets")) if isinstance(item, Mapping) and item.get("__type") in kinds]
+    named = [(kinds[item["__type"]], item["__var"]) for item in items]
+    return [{"type": kind, **{name: fields[name] for name in names}} for (kind, names), fields in named]
+
+
 def is_teardown(task: Mapping[str, Any]) -> bool:
     """Say whether a serialized task tears something down."""
     return bool(_attribute(task, "is_teardown"))

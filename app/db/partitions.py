@@ -16,7 +16,7 @@ from app.db.tables import arguments, partitioned_asset_key_log, rows_of
 WAITING = 0x45584150  # the class of our advisory locks: a number of our own
 
 _dags = rows_of("dags", dag_id=Text)
-_LOCK = select(func.pg_advisory_xact_lock(WAITING, func.hashtext(_dags.c.dag_id))).select_from(_dags)
+LOCK = select(func.pg_advisory_xact_lock(WAITING, func.hashtext(_dags.c.dag_id))).select_from(_dags)
 
 _wanted = rows_of("wanted", dag_id=Text, key=Text)
 _made = rows_of("made", dag_id=Text, key=Text, date=DateTime(timezone=True), fingerprint=JSON)
@@ -84,7 +84,7 @@ class Partitions:
         :raises LockTimeout: when somebody holds one of the Dags, or the scheduler makes the run of a partition right now;
             after that, the next event is for another.
         """
-        await session.execute(_LOCK, {"dag_ids": sorted({event.dag_id for event in joining})})
+        await session.execute(LOCK, {"dag_ids": sorted({event.dag_id for event in joining})})
         first = {(event.dag_id, event.key): event for event in reversed(joining)}
         found = await session.execute(self._newest, arguments(["dag_ids", "keys"], sorted(first)))
         waiting = {(row.dag_id, row.key): row for row in found if row.created_dag_run_id is None}

@@ -22,6 +22,10 @@ class UnknownDeadline(UnknownInDag):
     """A deadline that cannot be computed here; the message says why."""
 
 
+class UnusableVariable(UnknownDeadline):
+    """A variable says how long a deadline is, and there is none, or it is no number: Airflow makes no such run either."""
+
+
 async def planned(service: Service, session: Session, *, run: Mapping[str, Any], now: datetime) -> list[dict[str, Any]]:
     """Return the deadlines of a new run, as :func:`app.db.deadlines.create` takes them.
 
@@ -77,12 +81,12 @@ async def _interval(service: Service, encoded: Any) -> timedelta:
             key = encoded["__data__"]["key"]
             value = await service.secrets.variable(key, None)
             if value is None:
-                raise UnknownDeadline(f"VariableInterval '{key}' not found")
+                raise UnusableVariable(f"VariableInterval '{key}' not found")
             try:
                 return timedelta(seconds=int(value))
             except ValueError:
                 message = f"VariableInterval '{key}' must be an integer (seconds), got: {value!r}"
-                raise UnknownDeadline(message) from None
+                raise UnusableVariable(message) from None
     raise UnknownDeadline(f"the interval {encoded['__classname__']} is unknown")
 
 

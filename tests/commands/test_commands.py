@@ -29,7 +29,7 @@ from tests.servers import AUDIENCE, SECRET, airflow_settings, clean_environment,
 
 MISCONFIGURED_WITHIN = 10.0  # seconds, whatever is wrong
 COMMAND = [sys.executable, "-m", "app"]
-COMMANDS = ["serve", "dev", "check", "config", "top", "token"]
+COMMANDS = ["serve", "dev", "check", "size", "rehearse", "config", "top", "token"]
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
