@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,7 +25,7 @@ from sqlalchemy import (
     tuple_,
     union,
 )
-from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
+from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by, insert
 
 from app.db.session import Session
 from app.db.tables import (
@@ -45,6 +46,7 @@ from app.db.tables import (
     dag_schedule_asset_reference,
     dag_schedule_asset_uri_reference,
     dagrun_asset_event,
+    from_text,
     rows_of,
 )
 
@@ -102,6 +104,14 @@ _CREATED = func.jsonb_build_object(
 )  # fmt: skip
 
 
+_BOUND = select(func.set_config("statement_timeout", bindparam("milliseconds", type_=Text), True))
+
+
+async def bound_search(session: Session, *, seconds: float) -> None:
+    """Bound how long each further statement of a transaction may search: a regular expression may take for ever."""
+    await session.scalar(_BOUND, {"milliseconds": str(max(round(seconds * 1000), 1))})
+
+
 async def events(
     session: Session,
     *,
@@ -112,11 +122,16 @@ async def events(
     before: datetime | None,
     ascending: bool,
     limit: int | None,
+    extra: Mapping[str, str] | None = None,
+    partition_key: str | None = None,
+    partition_pattern: str | None = None,
 ) -> Sequence[AnyRow]:
     """Return asset events with their asset and the runs that each made, as ``created``.
 
     :param name: of the asset; with ``uri`` it names one asset, active or not, each alone the active one.
     :param alias_name: instead, only those that came through this alias.
+    :param extra: what they must say, among others.
+    :param partition_pattern: a regular expression of PostgreSQL's that their partition key must match.
     """
     created = (
         select(func.array_agg(aggregate_order_by(_CREATED, dag_run.c.id)))
@@ -146,6 +161,12 @@ async def events(
         statement = statement.where(asset_event.c.timestamp >= after)
     if before is not None:
         statement = statement.where(asset_event.c.timestamp <= before)
+    if extra:
+        statement = statement.where(cast(asset_event.c.extra, JSONB).contains(from_text(literal(json.dumps(extra)), JSONB)))
+    if partition_key is not None:
+        statement = statement.where(asset_event.c.partition_key == partition_key)
+    if partition_pattern is not None:
+        statement = statement.where(asset_event.c.partition_key.op("~")(partition_pattern))
     in_order = [column.asc() if ascending else column.desc() for column in (asset_event.c.timestamp, asset_event.c.id)]
     return (await session.execute(statement.order_by(*in_order).limit(limit or None))).all()
 

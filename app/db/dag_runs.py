@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import DateTime, Double, bindparam, cast, func, literal, or_, select, tuple_, update
+from sqlalchemy import DateTime, Double, Text, bindparam, cast, delete, func, literal, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by, insert
 
 from app.db.schema import Schema, known
@@ -221,6 +221,32 @@ async def create(
     return run_pk
 
 
+_THIS = dag_run.c.dag_id == bindparam("dag_id"), dag_run.c.run_id == bindparam("run_id")
+_NOTING = insert(dag_run_note).from_select(
+    ["dag_run_id", "content", "created_at", "updated_at"],
+    select(
+        dag_run.c.id,
+        bindparam("note", type_=Text),
+        bindparam("now", type_=DateTime(timezone=True)),
+        bindparam("now", type_=DateTime(timezone=True)),
+    ).where(*_THIS),
+)
+_NOTE = _NOTING.on_conflict_do_update(
+    index_elements=[dag_run_note.c.dag_run_id],
+    set_={"user_id": None, **{name: _NOTING.excluded[name] for name in ("content", "updated_at")}},
+    where=or_(dag_run_note.c.content.is_distinct_from(_NOTING.excluded.content), dag_run_note.c.user_id.is_not(None)),
+)
+_FORGET_NOTE = delete(dag_run_note).where(dag_run_note.c.dag_run_id == select(dag_run.c.id).where(*_THIS).scalar_subquery())
+
+
+async def set_note(session: Session, *, dag_id: str, run_id: str, note: str, now: datetime) -> None:
+    """Write the note of a run, whoever wrote it before, in nobody's name; no text takes it away; one statement."""
+    if note:
+        await session.execute(_NOTE, {"dag_id": dag_id, "run_id": run_id, "note": note, "now": now})
+    else:
+        await session.execute(_FORGET_NOTE, {"dag_id": dag_id, "run_id": run_id})
+
+
 _LOCK = (
     select(
         dag_run.c.id,
@@ -232,7 +258,7 @@ _LOCK = (
         dag_run.c.bundle_version,
         as_text(dag_run.c.conf),
     )
-    .where(dag_run.c.dag_id == bindparam("dag_id"), dag_run.c.run_id == bindparam("run_id"))
+    .where(*_THIS)
     .with_for_update(of=dag_run, key_share=True)
 )
 

@@ -139,6 +139,18 @@ async def tasks_of_run(session: Session, *, dag_id: str, run_id: str) -> dict[st
     return {task["__var"]["task_id"]: task["__var"] for task in tasks}
 
 
+_TASKS_OF_VERSION = select(_part("$.dag.tasks").label("part"), serialized_dag.c.data_compressed).where(
+    serialized_dag.c.dag_version_id == bindparam("version")
+)
+
+
+async def task_of_version(session: Session, *, version: uuid.UUID | None, task_id: str) -> dict[str, Any] | None:
+    """Return a serialized task of a version of its Dag, or None when there is none."""
+    row = (await session.execute(_TASKS_OF_VERSION, {"version": version})).one_or_none()
+    tasks = (_decoded(row, "tasks") if row is not None else None) or []
+    return next((task["__var"] for task in tasks if task["__var"]["task_id"] == task_id), None)
+
+
 def _decoded(row: AnyRow, part: str) -> Any:
     """Decode a part of a serialized Dag; a compressed one (``[core] compress_serialized_dags``) comes whole."""
     if row.data_compressed:

@@ -26,15 +26,17 @@ async def record(
     )
 
 
-_FIRST = (
-    select(task_reschedule.c.start_date)
-    .where(task_reschedule.c.ti_id == bindparam("pk"))
-    .order_by(task_reschedule.c.id)
-    .limit(1)
-)
+_OF_TASK = select(task_reschedule.c.start_date).where(task_reschedule.c.ti_id == bindparam("pk")).limit(1)
+_FIRST = {
+    is_by_time: _OF_TASK.order_by(task_reschedule.c.start_date if is_by_time else task_reschedule.c.id)
+    for is_by_time in (False, True)
+}
 
 
-async def first(session: Session, *, ti_id: uuid.UUID) -> datetime | None:
-    """Return when a task was first rescheduled, or None."""
-    found: datetime | None = await session.scalar(_FIRST, {"pk": ti_id})
+async def first(session: Session, *, ti_id: uuid.UUID, by_time: bool) -> datetime | None:
+    """Return when a task was first rescheduled, or None.
+
+    :param by_time: whether the first is that which began first; else that which was written first.
+    """
+    found: datetime | None = await session.scalar(_FIRST[by_time], {"pk": ti_id})
     return found

@@ -128,7 +128,7 @@ dag_run_note = Table(
     "dag_run_note",
     metadata,
     Column("dag_run_id", Integer, primary_key=True),
-    Column("content", String),
+    *_text("user_id", "content"),
     _time("created_at"),
     _time("updated_at"),
 )

@@ -74,6 +74,8 @@ class TaskInstances:
                 row.c.queued_dttm,
                 row.c.next_method,
                 as_text(row.c.next_kwargs),
+                row.c.operator,
+                row.c.dag_version_id,
                 dag_run.c.id.label("run_pk"),
                 dag_run.c.logical_date,
                 dag_run.c.data_interval_start,
@@ -112,11 +114,16 @@ class TaskInstances:
             map_index,
             row.c.last_heartbeat_at,
         ).where(self._is_this)
-        self._context = select(
-            select(func.count())
-            .select_from(task_reschedule)
+        self._is_live = select(literal(1)).where(self._is_this)
+        started = task_reschedule.c.start_date
+        rescheduled = (
+            select(func.count().label("times"), func.min(started).label("first"))
             .where(task_reschedule.c.ti_id == bindparam("pk"))
-            .scalar_subquery(),
+            .subquery("rescheduled")
+        )
+        self._context = select(
+            rescheduled.c.times,
+            rescheduled.c.first,
             xcoms.left_behind,
             exists().where(dagrun_asset_event.c.dag_run_id == bindparam("run_pk")),
         )
@@ -152,15 +159,19 @@ class TaskInstances:
         """Return who runs a task instance, its state, last heartbeat, Dag and run; without a lock."""
         return (await session.execute(self._identity, {"pk": ti_id})).one_or_none()
 
-    async def context(self, session: Session, *, row: AnyRow) -> tuple[int, list[str], bool]:
+    async def is_live(self, session: Session, *, ti_id: uuid.UUID) -> bool:
+        """Say whether this id is that of a last try."""
+        return await session.scalar(self._is_live, {"pk": ti_id}) is not None
+
+    async def context(self, session: Session, *, row: AnyRow) -> tuple[int, datetime | None, list[str], bool]:
         """Return what a starting task is told beyond its own row.
 
-        :returns: how often it was rescheduled, the keys of the XComs that an earlier try left, and whether its run consumed
-            asset events.
+        :returns: how often it was rescheduled, and when first, the keys of the XComs that an earlier try left, and whether
+            its run consumed asset events.
         """
         parameters = {"pk": row.id, "run_pk": row.run_pk, "task_id": row.task_id, "map_index": row.map_index}
-        count, keys, has_events = (await session.execute(self._context, parameters)).one()
-        return count, keys or [], has_events
+        times, first, keys, has_events = (await session.execute(self._context, parameters)).one()
+        return times, first, keys or [], has_events
 
     async def write(self, session: Session, *, ti_id: uuid.UUID, values: Mapping[str, Any]) -> None:
         """Set columns of a locked task instance."""

@@ -33,6 +33,7 @@ AIRFLOW_3_2 = Revision(
         cleared_end_first=False,
         starts_tell_wait=False,
         bare_ids_skip_all=False,
+        reschedules_by_time=False,
     ),
     runs=Runs(
         triggered_type="manual",

@@ -17,6 +17,6 @@ AIRFLOW_3_3 = Revision(
     alembic_version="d2f4e1b3c5a7",
     newest_api_date="2026-06-30",
     storage=Storage(_SCHEMA, _TRIES, XComsOfRuns(_SCHEMA), RenderedFieldsOfRuns(_SCHEMA, _TRIES)),
-    tasks=Tasks(cleared_end_first=False, starts_tell_wait=False, bare_ids_skip_all=False),
+    tasks=Tasks(cleared_end_first=False, starts_tell_wait=False, bare_ids_skip_all=False, reschedules_by_time=False),
     runs=Runs(conf_is_plain=False),
 )

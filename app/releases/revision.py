@@ -18,6 +18,7 @@ class Tasks:
     :param cleared_end_first: whether a task instance that is cleared while it runs stays the same try until its process is
         known to be dead: such a process must not start it, and who ended it tells.
     :param starts_tell_wait: whether StatsD is told how long a task that starts was queued.
+    :param reschedules_by_time: whether a task's first reschedule is that which began first; else the first that was written.
     :param bare_ids_skip_all: whether a task to skip that is named without a map index means all of its instances.
     """
 
@@ -28,6 +29,7 @@ class Tasks:
     cleared_end_first: bool = True
     starts_tell_wait: bool = True
     bare_ids_skip_all: bool = True
+    reschedules_by_time: bool = True
 
 
 @dataclass(frozen=True, slots=True)

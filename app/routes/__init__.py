@@ -8,6 +8,7 @@ from app.routes import (
     asset_events,
     asset_state_store,
     assets,
+    callbacks,
     connection_tests,
     connections,
     dag_runs,
@@ -39,5 +40,6 @@ ROUTERS: tuple[tuple[str, str, Operations], ...] = (
     ("/store/ti", "Task State Store", task_state_store.router),
     ("/store/asset", "Asset State Store", asset_state_store.router),
     ("/connection-tests", "Connection Tests", connection_tests.router),
+    ("/callbacks", "Callbacks", callbacks.router),
     ("", "Health", health.router),
 )

@@ -17,7 +17,7 @@ router = Operations(responses={404: {"description": "Connection not found"}})
 
 
 @router.get(
-    "/{connection_id}",
+    "/{connection_id:path}",
     response_model=ConnectionResponse,
     responses={
         401: {"description": "Unauthorized"},

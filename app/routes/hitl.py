@@ -9,7 +9,7 @@ from fastapi import Depends, Request
 
 from app.db import hitl
 from app.db.tables import AnyRow
-from app.routes.operations import Operations
+from app.routes.operations import Operations, refusal
 from app.routes.rendering import any_json
 from app.schemas.hitl import HITLDetailRequest, HITLDetailResponse, UpdateHITLDetailPayload
 from app.server.auth import own_execution_token
@@ -46,7 +46,11 @@ async def upsert_hitl_detail(request: Request, task_instance_id: UUID, payload: 
     }
 
 
-@router.patch("/{task_instance_id}", response_model=HITLDetailResponse)
+@router.patch(
+    "/{task_instance_id}",
+    response_model=HITLDetailResponse,
+    responses={404: refusal("No request of this task instance"), 409: refusal("It was answered before")},
+)
 async def update_hitl_detail(request: Request, task_instance_id: UUID, payload: UpdateHITLDetailPayload) -> Any:
     """Record the response to a task's request."""
     async with service.of(request).database.autocommit() as session:
@@ -64,7 +68,11 @@ async def update_hitl_detail(request: Request, task_instance_id: UUID, payload: 
     return _response(row)
 
 
-@router.get("/{task_instance_id}", response_model=HITLDetailResponse)
+@router.get(
+    "/{task_instance_id}",
+    response_model=HITLDetailResponse,
+    responses={404: refusal("No request of this task instance")},
+)
 async def get_hitl_detail(request: Request, task_instance_id: UUID) -> Any:
     """Get the response to a task's request."""
     async with service.of(request).database.autocommit() as session:

@@ -18,6 +18,7 @@ from app.routes.operations import Operations, refusal
 from app.routes.rendering import dag_run_body, raw_json, row_body
 from app.schemas.base import TaskInstanceState
 from app.schemas.task_instances import (
+    DagRunNoteUpdatePayload,
     InactiveAssetsResponse,
     PreviousTIResponse,
     PrevSuccessfulDagRunResponse,
@@ -33,7 +34,7 @@ from app.schemas.task_instances import (
 from app.schemas.values import Integer, Label, ShownValues, UtcDateTime
 from app.server import bodies
 from app.server.auth import REFRESH_HEADER, WORKLOAD, TaskToken, execution_token, own_execution_token, own_run_token
-from app.tasks import reporting, service, siblings
+from app.tasks import attempts, reporting, service, siblings
 from app.tasks.clock import utcnow
 from app.tasks.transitions import ARCHIVED, NOT_FOUND, Refuse, Same, may_retry
 
@@ -41,8 +42,11 @@ router = Operations()
 own = Depends(own_execution_token)
 anyone = Depends(execution_token)
 
-TELLS_ARCHIVED = "2026-10-30"  # the API date since which an archived try's report is told from one of nobody's
 NOT_FOUND_DOC: dict[int | str, dict[str, Any]] = {404: refusal("Task Instance not found")}
+GROUP_DOC: dict[int | str, dict[str, Any]] = {
+    404: refusal("Dag or task group not found"),
+    409: refusal("Several task instances are meant"),
+}
 Filter = Annotated[list[str] | None, Query()]
 
 
@@ -69,6 +73,7 @@ async def ti_heartbeat(request: Request, task_instance_id: UUID, ti_payload: TIH
         **NOT_FOUND_DOC,
         409: refusal("The TI is already in the requested state"),
         422: refusal("Invalid payload for the state transition"),
+        500: refusal("What the Dag says of the task's arguments is not valid"),
     },
 )
 async def ti_run(
@@ -80,13 +85,16 @@ async def ti_run(
 ) -> Any:
     """Run a TaskInstance that is queued."""
     app = service.of(request)
-    started = await reporting.start_task(app, ti_id=task_instance_id, payload=ti_run_payload)
+    is_told = service.api_date(request) >= attempts.SINCE
+    started = await reporting.start_task(app, ti_id=task_instance_id, payload=ti_run_payload, with_arguments=is_told)
+    if started is NOT_FOUND:
+        return await attempts.not_found(request, ti_id=task_instance_id)
     if isinstance(started, Refuse):
         return started
     if token.scope == WORKLOAD:
         claims = {"sub": str(task_instance_id), "scope": "execution"}
         response.headers[REFRESH_HEADER] = app.tokens.mint(claims)
-    return _run_context(started, tells_start=app.revision.tasks.resume_tells_start)
+    return _run_context(started, app)
 
 
 @router.patch(
@@ -97,6 +105,7 @@ async def ti_run(
         200: {"description": "The TI was already in the requested state"},
         404: {"description": "Task Instance not found"},
         409: {"description": "The TI is not in a valid state for this transition"},
+        410: {"description": "The try was archived"},
         422: {"description": "Invalid payload for the state transition"},
     },
 )
@@ -107,7 +116,7 @@ async def ti_update_state(
     if isinstance(ti_patch_payload, TIServerTerminatedPayload):
         return await reporting.acknowledge_end(service.of(request), ti_id=task_instance_id, payload=ti_patch_payload)
     decision = await reporting.report_state(service.of(request), ti_id=task_instance_id, payload=ti_patch_payload)
-    if decision is ARCHIVED and service.api_date(request) < TELLS_ARCHIVED:
+    if decision is ARCHIVED and service.api_date(request) < attempts.SINCE:
         return NOT_FOUND
     if isinstance(decision, Refuse):
         return decision
@@ -136,7 +145,7 @@ async def ti_put_rtif(request: Request, task_instance_id: UUID, put_rtif_payload
     async with app.database.autocommit() as session:  # the clean-up may fail alone: what is left goes with the next one
         row = await app.storage.rendered_fields.put(session, ti_id=task_instance_id, fields=fields)
         if row is None:
-            return await _gone(app, session, task_instance_id)
+            return await _gone(request, session, task_instance_id)
         keep = app.settings.rendered_fields_runs
         await app.storage.rendered_fields.clean_up(session, dag_id=row.dag_id, task_id=row.task_id, keep=keep)
     return {"message": "Rendered task instance fields successfully set"}
@@ -159,14 +168,38 @@ async def ti_patch_rendered_map_index(
         found = await app.storage.task_instances.set_label(
             session, ti_id=task_instance_id, label=rendered_map_index, now=utcnow()
         )
-    return None if found else Refuse(404, "Task Instance not found")
+    if found:
+        return None
+    refused = await attempts.not_found(request, ti_id=task_instance_id)
+    return Refuse(404, "Task Instance not found") if refused is NOT_FOUND else refused
+
+
+@router.patch(
+    "/{task_instance_id}/dag-run-note",
+    status_code=204,
+    dependencies=[own],
+    responses={**NOT_FOUND_DOC, 422: refusal("Invalid payload for the DagRun note update")},
+)
+async def update_dag_run_note(request: Request, task_instance_id: UUID, body: DagRunNoteUpdatePayload) -> Any:
+    """Write the note of a task instance's run, in nobody's name; no text takes it away, null leaves it."""
+    app = service.of(request)
+    async with app.database.autocommit() as session:
+        row = await app.storage.task_instances.identity(session, ti_id=task_instance_id)
+        if row is not None and body.note is not None:
+            await dag_runs.set_note(session, dag_id=row.dag_id, run_id=row.run_id, note=body.note, now=utcnow())
+    return await attempts.not_found(request, ti_id=task_instance_id) if row is None else None
 
 
 @router.patch(
     "/{task_instance_id}/skip-downstream",
     status_code=204,
     dependencies=[own],
-    responses={**NOT_FOUND_DOC, 422: refusal("Invalid payload for the state transition")},
+    responses={
+        **NOT_FOUND_DOC,
+        400: refusal("A task is named that cannot be"),
+        409: refusal("A task is named of which several are meant"),
+        422: refusal("Invalid payload for the state transition"),
+    },
 )
 async def ti_skip_downstream(
     request: Request, task_instance_id: UUID, ti_patch_payload: TISkippedDownstreamTasksStatePayload
@@ -211,7 +244,7 @@ async def validate_inlets_and_outlets(request: Request, task_instance_id: UUID) 
     return {"inactive_assets": [{"name": name, "uri": uri, "type": "Asset"} for name, uri in sorted(inactive)]}
 
 
-@router.get("/count", response_model=int, dependencies=[anyone])
+@router.get("/count", response_model=int, dependencies=[anyone], responses=GROUP_DOC)
 async def get_task_instance_count(
     request: Request,
     dag_id: str,
@@ -235,7 +268,7 @@ async def get_task_instance_count(
         return await app.storage.queries.count(session, states=states, pairs=pairs, task_ids=task_ids, **shared)
 
 
-@router.get("/states", response_model=TaskStatesResponse, dependencies=[anyone])
+@router.get("/states", response_model=TaskStatesResponse, dependencies=[anyone], responses=GROUP_DOC)
 async def get_task_instance_states(
     request: Request,
     dag_id: str,
@@ -273,7 +306,11 @@ async def get_task_instance_breadcrumbs(request: Request, dag_id: str, run_id: s
     return {"breadcrumbs": [_in_its_region(row_body(row)) for row in rows]}
 
 
-@router.get("/previous/{dag_id}/{task_id}", response_model=PreviousTIResponse | None)
+@router.get(
+    "/previous/{dag_id}/{task_id}",
+    response_model=PreviousTIResponse | None,
+    responses={409: refusal("Several task instances are meant")},
+)
 async def get_previous_task_instance(
     request: Request,
     dag_id: str,
@@ -289,7 +326,7 @@ async def get_previous_task_instance(
         row = await app.storage.queries.previous(
             session, dag_id=dag_id, task_id=task_id, map_index=map_index, before=logical_date, asker=token.id, state=state
         )
-    return None if row is None else row_body(row)
+    return None if row is None else _in_its_region(row_body(row))
 
 
 def _in_its_region(told: dict[str, Any]) -> dict[str, Any]:
@@ -297,7 +334,7 @@ def _in_its_region(told: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in told.items() if value is not None or not name.startswith("region_")}
 
 
-def _run_context(started: reporting.StartedTask, *, tells_start: bool) -> dict[str, Any]:
+def _run_context(started: reporting.StartedTask, app: service.Service) -> dict[str, Any]:
     """Return what a worker is told when it starts a task instance."""
     row = started.row
     run = dag_run_body(row, events=started.events, team_name=started.team_name)
@@ -310,10 +347,15 @@ def _run_context(started: reporting.StartedTask, *, tells_start: bool) -> dict[s
         "connections": [],
         "xcom_keys_to_clear": started.xcom_keys,
         "should_retry": may_retry(row),
+        "multi_team": app.settings.multi_team,
     }
+    if started.first_reschedule is not None:
+        context["first_task_reschedule_start_date"] = started.first_reschedule
+    if started.arguments is not None:
+        context["arg_bindings"] = started.arguments
     if row.next_method:
         context |= {"next_method": row.next_method, "next_kwargs": raw_json(row.next_kwargs)}
-        if tells_start:
+        if app.revision.tasks.resume_tells_start:
             context["start_date"] = row.start_date
     return context
 
@@ -338,8 +380,11 @@ def _shown(app: service.Service, fields: Any) -> str:
     return json.dumps(app.secrets.redact(fields))
 
 
-async def _gone(app: service.Service, session: Any, ti_id: UUID) -> Refuse:
+async def _gone(request: Request, session: Session, ti_id: UUID) -> Refuse:
     """Tell an archived try from an id that never was, where this revision does."""
+    app = service.of(request)
     if not app.revision.tasks.archived_rtif_is_gone:
         return Refuse(404, "Not Found")
-    return ARCHIVED if await app.storage.tries.is_archived(session, ti_id=ti_id) else NOT_FOUND
+    if not await app.storage.tries.is_archived(session, ti_id=ti_id):
+        return NOT_FOUND
+    return ARCHIVED if service.api_date(request) < attempts.SINCE else attempts.GONE

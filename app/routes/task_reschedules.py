@@ -23,5 +23,6 @@ router = Operations(responses={401: {"description": "Unauthorized"}, 404: {"desc
 )
 async def get_start_date(request: Request, task_instance_id: UUID) -> Any:
     """Get when a task was first rescheduled, or None."""
-    async with service.of(request).database.autocommit() as session:
-        return await reschedules.first(session, ti_id=task_instance_id)
+    app = service.of(request)
+    async with app.database.autocommit() as session:
+        return await reschedules.first(session, ti_id=task_instance_id, by_time=app.revision.tasks.reschedules_by_time)

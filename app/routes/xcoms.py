@@ -9,14 +9,15 @@ from uuid import UUID
 
 from fastapi import Depends, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
+from pydantic import Field
 
 from app.db import teams
 from app.db.session import Database
 from app.db.xcoms import XComKey
 from app.errors import RefusedRequest, invalid_value
-from app.routes.operations import Operations
+from app.routes.operations import Operations, refusal
 from app.routes.rendering import raw_json
-from app.schemas.values import BigInteger, Integer, json_text, text
+from app.schemas.values import BigInteger, Integer, json_text, text, within
 from app.schemas.xcoms import (
     GetXcomFilterParams,
     GetXComSliceFilterParams,
@@ -89,7 +90,9 @@ async def new_key(
 
 router = Operations(
     responses={
+        400: refusal("The request is not one for this XCom"),
         401: {"description": "Unauthorized"},
+        409: refusal("Several task instances match the producer"),
         403: {"description": "Task does not have access to the XCom"},
         404: {"description": "XCom not found"},
     }
@@ -110,14 +113,21 @@ BODY_DOC = {
         },
     }
 }
+MAPPED_LENGTH = "Number of mapped tasks this value expands into"
+NO_LOOP = Refuse(400, "Previous-iteration lookup requires a shared loop scope")
+Length = Annotated[int, Field(ge=0), within(0, 2**31 - 1)]
 Key = Annotated[XComKey, Depends(accessible_key)]
 Token = Annotated[TaskToken, Depends(execution_token)]
 PATH = "/{dag_id}/{run_id}/{task_id}/{key:path}"
 
 
 @router.get(PATH + "/item/{offset}", response_model=XComSequenceIndexResponse)
-async def get_mapped_xcom_by_index(request: Request, key: Key, offset: BigInteger) -> Any:
+async def get_mapped_xcom_by_index(
+    request: Request, key: Key, offset: BigInteger, previous_iteration: Annotated[bool, Query()] = False
+) -> Any:
     """Get a single XCom value from a mapped task by sequence index."""
+    if previous_iteration:
+        return NO_LOOP
     app = service.of(request)
     async with app.database.autocommit() as session:
         row = await app.storage.xcoms.at(session, key=key, offset=offset)
@@ -129,6 +139,8 @@ async def get_mapped_xcom_by_slice(
     request: Request, key: Key, params: Annotated[GetXComSliceFilterParams, Query()], token: Token
 ) -> Any:
     """Get XCom values from a mapped task by sequence slice."""
+    if params.previous_iteration:
+        return NO_LOOP
     app = service.of(request)
     async with app.database.autocommit() as session:
         values = await app.storage.xcoms.sliced(
@@ -152,12 +164,17 @@ async def get_mapped_xcom_by_slice(
     },
 )
 async def head_xcom(
-    request: Request, key: Annotated[XComKey, Depends(countable_key)], map_index: Annotated[Integer | None, Query()] = None
+    request: Request,
+    key: Key,
+    map_index: Annotated[Integer | None, Query()] = None,
+    previous_iteration: Annotated[bool, Query()] = False,
 ) -> Any:
     """Return the count of mapped XCom values in the ``Content-Range`` header."""
     if map_index is not None:
         message = "Cannot specify map_index in a HEAD request"
         return Refuse(400, {"reason": "invalid_request", "message": message})
+    if previous_iteration:
+        return NO_LOOP
     app = service.of(request)
     async with app.database.autocommit() as session:
         count = await app.storage.xcoms.count(session, key=key)
@@ -167,6 +184,8 @@ async def head_xcom(
 @router.get(PATH, response_model=XComResponse)
 async def get_xcom(request: Request, key: Key, params: Annotated[GetXcomFilterParams, Query()], token: Token) -> Any:
     """Get a single XCom value."""
+    if params.previous_iteration:
+        return NO_LOOP
     asker = token.id if params.include_prior_dates else None
     app = service.of(request)
     async with app.database.autocommit() as session:
@@ -186,7 +205,7 @@ async def set_xcom(
     token: Token,
     map_index: Annotated[Integer, Query()] = -1,
     dag_result: Annotated[bool, Query(description="Whether this XCom is a dag result")] = False,
-    mapped_length: Annotated[Integer | None, Query(description="Number of mapped tasks this value expands into")] = None,
+    mapped_length: Annotated[Length | None, Query(description=MAPPED_LENGTH)] = None,
 ) -> Any:
     """Set an XCom."""
     app = service.of(request)

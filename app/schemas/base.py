@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import uuid
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 import pydantic
-from pydantic import ConfigDict
+from pydantic import ConfigDict, WithJsonSchema
 
 
 class BaseModel(pydantic.BaseModel):
@@ -19,6 +20,11 @@ class StrictBaseModel(BaseModel):
     """A model that refuses fields it does not know."""
 
     model_config = ConfigDict(populate_by_name=True, extra="forbid")
+
+
+# Left out, and not null, where a task instance is in no region.
+RegionId = Annotated[uuid.UUID | None, WithJsonSchema({"type": "string", "format": "uuid"})]
+RegionIndex = Annotated[int | None, WithJsonSchema({"type": "integer"})]
 
 
 def without_newer(**fields: bool) -> Any:

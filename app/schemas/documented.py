@@ -6,7 +6,7 @@ import uuid
 from enum import StrEnum
 from typing import Any
 
-from app.schemas.base import BaseModel
+from app.schemas.base import BaseModel, RegionId, RegionIndex
 
 
 class HTTPExceptionResponse(BaseModel):
@@ -25,6 +25,8 @@ class TaskInstance(BaseModel):
     try_number: int
     dag_version_id: uuid.UUID
     map_index: int = -1
+    region_id: RegionId = None
+    region_index: RegionIndex = None
     hostname: str | None = None
     context_carrier: dict[str, Any] | None = None
     queue: str = "default"
@@ -35,6 +37,7 @@ class BundleInfo(BaseModel):
 
     name: str
     version: str | None = None
+    version_data: dict[str, Any] | None = None
 
 
 class DagAttributeTypes(StrEnum):

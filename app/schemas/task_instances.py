@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, JsonValue, Tag, WithJsonSchema
+from pydantic import Discriminator, Field, JsonValue, RootModel, Tag, TypeAdapter, WithJsonSchema
 from pydantic.json_schema import SkipJsonSchema
 
 from app.schemas.assets import AssetProfile
 from app.schemas.base import (
     BaseModel,
     IntermediateTIState,
+    RegionId,
+    RegionIndex,
     StrictBaseModel,
     TaskInstanceState,
     TerminalTIState,
-    without_newer,
 )
 from app.schemas.connections import ConnectionResponse
 from app.schemas.dag_runs import DagRun
@@ -32,6 +33,7 @@ from app.schemas.values import (
     Tasks,
     Text,
     UtcDateTime,
+    bytes_within,
     text,
 )
 from app.schemas.variables import VariableResponse
@@ -52,45 +54,61 @@ class TIEnterRunningPayload(StrictBaseModel):
     start_date: UtcDateTime
 
 
+class DagRunNoteUpdatePayload(StrictBaseModel):
+    """What a task writes on its run; null leaves what is there, no text takes it away."""
+
+    note: Annotated[Text, Field(max_length=1000)] | None = None
+
+
 class TerminalStateNonSuccess(StrEnum):
-    """The ends that need no further information."""
+    """The ends that need no further information; the last one is told of a process, and is no state of a task instance."""
 
     FAILED = "failed"
     SKIPPED = "skipped"
     REMOVED = "removed"
     UPSTREAM_FAILED = "upstream_failed"
+    SERVER_TERMINATED = "server_terminated"
+
+
+class LoopDecisionPayload(StrictBaseModel):
+    """Whether a loop ends, as its gate decided."""
+
+    stop: bool
+    reason: Annotated[Text, bytes_within(512)] | None = None
 
 
 class TITerminalStatePayload(StrictBaseModel):
     """A task instance ended otherwise than in success."""
 
-    _newer = without_newer(loop_decision=False, retry_reason=True, hostname=True, pid=True)
-
     state: TerminalStateNonSuccess
     end_date: UtcDateTime
     rendered_map_index: Label | None = None
+    retry_reason: Text | None = None
+    hostname: str | None = None
+    pid: int | None = None
+    loop_decision: LoopDecisionPayload | None = None
 
 
 class TISuccessStatePayload(StrictBaseModel):
     """A task instance succeeded."""
-
-    _newer = without_newer(loop_decision=False)
 
     state: Annotated[Literal[TerminalTIState.SUCCESS], _state("success")]
     end_date: UtcDateTime
     task_outlets: Annotated[list[AssetProfile], Field(default_factory=list)]
     outlet_events: Annotated[JsonObjects, Field(default_factory=list)]
     rendered_map_index: Label | None = None
+    loop_decision: LoopDecisionPayload | None = None
 
 
 class TIServerTerminatedPayload(BaseModel):
     """A worker of Task SDK 1.4 says that the process of a task instance that the server took from it is dead.
 
-    No released document of ours has it, for no server of its time takes it.
+    The documents tell it with the other ends. It is taken at every date, and with whatever such a worker adds to it, since
+    one that hears 422 ends in an error of its own.
     """
 
-    state: Literal["server_terminated"]
-    end_date: UtcDateTime | None = None
+    state: Literal[TerminalStateNonSuccess.SERVER_TERMINATED]
+    end_date: UtcDateTime
     hostname: str | None = None
     pid: int | None = None
 
@@ -176,11 +194,69 @@ class TIHeartbeatInfo(StrictBaseModel):
     pid: Pid
 
 
+class LoopContext(BaseModel):
+    """The loop that a task instance is in, as the version of its Dag has it, and in which pass."""
+
+    node_id: str
+    index: Annotated[int, Field(ge=0)]
+    max_iterations: Annotated[int, Field(gt=0)]
+    terminal_task_id: str
+    terminal_is_mapped: bool
+
+
+class ArgValueSchema(RootModel[dict[str, JsonValue]]):
+    """What an argument may be, as JSON schema."""
+
+
+def _kind(value: str) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "enum": [value]})
+
+
+class XComArgBinding(BaseModel):
+    """An argument of a task in another language, which is what another task returned."""
+
+    name: str
+    value_schema: ArgValueSchema | None = None
+    kind: Annotated[Literal["xcom"], _kind("xcom")]
+    task_id: str
+
+
+class LiteralArgBinding(BaseModel):
+    """An argument of a task in another language, which its Dag tells."""
+
+    name: str
+    value_schema: ArgValueSchema | None = None
+    kind: Annotated[Literal["literal"], _kind("literal")]
+    value: JsonValue | None = None
+    from_default: bool = False
+
+
+class TaskArgBinding(RootModel[Annotated[XComArgBinding | LiteralArgBinding, Field(discriminator="kind")]]):
+    """An argument of a task in another language."""
+
+
+_ARGUMENTS = TypeAdapter(list[TaskArgBinding])
+
+
+def arguments_of(task: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """Return the arguments of a serialized task that runs in another language, if it has any.
+
+    :raises ValidationError: when they are not what such a worker understands.
+    """
+    told = task.get("_arg_bindings") if task.get("is_stub") is True else None
+    if not told:
+        return None
+    arguments: list[dict[str, Any]] = _ARGUMENTS.dump_python(_ARGUMENTS.validate_python(told), exclude_unset=True)
+    return arguments
+
+
 class TIRunContext(BaseModel):
     """What a worker needs to run a task instance."""
 
     dag_run: DagRun
+    loop: LoopContext | None = None
     task_reschedule_count: int = 0
+    first_task_reschedule_start_date: UtcDateTime | None = None
     max_tries: int
     variables: Annotated[list[VariableResponse], Field(default_factory=list)]
     connections: Annotated[list[ConnectionResponse], Field(default_factory=list)]
@@ -189,6 +265,8 @@ class TIRunContext(BaseModel):
     xcom_keys_to_clear: Annotated[list[str], Field(default_factory=list)]
     should_retry: bool = False
     start_date: UtcDateTime | None = None
+    arg_bindings: list[TaskArgBinding] | None = None
+    multi_team: bool = False
 
 
 class PrevSuccessfulDagRunResponse(BaseModel):
@@ -212,6 +290,8 @@ class PreviousTIResponse(BaseModel):
     state: str | None = None
     try_number: int
     map_index: int | None = -1
+    region_id: RegionId = None
+    region_index: RegionIndex = None
     duration: float | None = None
 
 

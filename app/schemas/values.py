@@ -49,6 +49,17 @@ def text(longest: int | None = None) -> AfterValidator:
     return AfterValidator(check)
 
 
+def bytes_within(longest: int) -> AfterValidator:
+    """Return a bound on the bytes that a text has in UTF-8."""
+
+    def check(value: str) -> str:
+        if len(value.encode()) > longest:
+            raise ValueError(f"must have at most {longest} bytes in UTF-8")
+        return value
+
+    return AfterValidator(check)
+
+
 def _check_text(value: str) -> None:
     _check_encodable(value)
     if NUL in value:

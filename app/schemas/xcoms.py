@@ -29,6 +29,7 @@ class GetXcomFilterParams(BaseModel):
     map_index: Integer = -1
     include_prior_dates: bool = False
     offset: BigInteger | None = None
+    previous_iteration: bool = False
 
 
 class GetXComSliceFilterParams(BaseModel):
@@ -38,3 +39,4 @@ class GetXComSliceFilterParams(BaseModel):
     stop: BigInteger | None = None
     step: BigInteger | None = None
     include_prior_dates: bool = False
+    previous_iteration: bool = False

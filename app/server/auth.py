@@ -38,8 +38,8 @@ from app.settings import TokenSettings
 log = structlog.get_logger(__name__)
 warnings.filterwarnings("ignore", category=jwt.InsecureKeyLengthWarning)  # said once, by :attr:`Tokens.weakness`
 
-EXECUTION, WORKLOAD = "execution", "workload"
-SCOPES = (EXECUTION, WORKLOAD)
+EXECUTION, WORKLOAD, CALLBACK = "execution", "workload", "callback"
+SCOPES = (EXECUTION, WORKLOAD, CALLBACK)
 REFRESH_HEADER = "Refreshed-API-Token"
 REFRESH_SHARE = 5  # renew inside the last fifth of a token's life ...
 REFRESH_SECONDS = 30  # ... or inside its last 30 s: at least six heartbeats of 5 s to pass the new one on
@@ -54,8 +54,8 @@ SHORTEST_RSA = 2048  # bits (RFC 7518, 3.3)
 class TaskToken:
     """A verified token.
 
-    :param id: the task instance that it speaks for.
-    :param scope: ``execution`` or ``workload``.
+    :param id: the task instance, connection test or callback that it speaks for.
+    :param scope: one of :data:`SCOPES`.
     :param issued: when it was signed, in seconds since the epoch.
     :param expires: when it ends, the same.
     :param others: its claims beyond those that every token has, which its successor keeps.
@@ -143,7 +143,7 @@ class Tokens:
         :param token: as it was verified at the door.
         :param now: seconds since the epoch.
         """
-        if token.scope == WORKLOAD or not token.needs_refresh(now):
+        if token.scope != EXECUTION or not token.needs_refresh(now):
             return None
         if token.key is not None and self._key_set is not None and not self._key_set.has(token.key):
             return None
@@ -243,7 +243,7 @@ async def authenticate(request: Request) -> TaskToken:
     """Verify the request's token once and keep it on the scope, where whoever asks again finds it.
 
     The answer has a fresh one when it is near its end. That is decided here: verifying it again after the handler would lose
-    the refresh of a token that expired in between (Airflow #67939). Workload tokens have none; ``/run`` swaps them.
+    the refresh of a token that expired in between (Airflow #67939). Tokens of other scopes have none; ``/run`` swaps them.
 
     :raises RefusedRequest: 401 without a bearer token, 403 with one that does not verify.
     """
@@ -274,7 +274,7 @@ async def own_execution_token(request: Request) -> TaskToken:
 
 async def own_run_token(request: Request) -> TaskToken:
     """Require the token of the task instance in the path, of a scope that may start it."""
-    accepted = SCOPES if request.app.state.service.revision.tasks.start_with_workload_tokens else (EXECUTION,)
+    accepted = (EXECUTION, WORKLOAD) if request.app.state.service.revision.tasks.start_with_workload_tokens else (EXECUTION,)
     return _require_self(request, _require_scope(await authenticate(request), accepted))
 
 
@@ -286,12 +286,21 @@ async def own_connection_test_token(request: Request) -> TaskToken:
     return token
 
 
+async def own_callback_token(request: Request) -> TaskToken:
+    """Require the token of the callback in the path."""
+    token = _require_scope(await authenticate(request), (CALLBACK,))
+    if str(token.id) != request.path_params["callback_id"]:
+        raise RefusedRequest(403, "Token subject does not match callback ID")
+    return token
+
+
 # What each requires beyond a token that verifies, in the words of the released documents.
 REQUIREMENTS: Mapping[Any, tuple[str, ...]] = {
     execution_token: (),
     own_execution_token: ("ti:self",),
     own_run_token: ("ti:self", "token:execution", "token:workload"),
     own_connection_test_token: ("ct:self", "token:workload"),
+    own_callback_token: ("cb:self", "token:callback"),
 }
 
 

@@ -81,6 +81,7 @@ def load(environment: Mapping[str, str] | None = None, *, options: Options | Non
         secrets_backend_kwargs=kwargs,
         multi_team=conf.boolean("core", "multi_team", False),
         max_map_length=conf.integer("core", "max_map_length", 1024),
+        regexp_timeout=conf.seconds("api", "regexp_query_timeout", 0.0),
         rendered_fields_runs=conf.integer("core", "num_dag_runs_to_retain_rendered_fields", 30),
         task_scope=conf.choice(OWN_SECTION, "task_scope", "airflow", ("airflow", "own")),
         clear_state_on_success=conf.boolean("state_store", "clear_on_success", False),

@@ -154,6 +154,7 @@ class Settings:
 
     :param trusted_classes: prefixes of the class paths that may be imported because a serialized Dag names them.
     :param task_scope: ``own`` narrows what a task's token opens beside its own task instance; ``airflow`` does not.
+    :param regexp_timeout: seconds that a search by regular expression may take; 0 refuses them.
     :param heartbeat_write_interval: seconds after a recorded heartbeat in which others are verified only; 0 records each.
     :param heartbeat_timeout: seconds without a heartbeat after which the scheduler takes a task for dead.
     """
@@ -169,6 +170,7 @@ class Settings:
     secrets_backend_kwargs: Mapping[str, Any] = field(default_factory=dict, repr=False)
     multi_team: bool = False
     max_map_length: int = 1024
+    regexp_timeout: float = 0.0
     rendered_fields_runs: int = 30
     clear_state_on_success: bool = False
     task_scope: str = "airflow"

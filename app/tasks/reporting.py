@@ -29,7 +29,7 @@ from app.schemas.task_instances import (
     TITerminalStatePayload,
 )
 from app.server import metrics, patience
-from app.tasks import asset_registration, siblings, transitions
+from app.tasks import asset_registration, foreign_arguments, siblings, transitions
 from app.tasks.clock import utcnow
 from app.tasks.service import Service
 from app.tasks.transitions import ARCHIVED, NOT_FOUND, Accept, Decision, Refuse, Same
@@ -46,20 +46,27 @@ class StartedTask:
 
     :param row: the task instance as it was when it was locked, with its run.
     :param reschedules: how often it was rescheduled.
+    :param first_reschedule: when it was first.
     :param xcom_keys: what an earlier try left and this one shall clear.
     :param events: the asset events that its run consumed.
+    :param arguments: what a task in another language is called with.
     """
 
     row: AnyRow
     reschedules: int
+    first_reschedule: datetime | None
     xcom_keys: list[str]
     events: Sequence[AnyRow]
     team_name: str | None
+    arguments: list[dict[str, Any]] | None
 
 
-async def start_task(service: Service, *, ti_id: uuid.UUID, payload: TIEnterRunningPayload) -> StartedTask | Refuse:
+async def start_task(
+    service: Service, *, ti_id: uuid.UUID, payload: TIEnterRunningPayload, with_arguments: bool = False
+) -> StartedTask | Refuse:
     """Let a worker process run a task instance; asked again by the same process, answer the same.
 
+    :param with_arguments: whether a worker in another language is told its arguments.
     :raises RetryableDatabaseError: nothing was written.
     """
     now = utcnow()
@@ -70,7 +77,10 @@ async def start_task(service: Service, *, ti_id: uuid.UUID, payload: TIEnterRunn
         decision = transitions.start(row, payload, now, cleared_end_first=service.revision.tasks.cleared_end_first)
         if isinstance(decision, Refuse):
             return decision
-        context = await _context(session, service, row)
+        arguments = await foreign_arguments.of_task(session, row=row) if with_arguments else None
+        if isinstance(arguments, Refuse):
+            return arguments
+        context = await _context(session, service, row, arguments)
         if isinstance(decision, Accept):
             await _record(session, service, row, decision, payload.hostname, now)
     if service.stats.are_on and service.revision.tasks.starts_tell_wait and isinstance(decision, Accept):
@@ -85,14 +95,22 @@ def _tell_wait(service: Service, started: StartedTask, now: datetime) -> None:
         service.stats.timing("task.queued_duration", now - row.queued_dttm, tags={**tags, "team_name": started.team_name})
 
 
-async def _context(session: Session, service: Service, row: AnyRow) -> StartedTask:
+async def _context(session: Session, service: Service, row: AnyRow, arguments: list[dict[str, Any]] | None) -> StartedTask:
     """Return what a starting task is told."""
-    reschedules, xcom_keys, has_events = await service.storage.task_instances.context(session, row=row)
+    reschedules, first, xcom_keys, has_events = await service.storage.task_instances.context(session, row=row)
     events = await dag_runs.consumed_asset_events(session, run_pk=row.run_pk) if has_events else ()
     team_name = await teams.of_dag(session, dag_id=row.dag_id) if service.settings.multi_team else None
     if row.next_method:
         xcom_keys = []  # a task that resumes keeps what it pushed before it was deferred
-    return StartedTask(row, reschedules=reschedules, xcom_keys=xcom_keys, events=events, team_name=team_name)
+    return StartedTask(
+        row,
+        reschedules=reschedules,
+        first_reschedule=first,
+        xcom_keys=xcom_keys,
+        events=events,
+        team_name=team_name,
+        arguments=arguments,
+    )
 
 
 async def _record(

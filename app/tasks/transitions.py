@@ -299,6 +299,8 @@ def _end(
     }
     if "rendered_map_index" in payload.model_fields_set:
         values["rendered_map_index"] = payload.rendered_map_index
+    if isinstance(payload, TITerminalStatePayload) and payload.state.value == "failed" and payload.retry_reason:
+        values["retry_reason"] = payload.retry_reason[:RETRY_REASON_LENGTH]
     return Accept(values, event=payload.state.value, effects=effects)
 
 

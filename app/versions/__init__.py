@@ -15,9 +15,11 @@ from app.versions.v2025_10_27 import VERSION as V2025_10_27
 from app.versions.v2025_11_05 import VERSION as V2025_11_05
 from app.versions.v2026_04_06 import VERSION as V2026_04_06
 from app.versions.v2026_06_30 import VERSION as V2026_06_30
+from app.versions.v2026_10_30 import VERSION as V2026_10_30
 
 # Newest first. An application for a date undoes the changes of every newer one.
 VERSIONS: tuple[Version, ...] = (
+    V2026_10_30,
     V2026_06_30,
     V2026_04_06,
     V2025_11_05,

@@ -30,7 +30,7 @@ from app.server.bodies import Bodies
 from app.server.middleware import header, send_json
 from app.tasks.service import Service
 from app.versions import VERSIONS, changes, documents, pages
-from app.versions.changes import Change, Downgrade, OlderModels
+from app.versions.changes import Change, Downgrade, Guard, OlderModels
 from app.versions.dispatch import REFUSALS, Dispatcher
 
 VERSION_HEADER = b"airflow-api-version"
@@ -157,6 +157,7 @@ def build_app(service: Service, version: str, bodies: Bodies) -> Dispatcher:
         (prefix, tag, list(_as_of(undone, operations, models, service.database.coming_back)))
         for prefix, tag, operations in ROUTERS
     ]
+    guards = _guards(undone)
 
     has_documents = service.settings.server.documents
 
@@ -196,6 +197,7 @@ def build_app(service: Service, version: str, bodies: Bodies) -> Dispatcher:
                 operation.methods,
                 operation.endpoint,
                 operation.options["dependencies"],
+                guard=guards.get(operation.options["name"]),
                 stores_body="requestBody" in (operation.options.get("openapi_extra") or ()),
             )
 
@@ -205,6 +207,13 @@ def build_app(service: Service, version: str, bodies: Bodies) -> Dispatcher:
 
     app.add_exception_handler(405, not_allowed)
     return dispatcher
+
+
+def _guards(undone: tuple[Change, ...]) -> dict[str, Guard]:
+    """Return what must let requests pass, beyond what is required of their tokens, by operation name."""
+    gone = {name for change in undone for name in change.guards}
+    declared = (change.guards for version in VERSIONS for change in version.changes)
+    return {name: guard for guards in declared for name, guard in guards.items() if name not in gone}
 
 
 def _downgrades(undone: tuple[Change, ...], operation: str) -> tuple[Downgrade, ...]:
@@ -220,10 +229,13 @@ def _as_of(
     for operation in operations.declared:
         if operation.name not in gone:
             path, name = moved.get(operation.name, (operation.path, operation.name))
-            options = {**operation.options, "name": name}
-            if operation.name in moved:
+            refusals = {status for change in undone for status in change.added_refusals.get(operation.name, ())}
+            responses = {s: response for s, response in operation.options["responses"].items() if s not in refusals}
+            options = {**operation.options, "name": name, "responses": responses}
+            if name != operation.name:
                 options["response_model"] = None
-            endpoint = _endpoint(operation, models, _downgrades(undone, operation.name), coming_back)
+            parameters = _parameters(operation, undone, models)
+            endpoint = _endpoint(operation, parameters, models, _downgrades(undone, operation.name), coming_back)
             yield Operation(path, endpoint, options)
 
 
@@ -245,8 +257,24 @@ def _token_requirements(dependant: Dependant) -> Iterator[tuple[str, ...]]:
         yield from _token_requirements(dependency)
 
 
+def _parameters(operation: Operation, undone: tuple[Change, ...], models: OlderModels) -> list[inspect.Parameter]:
+    """Return what a handler takes at one API date; what did not exist then has its default."""
+    before = {name: kind for change in undone for name, kind in change.changed_parameters.get(operation.name, {}).items()}
+    gone = {name for change in undone for name in change.added_parameters.get(operation.name, ())}
+    declared = inspect.signature(operation.endpoint, eval_str=True).parameters.values()
+    return [
+        parameter.replace(annotation=models.annotation(before.get(parameter.name, parameter.annotation)))
+        for parameter in declared
+        if parameter.name not in gone
+    ]
+
+
 def _endpoint(
-    operation: Operation, models: OlderModels, downgrades: tuple[Downgrade, ...], coming_back: ComingBack
+    operation: Operation,
+    parameters: list[inspect.Parameter],
+    models: OlderModels,
+    downgrades: tuple[Downgrade, ...],
+    coming_back: ComingBack,
 ) -> Callable[..., Awaitable[Response]]:
     """Return a handler for one API date: it takes that date's models and answers that date's body.
 
@@ -254,7 +282,6 @@ def _endpoint(
     """
     handler, status = operation.endpoint, operation.options["status_code"] or 200
     signature = inspect.signature(handler, eval_str=True)
-    parameters = [p.replace(annotation=models.annotation(p.annotation)) for p in signature.parameters.values()]
     wants_upgrade = any(p.annotation is not signature.parameters[p.name].annotation for p in parameters)
     sets_headers = "response" in signature.parameters
 

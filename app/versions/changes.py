@@ -5,16 +5,18 @@ from __future__ import annotations
 import functools
 import operator
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Union, get_args, get_origin
 
 import pydantic
+from starlette.requests import Request
 
 from app.schemas.base import without_newer
 
 Downgrade = Callable[[dict[str, Any]], None]
+Guard = Callable[[Request], Awaitable[Any]]
 NEVER = "9999-12-31"  # after the date of every server
 
 
@@ -26,8 +28,14 @@ class Change:
     :param added_fields: by model, the fields that did not exist before it.
     :param changed_fields: by model, the types that fields had before it.
     :param removed_fields: by model, the fields that existed only before it, with their types.
+    :param idle_fields: by model, those of the added fields that say nothing to a server without the change, whatever their
+        value: it takes the report without them. Of the others that is so of null alone.
     :param added_operations: names of the operations that did not exist before it.
     :param moved_operations: by operation name, the path below its router's prefix, and the name, that it had before.
+    :param added_parameters: by operation name, the query parameters that did not exist before it.
+    :param changed_parameters: by operation name, the types that parameters had before it.
+    :param added_refusals: by operation name, the statuses that were not documented before it.
+    :param guards: by operation name, what must let a request pass since it, once its token did.
     :param downgrades: by operation name, what turns an answer's body into what it was before.
     :param by_date_since: the server, by its newest API date, from which on the date that a client asks for decides whether
         it sees the change. An older server shows it to every date, or, if it is older than the change, to none. "" for all
@@ -38,8 +46,13 @@ class Change:
     added_fields: Mapping[type[pydantic.BaseModel], tuple[str, ...]] = field(default_factory=dict)
     changed_fields: Mapping[type[pydantic.BaseModel], Mapping[str, Any]] = field(default_factory=dict)
     removed_fields: Mapping[type[pydantic.BaseModel], Mapping[str, Any]] = field(default_factory=dict)
+    idle_fields: Mapping[type[pydantic.BaseModel], tuple[str, ...]] = field(default_factory=dict)
     added_operations: frozenset[str] = frozenset()
     moved_operations: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    added_parameters: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    changed_parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    added_refusals: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    guards: Mapping[str, Guard] = field(default_factory=dict)
     downgrades: Mapping[str, Downgrade] = field(default_factory=dict)
     by_date_since: str = ""
 
@@ -98,11 +111,14 @@ class OlderModels:
 
     def __init__(self, changes: tuple[Change, ...]) -> None:
         self._missing: dict[type[pydantic.BaseModel], set[str]] = {}
+        self._idle: dict[type[pydantic.BaseModel], set[str]] = {}
         self._types: dict[type[pydantic.BaseModel], dict[str, Any]] = {}
         self._extra: dict[type[pydantic.BaseModel], dict[str, Any]] = {}
         for change in changes:
             for model, names in change.added_fields.items():
                 self._missing.setdefault(model, set()).update(names)
+            for model, names in change.idle_fields.items():
+                self._idle.setdefault(model, set()).update(names)
             for model, types_before in change.changed_fields.items():
                 self._types.setdefault(model, {}).update(types_before)
             for model, fields_before in change.removed_fields.items():
@@ -148,7 +164,8 @@ class OlderModels:
         return self._older[model]
 
     def _create(self, model: type[pydantic.BaseModel], fields: dict[str, Any]) -> type[pydantic.BaseModel]:
-        unknown = dict.fromkeys(self._missing.get(model, ()), False)
+        idle = self._idle.get(model, ())
+        unknown = {name: name in idle for name in self._missing.get(model, ())}
         older: type[pydantic.BaseModel] = pydantic.create_model(
             model.__name__,
             __config__=model.model_config,

@@ -189,10 +189,12 @@ class Dispatcher:
         endpoint: Callable[..., Awaitable[Response]],
         dependencies: Sequence[params.Depends],
         *,
+        guard: Guard | None = None,
         stores_body: bool = False,
     ) -> None:
         """Take a route; they come in FastAPI's order.
 
+        :param guard: what must let a request pass once its token did.
         :param stores_body: whether the handler reads the body itself and passes it on undecoded.
         """
         pattern, template, names = compile_path(path)
@@ -200,6 +202,8 @@ class Dispatcher:
         required = [each.dependency for each in dependencies if each.dependency is not None]
         assert REQUIREMENTS.keys() >= set(required), "what is required of every request is a token"
         guards = tuple(dict.fromkeys((*required, *handler.guards)))
+        if guard is not None:
+            guards += (guard,)
         largest = 0
         if handler.body is not None:
             largest = self._largest // DECODED_SHARE if LARGE_BODIES.search(path) else min(SMALL_BODY, self._largest)

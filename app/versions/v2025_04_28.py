@@ -1,8 +1,22 @@
-"""API date 2025-04-28.
+"""API date 2025-04-28."""
 
-The label of a mapped task in reports, which it brought, is taken from clients of every date.
-"""
+from app.schemas.task_instances import (
+    TIDeferredStatePayload,
+    TIRetryStatePayload,
+    TISuccessStatePayload,
+    TITerminalStatePayload,
+)
+from app.versions.changes import Change, Version
 
-from app.versions.changes import Version
+REPORTS = (TITerminalStatePayload, TISuccessStatePayload, TIDeferredStatePayload, TIRetryStatePayload)
 
-VERSION = Version("2025-04-28", ())
+VERSION = Version(
+    "2025-04-28",
+    (
+        Change(
+            "Reports may label a mapped task",
+            added_fields=dict.fromkeys(REPORTS, ("rendered_map_index",)),
+            by_date_since="2026-10-30",  # the server of Airflow 3.4
+        ),
+    ),
+)

@@ -1,8 +1,15 @@
-"""API date 2025-09-23.
+"""API date 2025-09-23."""
 
-The Dag version of task instances, which it brought, is a field of a model that no operation of a worker uses.
-"""
+from app.schemas.documented import TaskInstance
+from app.versions.changes import Change, Version
 
-from app.versions.changes import Version
-
-VERSION = Version("2025-09-23", ())
+VERSION = Version(
+    "2025-09-23",
+    (
+        Change(
+            "Executors tell workers the Dag version",
+            added_fields={TaskInstance: ("dag_version_id",)},
+            by_date_since="2026-10-30",  # the server of Airflow 3.4
+        ),
+    ),
+)

@@ -9,8 +9,8 @@ from app.dags.base_serialization import Unknown, converted
 from app.routes.rendering import RawJson, any_json
 from app.schemas.assets import AssetEventResponse, DagRunAssetReference
 from app.schemas.dag_runs import DagRun
-from app.schemas.task_instances import TIRunContext
-from app.schemas.values import UtcDateTime
+from app.schemas.task_instances import TIDeferredStatePayload, TIRunContext
+from app.schemas.values import JsonbObject, UtcDateTime
 from app.versions.changes import Change, Version, context_without, without
 
 
@@ -75,6 +75,11 @@ VERSION = Version(
         Change(
             "The arguments of deferred tasks are JSON",
             downgrades={"ti_run": _next_kwargs_in_the_old_serialization},
+        ),
+        Change(
+            "The documents say so of those that are reported",
+            changed_fields={TIDeferredStatePayload: {"trigger_kwargs": dict[str, Any] | str, "next_kwargs": JsonbObject}},
+            by_date_since="2026-10-30",  # the server of Airflow 3.4
         ),
         Change(
             "The Task SDK finds upstream map indexes itself",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from app.schemas.dag_runs import AssetEventDagRunReference, DagRun, TriggerDAGRunPayload
+from app.schemas.documented import TaskInstance
 from app.schemas.task_instances import TIAwaitingInputStatePayload, TIRetryStatePayload
 from app.versions.changes import NEVER, Change, Version, context_without, without
 
@@ -62,12 +63,13 @@ VERSION = Version(
             added_fields={
                 TIAwaitingInputStatePayload: ("state", "timeout", "next_method", "next_kwargs", "rendered_map_index")
             },
-            by_date_since=NEVER,
+            by_date_since="2026-10-30",  # the server of Airflow 3.4
         ),
         Change(
             "A retry may carry the delay and the reason that a retry policy chose",
             added_fields={TIRetryStatePayload: ("retry_delay_seconds", "retry_reason")},
-            by_date_since="2026-10-30",  # the server of Airflow 3.4
+            by_date_since="2026-10-30",
         ),
+        Change("Executors tell workers the queue", added_fields={TaskInstance: ("queue",)}, by_date_since="2026-10-30"),
     ),
 )

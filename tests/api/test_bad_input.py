@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from app.routes import ROUTERS
-from app.versions.v2026_06_30 import VERSION as V2026_06_30
+from app.versions import VERSIONS
 from tests.conftest import empty
 from tests.contract.cases.setups import SETUPS
 from tests.servers import Server, token
@@ -72,6 +72,8 @@ VALID: dict[str, tuple[dict[str, str], Any]] = {
     },
     "get_connection_test_connection": ({}, None),
     "patch_connection_test": ({}, {"state": "success"}),
+    "run_callback": ({}, None),
+    "update_dag_run_note": ({}, {"note": "text"}),
     "clear_dag_run": ({}, None),
     "trigger_dag_run": ({}, {"note": "text"}),
     "health": ({}, None),
@@ -83,8 +85,10 @@ ANY_TEXT = {"ti_patch_rendered_map_index"}
 PUBLIC = {"health", "ping"}
 LENIENT = {"upsert_hitl_detail", "update_hitl_detail"}  # fields that they do not know are ignored, and some have defaults
 ANY_VALUE = {"set_task_state_store", "set_asset_state_store_by_name", "set_asset_state_store_by_uri"}  # their only field's
-ALL_OPTIONAL = {"trigger_dag_run"}  # no field must be there
-SINCE_3_3 = {name for change in V2026_06_30.changes for name in change.added_operations}
+ALL_OPTIONAL = {"trigger_dag_run", "update_dag_run_note"}  # no field must be there
+SINCE = {name: version.date for version in VERSIONS for change in version.changes for name in change.added_operations}
+NEWEST = {"3.2": "2026-04-06", "3.3": "2026-06-30", "3.4": "2026-10-30"}  # the newest date of each server
+SCOPES = {"{connection_test_id}": "workload", "{callback_id}": "callback"}  # of the tokens that open these paths
 
 
 @dataclass(frozen=True)
@@ -97,10 +101,18 @@ class Operation:
     def takes_body(self) -> bool:
         return VALID[self.name][1] is not None
 
+    @property
+    def scope(self) -> str:
+        return next((scope for part, scope in SCOPES.items() if part in self.path), "execution")
+
+    def is_served(self, world: World) -> bool:
+        return SINCE.get(self.name, "") <= NEWEST[world.revision]
+
     def url(self, ti: str, **replaced: str) -> str:
         known = {
             "task_instance_id": ti,
             "connection_test_id": ti,
+            "callback_id": ti,
             "dag_id": "d",
             "run_id": "manual__1",
             "task_id": "job",
@@ -138,8 +150,7 @@ class Asking:
         if "content" in options:
             options.setdefault("headers", {"Content-Type": "application/json"})
         options.setdefault("params", params)
-        scope = "workload" if "{connection_test_id}" in self.operation.path else "execution"
-        headers = {"Authorization": f"Bearer {token(self.ti, scope=scope)}"}
+        headers = {"Authorization": f"Bearer {token(self.ti, scope=self.operation.scope)}"}
         async with self.server.client(headers=headers, timeout=30) as client:
             return await client.request(self.operation.method, path or self.operation.url(self.ti), **options)
 
@@ -166,8 +177,8 @@ class Asking:
 
 
 async def asking(server: Server, world: World, operation: Operation) -> Asking:
-    if world.revision == "3.2" and operation.name in SINCE_3_3:
-        pytest.skip("3.2 does not have it")
+    if not operation.is_served(world):
+        pytest.skip(f"{world.revision} does not have it")
     ti = await SETUPS["queued" if operation.name == "ti_run" else "running"](world)
     return Asking(server, world, operation, str(ti))
 
@@ -175,14 +186,14 @@ async def asking(server: Server, world: World, operation: Operation) -> Asking:
 async def test_the_valid_requests_are_valid(server: Server, world: World) -> None:
     statuses = {}
     for operation in OPERATIONS:
-        if world.revision == "3.2" and operation.name in SINCE_3_3:
+        if not operation.is_served(world):
             continue
         await empty(world.connection)
         statuses[operation.name] = (await (await asking(server, world, operation)).ask()).status_code
     missing = {
         "get_mapped_xcom_by_index", "get_xcom", "get_variable", "get_connection", "get_asset_by_name", "get_asset_by_uri",
         "update_hitl_detail", "get_hitl_detail", "get_task_state_store", "get_connection_test_connection",
-        "patch_connection_test", "clear_dag_run",
+        "patch_connection_test", "clear_dag_run", "run_callback",
         *(f"{verb}_asset_state_store_by_{by}" for verb in ("get", "set", "delete", "clear") for by in ("name", "uri")),
     }  # fmt: skip
     expected = dict.fromkeys(missing & statuses.keys(), 404) | {"trigger_dag_run": 409}
@@ -256,7 +267,7 @@ async def test_nul_in_texts(server: Server, world: World, operation: Operation) 
 async def test_texts_longer_than_their_column(server: Server, world: World, operation: Operation) -> None:
     """What is asked for is not there; what would be written is refused by its name, wherever it stands in the request."""
     params, body = VALID[operation.name]
-    placed = set(re.findall(r"{(\w+)", operation.path)) - {"task_instance_id", "connection_test_id", "offset"}
+    placed = set(re.findall(r"{(\w+)", operation.path)) - {"task_instance_id", "connection_test_id", "callback_id", "offset"}
     texts = [name for name, value in (body or {}).items() if isinstance(value, str)] if isinstance(body, dict) else []
     async with await asking(server, world, operation) as case:
         asked: list[tuple[str, dict[str, Any]]] = [
@@ -322,18 +333,21 @@ async def test_tokens(server: Server, world: World, operation: Operation) -> Non
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda o: o.name)
 async def test_whose_tokens_are_taken(server: Server, world: World, operation: Operation) -> None:
-    """A task instance's own paths take its own token alone; a workload token starts a task or reports a connection test."""
+    """A task instance's own paths take its own token alone; a workload token starts a task or reports a connection test, and
+    that of a callback starts it.
+    """
     if operation.name in PUBLIC:
         return
-    about_one = "{task_instance_id}" in operation.path or "{connection_test_id}" in operation.path
-    workload = "{connection_test_id}" in operation.path or (operation.name == "ti_run" and world.revision != "3.2")
-    execution = "{connection_test_id}" not in operation.path
+    about_one = "{task_instance_id}" in operation.path or operation.scope != "execution"
+    workload = operation.scope == "workload" or (operation.name == "ti_run" and world.revision != "3.2")
+    execution = operation.scope == "execution"
     async with await asking(server, world, operation) as case:
         stranger = "01920000-0000-7000-8000-000000000000"
         for scope, subject, taken in (
             ("execution", stranger, execution and not about_one),
             ("workload", stranger, workload and not about_one),
             ("workload", case.ti, workload),
+            ("callback", case.ti, operation.scope == "callback"),
             ("execution", case.ti, execution),
         ):
             case.before = await case.rows()

@@ -17,7 +17,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.routes import MOUNT_POINT
 from app.server.bodies import Bodies
-from app.versions import VERSIONS
 from app.versions.building import build_app
 from tests.api.test_bad_input import OPERATIONS, VALID, WITH_FIELDS, Operation
 from tests.conftest import empty
@@ -32,7 +31,7 @@ NOT_FASTAPIS = {"set_xcom"}  # takes its body from what was read on our way
 @asynccontextmanager
 async def both(ours: InProcess) -> AsyncIterator[tuple[httpx.AsyncClient, httpx.AsyncClient]]:
     """Give a client of our way to the handlers of the newest API date, and one of FastAPI's."""
-    dispatcher = build_app(ours.service, VERSIONS[0].date, Bodies(together=2**27))
+    dispatcher = build_app(ours.service, ours.service.revision.newest_api_date, Bodies(together=2**27))
 
     async def mounted(scope: Scope, receive: Receive, send: Send) -> None:
         await dispatcher({**scope, "root_path": MOUNT_POINT}, receive, send)

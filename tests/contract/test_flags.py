@@ -40,6 +40,7 @@ SHOWN_BY = {
     "tasks.state_stores": "state success of a task that keeps values",
     "tasks.cleared_end_first": "run restarting from its own process",
     "tasks.bare_ids_skip_all": "skip a mapped task without index",
+    "tasks.reschedules_by_time": "first reschedule",
     "runs.triggered_type": f"{TRIGGERED} {{'note': 'noted'}} on sample 2026-04-06 ('3.3',)",
     "runs.inherit_user": f"{TRIGGERED} {{'note': 'noted'}} on sample 2026-04-06 ('3.3',)",
     "runs.ids_without_double_dots": "POST /dag-runs/sample/a..b {} on sample",

@@ -109,7 +109,9 @@ async def test_a_task_runs_and_is_tried_again(invented: Invented) -> None:
     again = await invented.ask(first, "PATCH", f"/task-instances/{first}/state", retry)
     assert again.status_code == 200, "the same report again is a replay"
     assert (await invented.ask(first, "PUT", f"/task-instances/{first}/heartbeat", beat)).status_code == 410
-    assert (await invented.ask(first, "PATCH", f"/task-instances/{first}/run", START)).status_code == 404
+    assert (await invented.ask(first, "PATCH", f"/task-instances/{first}/run", START)).status_code == 410
+    older = await invented.ask(first, "PATCH", f"/task-instances/{first}/run", START, date="2026-06-30")
+    assert older.status_code == 404
     second = after[0]
     await invented.connection.execute("UPDATE task_instance SET state = 'queued' WHERE id = $1", second)
     assert (await invented.ask(second, "PATCH", f"/task-instances/{second}/run", START)).status_code == 200
@@ -132,7 +134,9 @@ async def test_xcoms_belong_to_tries(invented: Invented) -> None:
     retry = {"state": "up_for_retry", **END}
     assert (await invented.ask(first, "PATCH", f"/task-instances/{first}/state", retry)).status_code == 204
     assert (await invented.ask(first, "GET", path)).status_code == 404, "what a failed try pushed is its own"
-    assert (await invented.ask(first, "POST", path, "late")).status_code == 201, "and it may push on"
+    assert (await invented.ask(first, "POST", path, "late")).status_code == 410
+    late = await invented.ask(first, "POST", path, "late", date="2026-06-30")
+    assert late.status_code == 201, "and at an older date it may push on"
     second = (await invented.tries())[1][0]
     assert (await invented.ask(second, "POST", path, "anew")).status_code == 201
     assert (await invented.ask(second, "GET", path)).json()["value"] == "anew"

@@ -22,7 +22,7 @@ REFUSED = (401, 403)
 def operations(document: dict[str, Any], ti: object) -> Iterator[tuple[str, str, frozenset[str] | None]]:
     """Yield method, path and what is required of the token (None if no token is) of each operation of a date."""
     for path, item in document["paths"].items():
-        for name in ("task_instance_id", "connection_test_id"):
+        for name in ("task_instance_id", "connection_test_id", "callback_id"):
             path = path.replace(f"{{{name}}}", str(ti))
         while "{" in path:
             path = path.replace(path[path.index("{") : path.index("}") + 1], "x")
@@ -34,8 +34,9 @@ def operations(document: dict[str, Any], ti: object) -> Iterator[tuple[str, str,
 def tokens(ti: object, required: frozenset[str], revision: str) -> Iterator[tuple[str, dict[str, str], bool, int]]:
     """Yield each kind of token, whether it opens an operation, and the status if it does not."""
     workload = "token:workload" in required and revision != "3.2"
-    execution = required & {"token:execution", "token:workload"} != {"token:workload"}
-    own = bool(required & {"ti:self", "ct:self"})
+    execution = not required & {"token:workload", "token:callback"} or "token:execution" in required
+    callback = "token:callback" in required
+    own = bool(required & {"ti:self", "ct:self", "cb:self"})
     yield "none", {}, False, 401
     yield "no bearer", {"Authorization": f"Basic {token(ti)}"}, False, 401
     for kind, value, opens in (
@@ -46,6 +47,8 @@ def tokens(ti: object, required: frozenset[str], revision: str) -> Iterator[tupl
         ("a scope of no kind", token(ti, scope="nonsense"), False),
         ("execution", token(ti), execution),
         ("workload", token(ti, scope="workload"), workload),
+        ("a callback's", token(ti, scope="callback"), callback),
+        ("another callback's", token(OTHERS, scope="callback"), callback and not own),
         ("another's", token(OTHERS), execution and not own),
         ("another's workload", token(OTHERS, scope="workload"), workload and not own),
     ):

@@ -141,6 +141,29 @@ async def test_a_deferred_task_resumes(server: Server, world: World, release: st
     assert json.loads(await _value(world, "return_value")) == expected
 
 
+async def test_a_newer_worker_says_what_an_older_database_has_no_word_for(
+    server: Server, world: World, tmp_path: Path
+) -> None:
+    """Of its own accord it adds to a failure why there is no retry, and tells of a process that it ended for the server."""
+    await _store(world)
+    tasks = {name: await world.ti("supervised", name) for name in ("breaks", "endures")}
+    supervisor = Supervisor("3.4.0b2", server, tmp_path)
+
+    running = asyncio.create_task(supervisor.run_all(tasks))
+    beating = "SELECT last_heartbeat_at > start_date FROM task_instance WHERE task_id = 'endures'"
+    while not await world.connection.fetchval(beating):
+        assert not running.done(), running.result()
+        await asyncio.sleep(0.1)
+    taken = "UPDATE task_instance SET id = gen_random_uuid(), state = 'restarting' WHERE task_id = 'endures'"
+    await world.connection.execute(taken)
+    logs = await running
+    states = {row["task_id"]: row["state"] for row in await world.connection.fetch("SELECT * FROM task_instance")}
+    assert states == {"breaks": "failed", "endures": "restarting"}, logs
+    told = {line.rpartition(" ")[2] for line in server.log.read_text().splitlines() if str(tasks["endures"]) in line}
+    assert told
+    assert "422" not in server.log.read_text(), logs
+
+
 async def _store(world: World) -> None:
     """Write the Dag, its run, and what its tasks read."""
     await world.dag("supervised")

@@ -10,6 +10,7 @@ from tests.contract.cases import (
     assets,
     connections,
     dag_runs,
+    dates,
     hitl,
     service,
     state_stores,
@@ -21,5 +22,18 @@ from tests.contract.cases import (
 )
 from tests.contract.cases.case import Case
 
-_SUBJECTS = (assets, connections, dag_runs, hitl, service, state_stores, task_instances, tries, triggering, variables, xcoms)
+_SUBJECTS = (
+    assets,
+    connections,
+    dag_runs,
+    dates,
+    hitl,
+    service,
+    state_stores,
+    task_instances,
+    tries,
+    triggering,
+    variables,
+    xcoms,
+)
 CASES: list[Case] = [case for subject in _SUBJECTS for case in subject.CASES]

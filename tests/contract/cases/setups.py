@@ -559,3 +559,53 @@ async def many_variables(world: World) -> Any:
     for key in ("b", "a_1", "a%2", "ab", "z"):
         await world.insert("variable", key=key, val="v", is_encrypted=False)
     return await world.one_running("d")
+
+
+@setup
+async def queued_with_reschedules(world: World) -> Any:
+    """Two waits, of which the second was written first."""
+    ti = await world.one("d")
+    for minute in (5, 3):
+        since = EPOCH.replace(minute=minute)
+        times = {"start_date": since, "end_date": since, "reschedule_date": since}
+        await world.insert("task_reschedule", ti_id=ti, duration=0, **times)
+    return ti
+
+
+@setup
+async def noted(world: World) -> Any:
+    """A run with a note that somebody wrote."""
+    ti = await world.one_running("d")
+    run_pk = await world.connection.fetchval("SELECT id FROM dag_run")
+    written = {"user_id": "somebody", "content": "before", "created_at": EPOCH, "updated_at": EPOCH}
+    await world.insert("dag_run_note", dag_run_id=run_pk, **written)
+    return ti
+
+
+def _callback(state: str) -> Setup:
+    async def make(world: World) -> Any:
+        callback = ti_id("callback")
+        kind = {"type": "executor", "fetch_method": "import_path", "data": {}, "priority_weight": 1}
+        await world.insert("callback", id=callback, state=state, created_at=EPOCH, **kind)
+        await world.insert("variable", key="v", val="v", is_encrypted=False)
+        return callback
+
+    return make
+
+
+SETUPS |= {f"callback_{state}": _callback(state) for state in ("scheduled", "queued", "running", "success")}
+
+
+@setup
+async def with_a_slashed_connection(world: World) -> Any:
+    plain = {"conn_type": "http", "is_encrypted": False, "is_extra_encrypted": False}
+    await world.insert("connection", conn_id="a/b", **plain)
+    return await world.one_running("d")
+
+
+@setup
+async def asset_events_that_say(world: World) -> Any:
+    ti = await asset_events(world)
+    said = """UPDATE asset_event SET extra = '{"x": "y", "z": "w", "n": 2}', partition_key = 'key' WHERE id >= 3"""
+    await world.connection.execute(said)
+    return ti

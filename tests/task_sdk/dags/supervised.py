@@ -57,8 +57,13 @@ with DAG("supervised", schedule=None):
 
         raise AirflowSkipException("nothing to do")
 
+    @task
+    def endures():
+        time.sleep(120)  # unless it is ended
+
     works()
     breaks()
     skips()
+    endures()
     Deferring(task_id="defers")
     Never(task_id="waits", mode="reschedule", poke_interval=60, timeout=600)
