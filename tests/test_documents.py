@@ -32,6 +32,7 @@ NAMED_BY_PATTERN = {
     "app/releases/airflow-X.Y.sql",
     "app/releases/airflow_X_Y.py",
     "requirements/airflow-X.Y.Z.txt",
+    "requirements/beside-X.Y.Z.txt",
 }
 
 

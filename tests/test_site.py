@@ -72,7 +72,8 @@ def test_every_link_leads_somewhere(site: Path) -> None:
     page.write_text(text)
 
 
-def test_pages_need_no_other_host(site: Path) -> None:
+def test_pages_load_nothing_from_another_host(site: Path) -> None:
+    """But Mermaid, which the theme fetches for a page with a drawing; where it cannot, the drawing's text is shown."""
     loaded = {link for path in site.rglob("*.html") for link in Page(path).loaded}
     assert loaded
     assert [link for link in loaded if urlsplit(link).netloc] == []
