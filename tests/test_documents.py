@@ -33,6 +33,7 @@ NAMED_BY_PATTERN = {
     "app/releases/airflow_X_Y.py",
     "requirements/airflow-X.Y.Z.txt",
     "requirements/beside-X.Y.Z.txt",
+    "tests/contract/openapi/X.Y",
 }
 
 
