@@ -39,7 +39,10 @@ def masked(text: str, table: str = "") -> str:
     text = MOMENT.sub(_mask_recent, text)
     text = re.sub(r"-?\d{7,}\.\d+", "LONG", text)  # durations up to now
     text = re.sub(r'("duration": )-?\d{7,}', r'\1"LONG"', text)
-    return re.sub(r"01[0-9a-f]{6}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}", "NEW-ID", text)
+    text = re.sub(r"01[0-9a-f]{6}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}", "NEW-ID", text)
+    if '"parent_region_id": "NEW-ID"' in text:  # what is made of the new id
+        text = re.sub(r'"slot_key": "[^"]+"', '"slot_key": "NEW"', text)
+    return re.sub(r"x01[0-9a-f]{10}7[0-9a-f]{19}([0-9a-f]{8})", r"xNEW-ID-\1", text)
 
 
 class _Zone:

@@ -12,7 +12,7 @@ from typing import Any
 
 import asyncpg
 
-from app.releases.airflow_3_4.regions import slot_key
+from app.releases.airflow_3_4.lineage import slot_key
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -60,6 +60,7 @@ class PartitionedSchedule:
         fields = timetable["__var"]
         self._trusted = trusted
         self._condition = fields["asset_condition"]
+        self.batches: bool = fields.get("batch_asset_events", True)  # whether events of one partition make one run
         self._default = fields.get("default_partition_mapper", IDENTITY)
         self._by: dict[str, dict[str, Encoded]] = {"name": {}, "uri": {}}
         for asset, mapper in fields.get("partition_mapper_config", ()):

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from app.dags import mapping
+from app.dags import loops, mapping
 from app.dags.base_serialization import decoded
+from app.dags.loops import Loop
 from app.dags.mapping import Lengths
 from app.errors import UnknownInDag
 
@@ -94,6 +95,7 @@ TASK_DEFAULTS: Mapping[str, Any] = {
     "executor_config": {"__type": "dict", "__var": {}},
     "downstream_task_ids": (),
 }
+UNMAPPED = -1  # the map index of a task instance that is not one of several, or stands for them
 INT4 = 2**31 - 1  # task_instance.priority_weight is an int4
 
 
@@ -106,33 +108,42 @@ class PlannedTask:
     """A task instance to create.
 
     :param is_mapped: whether the task is repeated.
+    :param loop: what repeats it in passes, if anything does.
     :param values: columns of its row that come from the Dag.
     """
 
     task_id: str
     map_index: int
     is_mapped: bool
+    loop: Loop | None
     values: Mapping[str, Any]
 
 
 def planned_tasks(
-    data: Mapping[str, Any], logical_date: datetime | None, known: Lengths = mapping.NOT_YET
+    data: Mapping[str, Any],
+    logical_date: datetime | None,
+    known: Lengths = mapping.NOT_YET,
+    *,
+    pass_of: Loop | None = None,
 ) -> list[PlannedTask]:
-    """Return the task instances of a new run, in the Dag's order.
+    """Return the task instances of a new run, in the Dag's order, or those of a further pass of a loop.
 
-    A task that is mapped over what is known already is expanded; any other has one instance, which the scheduler expands.
+    A task that is mapped over what is known already is expanded; any other has one instance, which the scheduler expands, as
+    it does all in a further pass.
 
     :param data: a whole serialized Dag.
     :param logical_date: only tasks whose dates it lies between are made; None makes all.
     :param known: how much the run's tasks have returned to be mapped over.
+    :param pass_of: only what this loop repeats.
     :raises UnknownWeightRule: when a task has one of its own.
     """
     tasks, defaults = _tasks_of(data)
     weights = _Weights(tasks, defaults)
-    repeated = mapping.repeated(data["dag"])
+    repeated, looped = mapping.repeated(data["dag"]), loops.around(data["dag"])
     planned = []
     for task_id, task in tasks.items():
-        if not _runs_at(task, data["dag"], logical_date):
+        loop = looped.get(task_id)
+        if not _runs_at(task, data["dag"], logical_date) or pass_of not in (None, loop):
             continue
         values = {
             **_columns(task, defaults),
@@ -141,7 +152,8 @@ def planned_tasks(
             "task_display_name": _display_name(task),
         }
         mapped = repeated[task_id]
-        planned += [PlannedTask(task_id, index, mapped.is_mapped, values) for index in mapped.map_indexes(known)]
+        indexes = mapped.map_indexes(known) if pass_of is None else (UNMAPPED,)
+        planned += [PlannedTask(task_id, index, mapped.is_mapped, loop, values) for index in indexes]
     return planned
 
 

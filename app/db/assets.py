@@ -1,10 +1,9 @@
-"""Assets, their aliases and events, and the queue from which the scheduler starts asset-triggered runs."""
+"""Assets, their aliases, and what is asked of their events."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -18,12 +17,9 @@ from sqlalchemy import (
     cast,
     func,
     literal,
-    null,
     or_,
     select,
-    true,
     tuple_,
-    union,
 )
 from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by, insert
 
@@ -37,14 +33,8 @@ from app.db.tables import (
     asset_alias,
     asset_alias_asset,
     asset_alias_asset_event,
-    asset_dag_run_queue,
     asset_event,
-    dag,
     dag_run,
-    dag_schedule_asset_alias_reference,
-    dag_schedule_asset_name_reference,
-    dag_schedule_asset_reference,
-    dag_schedule_asset_uri_reference,
     dagrun_asset_event,
     from_text,
     rows_of,
@@ -263,118 +253,3 @@ async def attach_aliases(session: Session, *, names: Mapping[int, Collection[str
     pairs = sorted((ids[name], asset_pk) for asset_pk, of_asset in names.items() for name in of_asset)
     await session.execute(_ATTACH, arguments(["alias_pks", "asset_pks"], pairs))
     return ids
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """An asset event to record.
-
-    :param alias_pks: the aliases through which it came.
-    """
-
-    asset_pk: int
-    extra: Mapping[str, Any]
-    partition_key: str | None
-    alias_pks: Sequence[int]
-
-
-_told = rows_of("told", asset_pk=Integer, extra=JSON, partition_key=Text)
-_SOURCE = ("source_dag_id", "source_task_id", "source_run_id", "source_map_index", "timestamp")
-_RECORD = (
-    insert(asset_event)
-    .from_select(
-        ["asset_id", "extra", "partition_key", *_SOURCE],
-        select(
-            _told.c.asset_pk,
-            _told.c.extra,
-            _told.c.partition_key,
-            *(bindparam(name, type_=asset_event.c[name].type) for name in _SOURCE),
-        ).order_by(_told.c.place),
-    )
-    .returning(asset_event.c.id)
-)
-_through = rows_of("through", alias_pk=Integer, event_pk=Integer)
-_RECORD_ALIASES = insert(asset_alias_asset_event).from_select(
-    ["alias_id", "event_id"], select(_through.c.alias_pk, _through.c.event_pk)
-)
-
-
-async def record_events(session: Session, *, events: Sequence[Event], source: AnyRow, now: datetime) -> list[int]:
-    """Insert asset events and return their ids; they are in the order of the events.
-
-    :param source: the task instance that emitted them.
-    """
-    rows = [(event.asset_pk, event.extra, event.partition_key) for event in events]
-    of_source = (source.dag_id, source.task_id, source.run_id, source.map_index, now)
-    parameters = {**arguments(["asset_pks", "extras", "partition_keys"], rows), **dict(zip(_SOURCE, of_source, strict=True))}
-    event_pks = sorted(await session.scalars(_RECORD, parameters))
-    pairs = [(alias_pk, event_pk) for event, event_pk in zip(events, event_pks, strict=True) for alias_pk in event.alias_pks]
-    if pairs:
-        await session.execute(_RECORD_ALIASES, arguments(["alias_pks", "event_pks"], pairs))
-    return event_pks
-
-
-_emitted = rows_of("emitted", asset_pk=Integer, name=Text, uri=Text)
-_by_alias = dag_schedule_asset_alias_reference.c
-_waiting = union(
-    *(
-        select(_emitted.c.asset_pk, cast(null(), Integer).label("alias_pk"), table.c.dag_id).join(
-            _emitted, table.c[column] == _emitted.c[key]
-        )
-        for table, column, key in (
-            (dag_schedule_asset_reference, "asset_id", "asset_pk"),
-            (dag_schedule_asset_name_reference, "name", "name"),
-            (dag_schedule_asset_uri_reference, "uri", "uri"),
-        )
-    ),
-    select(cast(null(), Integer), _by_alias.alias_id, _by_alias.dag_id).where(
-        _by_alias.alias_id == any_(bindparam("alias_pks", type_=ARRAY(Integer)))
-    ),
-).subquery("waiting")
-_CONSUMERS = (
-    select(_waiting.c.asset_pk, _waiting.c.alias_pk, dag.c.dag_id, dag.c.timetable_partitioned)
-    .join(dag, dag.c.dag_id == _waiting.c.dag_id)
-    .where(dag.c.is_paused.is_(False))
-    .order_by(dag.c.dag_id)
-)
-
-
-async def consumers(session: Session, *, keys: Mapping[int, AssetKey], alias_pks: Collection[int]) -> Sequence[AnyRow]:
-    """Return the unpaused Dags that wait for assets or aliases, in order of their ids, and whether each is partitioned.
-
-    :param keys: the assets, which Dags name by id, name or uri.
-    :returns: a row for each asset (``asset_pk``) or alias (``alias_pk``) for which a Dag waits.
-    """
-    rows = [(pk, *key) for pk, key in sorted(keys.items())]
-    parameters = {**arguments(["asset_pks", "names", "uris"], rows), "alias_pks": sorted(alias_pks)}
-    return (await session.execute(_CONSUMERS, parameters)).all()
-
-
-_moment = select(func.clock_timestamp().label("now")).cte("moment")
-_pairs = rows_of("pairs", asset_pk=Integer, dag_id=Text)
-_queued = insert(asset_dag_run_queue).from_select(
-    ["asset_id", "target_dag_id", "created_at"],
-    select(_pairs.c.asset_pk, _pairs.c.dag_id, _moment.c.now)
-    .select_from(_pairs.join(_moment, true()))
-    .order_by(_pairs.c.asset_pk, _pairs.c.dag_id),
-)
-_QUEUE = _queued.on_conflict_do_update(
-    index_elements=["asset_id", "target_dag_id"],
-    set_={"created_at": func.greatest(asset_dag_run_queue.c.created_at, _queued.excluded.created_at)},
-).returning(select(_moment.c.now).scalar_subquery())
-
-
-async def queue(session: Session, *, pairs: Collection[tuple[int, str]]) -> datetime:
-    """Queue Dags for a run, once each, and return the time that their events must have.
-
-    The scheduler takes the rows of a Dag that nobody holds, makes a run of the events up to the newest of their times, and
-    deletes them. So a Dag that is queued already is queued anew, as of now; its rows are held from here on, so that no run
-    can be made between this time and the commit; and the time is the database's, one clock for all servers.
-
-    They are taken in key order, so that two reports that queue the same Dags meet at the first.
-
-    :param pairs: (asset id, Dag id), at least one.
-    :raises LockTimeout: when somebody holds one of the rows.
-    """
-    moment: datetime = await session.scalar(_QUEUE, arguments(["asset_pks", "dag_ids"], sorted(set(pairs))))
-    return moment

@@ -257,6 +257,7 @@ _LOCK = (
         dag_run.c.created_dag_version_id,
         dag_run.c.bundle_version,
         as_text(dag_run.c.conf),
+        as_text(dag_run.c.context_carrier),
     )
     .where(*_THIS)
     .with_for_update(of=dag_run, key_share=True)

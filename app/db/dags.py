@@ -139,6 +139,17 @@ async def tasks_of_run(session: Session, *, dag_id: str, run_id: str) -> dict[st
     return {task["__var"]["task_id"]: task["__var"] for task in tasks}
 
 
+_OF_VERSION = select(
+    serialized_dag.c.dag_version_id, as_text(serialized_dag.c.data), serialized_dag.c.data_compressed
+).where(serialized_dag.c.dag_version_id == bindparam("version"))
+
+
+async def version(session: Session, *, pk: uuid.UUID | None) -> dict[str, Any] | None:
+    """Return the whole serialized form of a version of a Dag, or None when there is none."""
+    found = _version((await session.execute(_OF_VERSION, {"version": pk})).one_or_none())
+    return None if found is None else found[1]
+
+
 _TASKS_OF_VERSION = select(_part("$.dag.tasks").label("part"), serialized_dag.c.data_compressed).where(
     serialized_dag.c.dag_version_id == bindparam("version")
 )

@@ -23,6 +23,8 @@ _made = rows_of("made", dag_id=Text, key=Text, date=DateTime(timezone=True), fin
 _now = bindparam("now", type_=DateTime(timezone=True))
 _RECORD_KEYS = insert(partitioned_asset_key_log)
 
+_Place = tuple[str, str, int]  # the id of a Dag, the key of its partition, and the event for which it is alone, or 0
+
 
 @dataclass(frozen=True, slots=True)
 class Joining:
@@ -32,6 +34,7 @@ class Joining:
     :param key: what the Dag calls that partition.
     :param date: of the event's own partition, for mappers that keep it. Events that disagree leave none.
     :param fingerprint: every asset's mapper.
+    :param batches: whether it joins others that came before; else a run is made of it alone.
     """
 
     dag_id: str
@@ -41,6 +44,12 @@ class Joining:
     source_key: str
     date: datetime | None
     fingerprint: Mapping[str, Any]
+    batches: bool
+
+    @property
+    def place(self) -> _Place:
+        """Which events are in a run together."""
+        return self.dag_id, self.key, 0 if self.batches else self.event_pk
 
 
 class Partitions:
@@ -72,7 +81,7 @@ class Partitions:
         new = {"target_dag_id": _made.c.dag_id, "partition_key": _made.c.key, "created_at": _now, "updated_at": _now}
         new = known(table, {**new, "partition_date": _made.c.date, "rollup_fingerprint": _made.c.fingerprint})
         made = insert(table).from_select(list(new), select(*new.values()).order_by(_made.c.place))
-        self._make = made.returning(table.c.id, table.c.target_dag_id, table.c.partition_key)
+        self._make = made.returning(table.c.id)
         self._set_date = update(table).where(table.c.id == bindparam("pk"))
 
     async def join(self, session: Session, *, joining: Sequence[Joining], now: datetime) -> None:
@@ -85,11 +94,12 @@ class Partitions:
             after that, the next event is for another.
         """
         await session.execute(LOCK, {"dag_ids": sorted({event.dag_id for event in joining})})
-        first = {(event.dag_id, event.key): event for event in reversed(joining)}
-        found = await session.execute(self._newest, arguments(["dag_ids", "keys"], sorted(first)))
-        waiting = {(row.dag_id, row.key): row for row in found if row.created_dag_run_id is None}
+        first = {event.place: event for event in reversed(joining)}
+        shared = sorted((dag_id, key) for dag_id, key, alone in first if not alone)
+        found = await session.execute(self._newest, arguments(["dag_ids", "keys"], shared)) if shared else ()
+        waiting = {(row.dag_id, row.key, 0): row for row in found if row.created_dag_run_id is None}
         pks = {place: row.id for place, row in waiting.items()}
-        dates: dict[tuple[str, str], datetime | None] = {}
+        dates: dict[_Place, datetime | None] = {}
         if self._has_dates:
             stored = {place: row.partition_date for place, row in waiting.items()}
             dates = _agreed(stored, joining)
@@ -99,18 +109,18 @@ class Partitions:
                 if dates[place] != stored[place]
             ]
             await session.execute(self._set_date, moved)
-        if new := sorted(first.keys() - waiting.keys()):
-            rows = [(*place, dates.get(place), first[place].fingerprint) for place in new]
+        if new := sorted(first.keys() - waiting.keys(), key=lambda place: (place[2], place)):  # events one after the other
+            rows = [(*place[:2], dates.get(place), first[place].fingerprint) for place in new]
             names = ["dag_ids", "keys", "dates", "fingerprints"][: 4 if self._has_dates else 2]
-            made = await session.execute(self._make, {**arguments(names, rows), "now": now})
-            pks |= {(row.target_dag_id, row.partition_key): row.id for row in made}
+            made = await session.scalars(self._make, {**arguments(names, rows), "now": now})
+            pks |= dict(zip(new, sorted(made), strict=True))  # they are made in this order
         await session.execute(
             _RECORD_KEYS,
             [
                 {
                     "asset_id": event.asset_pk,
                     "asset_event_id": event.event_pk,
-                    "asset_partition_dag_run_id": pks[event.dag_id, event.key],
+                    "asset_partition_dag_run_id": pks[event.place],
                     "source_partition_key": event.source_key,
                     "target_dag_id": event.dag_id,
                     "target_partition_key": event.key,
@@ -121,16 +131,14 @@ class Partitions:
         )
 
 
-def _agreed(
-    stored: Mapping[tuple[str, str], datetime | None], joining: Sequence[Joining]
-) -> dict[tuple[str, str], datetime | None]:
+def _agreed(stored: Mapping[_Place, datetime | None], joining: Sequence[Joining]) -> dict[_Place, datetime | None]:
     """Return the date of each partition once the events have joined it, one after another.
 
     :param stored: of those that wait already.
     """
     dates = dict(stored)
     for event in joining:
-        place = (event.dag_id, event.key)
+        place = event.place
         if place not in dates:
             dates[place] = event.date
         elif event.date is not None and event.date != dates[place]:

@@ -2,19 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import uuid
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from app.db.session import Session
+from app.db.tables import AnyRow
 
 
 class Regions:
     """Of a release in whose database a map index is all that tells the instances of a mapped task apart."""
 
-    async def placed(self, session: Session, *, rows: Sequence[dict[str, Any]], now: datetime) -> Sequence[dict[str, Any]]:
+    async def placed(
+        self, session: Session, *, rows: Sequence[dict[str, Any]], within: Any = None, now: datetime
+    ) -> Sequence[dict[str, Any]]:
         """Return new task instances of one run with the columns that say where they are; what that needs is inserted.
 
-        :param rows: their columns, and ``is_mapped``.
+        One that a loop repeats is in each pass that the run has, so there may be more of them than rows; a loop that the run
+        does not have begins with its first pass.
+
+        :param rows: their columns, and what repeats each: ``is_mapped``, ``loop``.
+        :param within: of a loop: in this pass alone; from :meth:`next_pass`.
+        :raises LockTimeout: when somebody else places the same tasks right now.
         """
         return rows
+
+    async def next_pass(self, session: Session, *, gate: AnyRow) -> Any:
+        """Return the pass after that of a loop's gate, or None if it has begun already.
+
+        :param gate: its task instance, locked; the run is locked too.
+        """
+        raise NotImplementedError
+
+    async def go_back(self, session: Session, *, rows: Sequence[AnyRow], now: datetime) -> set[uuid.UUID]:
+        """Let the loops of a run that is cleared go back to their first passes.
+
+        :param rows: all its task instances, locked; the run is locked too.
+        :returns: the ids of those of later passes that are over for good. Those that run are not yet among them.
+        """
+        return set()
+
+    async def end(self, session: Session, *, row: AnyRow, values: Mapping[str, Any]) -> None:
+        """End the try of a task instance of such a pass, as failed: none follows it.
+
+        :param row: locked to end the try.
+        :param values: its columns that say when it ended.
+        """
+        raise NotImplementedError
+
+    async def is_over(self, session: Session, *, row: AnyRow) -> bool:
+        """Say whether a task instance is of a pass to which its loop has gone back since.
+
+        :param row: with its place; the run is locked, if it has one.
+        """
+        return False

@@ -24,6 +24,9 @@ from sqlalchemy import (
     Update,
     Uuid,
     bindparam,
+    cast,
+    null,
+    true,
     update,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -138,6 +141,14 @@ class Schema:
         """Return what the contract calls map index, of a table (or what is selected from one) that names task instances."""
         column: ColumnElement[int] = table.c.map_index
         return column
+
+    def pass_number(self, table: Any) -> ColumnElement[int | None]:
+        """Return in which pass of a loop a task instance is, null if it is in none."""
+        return cast(null(), Integer)
+
+    def is_newest_pass(self, table: Any) -> ColumnElement[bool]:
+        """Match task instances but those of earlier passes of a loop: who asks for a task without one means its newest."""
+        return true()
 
     def place(self, table: Any) -> list[ColumnElement[Any]]:
         """Return what is told of the region of a task instance besides its map index, null if it is in none."""

@@ -52,7 +52,8 @@ class Siblings:
         locked = select(*self._keys).where(tries.live).order_by(row.c.id)
         self._lock_ready = locked.limit(BATCH).with_for_update(of=row, key_share=True, skip_locked=True)
         self._lock_all = (
-            locked.add_columns(row.c.max_tries, row.c.start_date, row.c.end_date, row.c.dag_version_id)
+            locked.add_columns(row.c.max_tries, row.c.start_date, row.c.end_date, row.c.dag_version_id, row.c.operator)
+            .add_columns(*schema.place(row))
             .where(row.c.dag_id == bindparam("dag_id"), row.c.run_id == bindparam("run_id"))
             .with_for_update(of=row)
         )

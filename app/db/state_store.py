@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import uuid
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Column, DateTime, Integer, String, and_, bindparam, delete, exists, literal, select
 from sqlalchemy.dialects.postgresql import insert
 
-from app.db.schema import Coordinates, Schema, key_columns
+from app.db.schema import Schema, key_columns
 from app.db.session import Session
 from app.db.tables import AnyRow, asset_state_store, dag_run
 from app.db.tries import Tries
@@ -73,6 +74,32 @@ class TaskStateStore:
         return bool(await session.scalar(self._known, {"pk": ti_id}))
 
 
+class AssetStateStore:
+    """The values of assets in a release's database, which tell by whom they were set."""
+
+    def __init__(self, schema: Schema, tries: Tries) -> None:
+        columns = [Column(column.name, column.type, primary_key=column.primary_key) for column in asset_state_store.c]
+        store, row = schema.table("asset_state_store", *columns), schema.task_instance
+        writer = {**row.c, "map_index": schema.map_index(row), "region_index": row.c.map_index, "task_instance_id": row.c.id}
+        told = {f"last_updated_by_{name}": value for name, value in writer.items()}
+        changed: dict[str, Any] = {
+            "value": bindparam("text", type_=String),
+            "updated_at": bindparam("now", type_=store.c.updated_at.type),
+            "last_updated_by_kind": literal("task"),
+            **{name: value for name, value in told.items() if name in store.c},
+        }
+        named: dict[str, Any] = {"asset_id": bindparam("asset", type_=Integer), "key": bindparam("name", type_=String)}
+        source = select(*named.values(), *changed.values()).where(row.c.id == bindparam("pk"), tries.live)
+        put = insert(store).from_select([*named, *changed], source)
+        renewed = {name: put.excluded[name] for name in changed}
+        self._put = put.on_conflict_do_update(index_elements=["asset_id", "key"], set_=renewed).returning(literal(1))
+
+    async def put(self, session: Session, *, asset_pk: int, key: str, value: str, ti_id: uuid.UUID, now: datetime) -> bool:
+        """Set an asset's value, JSON as text, in one statement; say whether there is such a task instance to set it."""
+        parameters = {"asset": asset_pk, "name": key, "text": value, "pk": ti_id, "now": now}
+        return await session.scalar(self._put, parameters) is not None
+
+
 async def of_asset(session: Session, *, asset_pk: int, key: str) -> str | None:
     """Return an asset's value, JSON as text, or None."""
     statement = select(asset_state_store.c.value).where(
@@ -80,24 +107,6 @@ async def of_asset(session: Session, *, asset_pk: int, key: str) -> str | None:
     )
     found: str | None = await session.scalar(statement)
     return found
-
-
-async def put_for_asset(
-    session: Session, *, asset_pk: int, key: str, value: str, writer: Coordinates, now: datetime
-) -> None:
-    """Set an asset's value in one statement.
-
-    :param value: JSON as text.
-    :param writer: the task instance that sets it.
-    """
-    changed = {
-        "value": value,
-        "updated_at": now,
-        "last_updated_by_kind": "task",
-        **{f"last_updated_by_{name}": part for name, part in writer._asdict().items()},
-    }
-    statement = insert(asset_state_store).values(asset_id=asset_pk, key=key, **changed)
-    await session.execute(statement.on_conflict_do_update(index_elements=["asset_id", "key"], set_=changed))
 
 
 async def remove_for_asset(session: Session, *, asset_pk: int, key: str | None = None) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from app.db.asset_events import AssetEvents
 from app.db.audit import AuditLog
+from app.db.connection_tests import ConnectionTests
 from app.db.partitions import Partitions
 from app.db.regions import Regions
 from app.db.rendered_fields import RenderedFields
 from app.db.schema import Schema
 from app.db.siblings import Siblings
-from app.db.state_store import TaskStateStore
+from app.db.state_store import AssetStateStore, TaskStateStore
 from app.db.task_instance_queries import TaskInstanceQueries
 from app.db.task_instances import TaskInstances
 from app.db.tries import Tries
@@ -24,6 +26,7 @@ class Storage:
     :param xcoms: how it keeps what tasks return and push.
     :param rendered_fields: how it keeps template fields.
     :param regions: where it places mapped tasks.
+    :param asset_events: how it queues Dags for events; None: once, whichever they are.
     """
 
     def __init__(
@@ -33,6 +36,8 @@ class Storage:
         xcoms: XComs,
         rendered_fields: RenderedFields,
         regions: Regions | None = None,
+        *,
+        asset_events: AssetEvents | None = None,
     ) -> None:
         self.schema = schema
         self.tries = tries
@@ -40,9 +45,12 @@ class Storage:
         self.rendered_fields = rendered_fields
         self.regions = regions or Regions()
         self.audit = AuditLog(schema)
+        self.asset_events = asset_events or AssetEvents(schema)
+        self.connection_tests = ConnectionTests(schema)
         self.task_instances = TaskInstances(schema, tries, xcoms, self.audit, self.regions)
         self.siblings = Siblings(schema, tries)
         self.queries = TaskInstanceQueries(schema, tries)
         self.task_state_store = TaskStateStore(schema, tries)
+        self.asset_state_store = AssetStateStore(schema, tries)
         self.triggers = Triggers(schema)
         self.partitions = Partitions(schema)

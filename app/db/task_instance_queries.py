@@ -7,7 +7,21 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Double, bindparam, cast, extract, func, literal_column, or_, select, true, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    Double,
+    Table,
+    bindparam,
+    case,
+    cast,
+    extract,
+    func,
+    literal_column,
+    or_,
+    select,
+    true,
+    tuple_,
+)
 
 from app.db.schema import Schema
 from app.db.session import Session
@@ -25,6 +39,7 @@ class TaskInstanceQueries:
         self._table = row = schema.task_instance
         self._live = tries.live
         self._map_index = schema.map_index(row)
+        self._is_newest_pass = schema.is_newest_pass(row)
         map_index = self._map_index.label("map_index")
         silent_for = cast(extract("epoch", func.now() - row.c.last_heartbeat_at), Double)
         at_work = row.c.state.in_(("running", "restarting"))
@@ -72,6 +87,7 @@ class TaskInstanceQueries:
                 row.c.task_id == bindparam("task_id"),
                 self._map_index == bindparam("at_index"),
                 tries.live,
+                _in_same_pass(schema, row),
             )
             .order_by(date_of(dag_run).desc(), dag_run.c.id.desc())
             .limit(1)
@@ -97,7 +113,7 @@ class TaskInstanceQueries:
     ) -> list[ColumnElement[bool]]:
         """Return the conditions of the collection queries; empty lists do not filter."""
         row = self._table
-        conditions: list[ColumnElement[bool]] = [row.c.dag_id == dag_id, self._live]
+        conditions: list[ColumnElement[bool]] = [row.c.dag_id == dag_id, self._live, self._is_newest_pass]
         if task_ids:
             conditions.append(row.c.task_id.in_(task_ids))
         if run_ids:
@@ -170,3 +186,12 @@ class TaskInstanceQueries:
         parameters = {"dag_id": dag_id, "task_id": task_id, "at_index": map_index}
         parameters |= {"before": before, "asker": asker, "state": state}
         return (await session.execute(statement, parameters)).one_or_none()
+
+
+def _in_same_pass(schema: Schema, row: Table) -> ColumnElement[bool]:
+    """Match a task in the pass of its loop in which who asks is itself, if that is the same task; else in the newest one."""
+    asking = row.alias()
+    same_task = (asking.c[name] == bindparam(name) for name in ("dag_id", "task_id"))
+    own = select(schema.pass_number(asking)).where(asking.c.id == bindparam("asker"), *same_task).scalar_subquery()
+    number = schema.pass_number(row)
+    return or_(number.is_(None), case((own.is_not(None), number == own), else_=schema.is_newest_pass(row)))

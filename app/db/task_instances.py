@@ -76,6 +76,8 @@ class TaskInstances:
                 as_text(row.c.next_kwargs),
                 row.c.operator,
                 row.c.dag_version_id,
+                *schema.place(row),
+                schema.pass_number(row).label("pass_number"),
                 dag_run.c.id.label("run_pk"),
                 dag_run.c.logical_date,
                 dag_run.c.data_interval_start,
@@ -222,13 +224,14 @@ class TaskInstances:
         """
         return await session.scalar(self._label, {"pk": ti_id, "label": label, "now": now}) is not None
 
-    async def create(self, session: Session, *, rows: Sequence[dict[str, Any]], now: datetime) -> None:
+    async def create(self, session: Session, *, rows: Sequence[dict[str, Any]], within: Any = None, now: datetime) -> None:
         """Insert task instances of one run.
 
-        :param rows: their columns, each the same, and whether something repeats it (``is_mapped``).
+        :param rows: their columns, each the same, and what repeats it (``is_mapped``, ``loop``).
+        :param within: see :meth:`app.db.regions.Regions.placed`.
         """
         if rows:
-            placed = await self._regions.placed(session, rows=rows, now=now)
+            placed = await self._regions.placed(session, rows=rows, within=within, now=now)
             await session.execute(insert(self._table), [known(self._table, row) for row in placed])
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import uuid
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from copy import copy
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -62,27 +64,35 @@ _ASKING_DATE = (
 )
 
 
-class XComs(ABC):
-    """The XComs of a release's database: what reads them is the same for all that they may be stored in.
+class Values:
+    """XComs of which ``rows`` has one each, and what reads them: the same for all that they may be stored in.
 
-    :param rows: what has a row for each value that may be read: dag_id, run_id, dag_run_id, task_id, map_index, key, value,
-        timestamp. Of several tries of a task instance it has the values of one.
-    :ivar left_behind: the keys under which an earlier try of a task instance left values: a part of a statement that binds
-        its ``pk``, ``run_pk``, ``task_id`` and ``map_index``.
+    :param rows: dag_id, run_id, dag_run_id, task_id, map_index, key, value and timestamp of each value that may be read. Of
+        several tries of a task instance it has the values of one.
+    :param where: of which rows, if not of all.
+    :param of_run: what holds of those of one run's tasks too, so that they are found sooner.
+    :param place: the columns by which a sequence of them is in order.
     """
 
-    left_behind: ScalarSelect[Any]
-
-    def __init__(self, rows: FromClause) -> None:
-        self._rows = rows
-        at_index = rows.c.map_index == bindparam("at_index")
+    def __init__(
+        self,
+        rows: FromClause,
+        *where: ColumnElement[bool],
+        of_run: Sequence[ColumnElement[bool]] = (),
+        place: Sequence[ColumnElement[Any]] | None = None,
+    ) -> None:
+        self._rows, self._where, self._in_run = rows, where, of_run
+        self._bound: Mapping[str, Any] = {}
+        self._has_index = rows.c.map_index == bindparam("at_index")
         newest_first = date_of(dag_run).desc(), rows.c.timestamp.desc(), dag_run.c.id.desc()
         oldest_first = date_of(dag_run).asc(), rows.c.timestamp.asc(), dag_run.c.id.asc()
-        in_order, backwards = (rows.c.map_index.asc(), *oldest_first), (rows.c.map_index.desc(), *newest_first)
+        places = place or [rows.c.map_index]
+        in_order = (*(each.asc() for each in places), *oldest_first)
+        backwards = (*(each.desc() for each in places), *newest_first)
         skipped, most = bindparam("skipped", type_=Integer), bindparam("most", type_=Integer)
         matching = {is_prior: self._matching(include_prior_dates=is_prior) for is_prior in (False, True)}
-        self._of_run = matching[False].where(at_index)
-        self._newest = matching[True].where(at_index).order_by(*newest_first).limit(1)
+        self._of_run = matching[False].where(self._has_index)
+        self._newest = matching[True].where(self._has_index).order_by(*newest_first).limit(1)
         self._count = {is_prior: select(func.count()).select_from(each.subquery()) for is_prior, each in matching.items()}
         self._slice = {is_prior: each.order_by(*in_order).offset(skipped).limit(most) for is_prior, each in matching.items()}
         self._at = {
@@ -102,31 +112,48 @@ class XComs(ABC):
         run, it is the date of the asking task's run that counts.
         """
         rows = self._rows
-        statement = select(as_bytes(rows.c.value)).join(dag_run, dag_run.c.id == rows.c.dag_run_id).where(*_of_task(rows))
+        statement = select(as_bytes(rows.c.value)).join(dag_run, dag_run.c.id == rows.c.dag_run_id)
+        statement = statement.where(*_of_task(rows), *self._where)
         if not include_prior_dates:
-            return statement.where(rows.c.run_id == bindparam("run_id"))
+            return statement.where(rows.c.run_id == bindparam("run_id"), *self._in_run)
         return statement.where(date_of(dag_run) <= func.coalesce(_NAMED_DATE, _ASKING_DATE))
 
-    async def get(self, session: Session, *, key: XComKey, map_index: int, asker: uuid.UUID | None = None) -> AnyRow | None:
+    def bound(self, **parameters: Any) -> Values:
+        """Return the same, with what its condition binds."""
+        values = copy(self)
+        values._bound = parameters
+        return values
+
+    async def get(
+        self, session: Session, *, key: XComKey, map_index: int, asker: uuid.UUID, is_prior: bool = False
+    ) -> AnyRow | None:
         """Return the newest value under ``key`` for one map index, as JSON text in the row's ``value``, or None.
 
-        :param asker: the task instance that asks for prior dates too; None: for that run's values alone.
+        :param asker: the task instance that asks.
+        :param is_prior: whether of prior dates too; else of that run alone.
         """
-        parameters = {**key._asdict(), "at_index": map_index, "asker": asker}
-        return (await session.execute(self._of_run if asker is None else self._newest, parameters)).one_or_none()
+        parameters = {**self._bound, **key._asdict(), "at_index": map_index, "asker": asker}
+        return (await session.execute(self._newest if is_prior else self._of_run, parameters)).one_or_none()
 
     async def at(
-        self, session: Session, *, key: XComKey, offset: int, asker: uuid.UUID | None = None, not_null: bool = False
+        self,
+        session: Session,
+        *,
+        key: XComKey,
+        offset: int,
+        asker: uuid.UUID,
+        is_prior: bool = False,
+        not_null: bool = False,
     ) -> AnyRow | None:
         """Return one value in map-index order, older runs first; a negative offset counts from the end, as in Python.
 
-        :param asker: the task instance that asks for prior dates too; None: for that run's values alone.
+        :param asker: the task instance that asks.
+        :param is_prior: whether of prior dates too; else of that run alone.
         :param not_null: whether values that are SQL NULL are passed over.
         """
         is_backwards = offset < 0
-        parameters = {**key._asdict(), "asker": asker, "skipped": -1 - offset if is_backwards else offset}
-        statement = self._at[asker is not None, is_backwards, not_null]
-        return (await session.execute(statement, parameters)).one_or_none()
+        parameters = {**self._bound, **key._asdict(), "asker": asker, "skipped": -1 - offset if is_backwards else offset}
+        return (await session.execute(self._at[is_prior, is_backwards, not_null], parameters)).one_or_none()
 
     async def sliced(
         self,
@@ -136,7 +163,8 @@ class XComs(ABC):
         start: int | None,
         stop: int | None,
         step: int | None,
-        asker: uuid.UUID | None = None,
+        asker: uuid.UUID,
+        is_prior: bool = False,
     ) -> list[bytes | None]:
         """Return the values that the slice ``[start:stop:step]`` takes in map-index order, older runs first, as JSON texts.
 
@@ -144,9 +172,10 @@ class XComs(ABC):
         for first.
 
         :param step: 0 means 1, as Airflow has it.
-        :param asker: the task instance that asks for prior dates too; None: for that run's values alone.
+        :param asker: the task instance that asks.
+        :param is_prior: whether of prior dates too; else of that run alone.
         """
-        parameters, is_prior = {**key._asdict(), "asker": asker}, asker is not None
+        parameters = {**self._bound, **key._asdict(), "asker": asker}
         step = step or 1
         length = UNBOUNDED
         if step < 0 or (start or 0) < 0 or (stop or 0) < 0:
@@ -160,7 +189,61 @@ class XComs(ABC):
 
     async def count(self, session: Session, *, key: XComKey) -> int:
         """Count the map indexes that have a value under ``key``."""
-        return await session.scalar(self._count[False], key._asdict()) or 0
+        return await session.scalar(self._count[False], {**self._bound, **key._asdict()}) or 0
+
+
+class Pass(NamedTuple):
+    """A pass of a loop, in which each task of the loop has task instances.
+
+    :param family: what the regions of the loop have in common.
+    :param number: from 0.
+    """
+
+    family: uuid.UUID
+    number: int
+
+
+class Seen(NamedTuple):
+    """How a task instance that asks sees a task.
+
+    :param loop: the family of the loop that repeats the task, if one does.
+    :param own: the pass in which who asks is itself, if it is in a loop, and of the same run.
+    :param is_live: whether it is the last try.
+    :param is_same: whether it is a try of just the task instance that is asked for.
+    """
+
+    loop: uuid.UUID | None
+    own: Pass | None
+    is_live: bool
+    is_same: bool
+
+
+class XComs(Values, ABC):
+    """The XComs of a release's database.
+
+    What a loop repeats has no value that a key and a map index name: which one is seen depends on who asks.
+
+    :ivar left_behind: the keys under which an earlier try of a task instance left values: a part of a statement that binds
+        its ``pk``, ``run_pk``, ``task_id`` and ``map_index``.
+    """
+
+    left_behind: ScalarSelect[Any]
+
+    async def seen(self, session: Session, *, key: XComKey, map_index: int, asker: uuid.UUID) -> Seen | None:
+        """Return how a task is seen by who found no value of it, or None where there are no loops."""
+        return None
+
+    def within(self, at: Pass) -> Values:
+        """Return the values of one pass of a loop."""
+        raise NotImplementedError
+
+    async def along(self, session: Session, *, key: XComKey, family: uuid.UUID) -> Values:
+        """Return the values of all passes of a loop, one after the other."""
+        raise NotImplementedError
+
+    async def ambiguous(self, session: Session, *, key: XComKey, at: Pass) -> int | None:
+        """Return a map index that several task instances of a task have in one pass, or None."""
+        raise NotImplementedError
 
     @abstractmethod
     async def put(
@@ -173,6 +256,7 @@ class XComs(ABC):
         dag_result: bool,
         mapped_length: int | None,
         asker: uuid.UUID,
+        within: Pass | None = None,
         now: datetime,
     ) -> bool:
         """Set a value, in one statement when it is not mapped over; setting it again replaces it.
@@ -180,6 +264,7 @@ class XComs(ABC):
         :param value: JSON text.
         :param mapped_length: into how many task instances it expands; then the session must be a transaction.
         :param asker: the task instance that pushes it: for who stores values by tries.
+        :param within: of what a loop repeats: in which pass.
         :returns: whether there is what it belongs to; without it nothing is written.
         """
 
@@ -188,8 +273,13 @@ class XComs(ABC):
         """Return, by the id of each unmapped task of a run that has returned such a value, into how many it expands."""
 
     @abstractmethod
-    async def remove(self, session: Session, *, key: XComKey, map_index: int) -> None:
-        """Delete the value of one map index, if there is one."""
+    async def remove(
+        self, session: Session, *, key: XComKey, map_index: int, asker: uuid.UUID, within: Pass | None = None
+    ) -> bool:
+        """Delete the value of one map index, if there is one; see :meth:`put`.
+
+        :returns: whether there is, or may be, what it belongs to.
+        """
 
 
 class XComsOfRuns(XComs):
@@ -260,6 +350,7 @@ class XComsOfRuns(XComs):
         dag_result: bool,
         mapped_length: int | None,
         asker: uuid.UUID,
+        within: Pass | None = None,
         now: datetime,
     ) -> bool:
         parameters = {
@@ -281,8 +372,11 @@ class XComsOfRuns(XComs):
         rows = await session.execute(self._lengths, {"dag_id": dag_id, "run_id": run_id})
         return {row.task_id: row.length for row in rows}
 
-    async def remove(self, session: Session, *, key: XComKey, map_index: int) -> None:
+    async def remove(
+        self, session: Session, *, key: XComKey, map_index: int, asker: uuid.UUID, within: Pass | None = None
+    ) -> bool:
         await session.execute(self._delete, {**key._asdict(), "at_index": map_index})
+        return True
 
 
 def _of_task(rows: FromClause) -> tuple[ColumnElement[bool], ...]:

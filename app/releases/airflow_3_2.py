@@ -7,7 +7,7 @@ from app.db.schema import Schema
 from app.db.storage import Storage
 from app.db.tries import HistoryTries
 from app.db.xcoms import XComsOfRuns
-from app.releases.revision import Assets, Deadlines, Revision, Runs, Tasks, Teams
+from app.releases.revision import Assets, Deadlines, Revision, Runs, Tasks, Teams, XComs
 
 _SCHEMA = Schema(
     missing={
@@ -44,6 +44,7 @@ AIRFLOW_3_2 = Revision(
         clearing_may_move_versions=False,
         conf_is_plain=False,
     ),
+    xcoms=XComs(of_tries=False),
     deadlines=Deadlines(average_of_successes=False, callbacks_have_bundles=False),
     assets=Assets(event_per_emission=False, partitions_have_dates=False),
     teams=Teams(own_xcoms=False, own_assets=False, keep_variables=False),

@@ -7,7 +7,7 @@ from app.db.schema import Schema
 from app.db.storage import Storage
 from app.db.tries import HistoryTries
 from app.db.xcoms import XComsOfRuns
-from app.releases.revision import Revision, Runs, Tasks
+from app.releases.revision import Revision, Runs, Tasks, XComs
 
 _SCHEMA = Schema()
 _TRIES = HistoryTries(_SCHEMA)
@@ -19,4 +19,5 @@ AIRFLOW_3_3 = Revision(
     storage=Storage(_SCHEMA, _TRIES, XComsOfRuns(_SCHEMA), RenderedFieldsOfRuns(_SCHEMA, _TRIES)),
     tasks=Tasks(cleared_end_first=False, starts_tell_wait=False, bare_ids_skip_all=False, reschedules_by_time=False),
     runs=Runs(conf_is_plain=False),
+    xcoms=XComs(of_tries=False),
 )

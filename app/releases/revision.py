@@ -55,6 +55,17 @@ class Runs:
 
 
 @dataclass(frozen=True, slots=True)
+class XComs:
+    """How a release takes what tasks push.
+
+    :param of_tries: whether it belongs to a try. Then who pushes for a task instance that does not exist is told so, only
+        what a task returns may have a length over which others are mapped, and the keys of what gates tell are reserved.
+    """
+
+    of_tries: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Deadlines:
     """How a release promises when a run will be over.
 
@@ -112,6 +123,7 @@ class Revision:
     tasks: Tasks = Tasks()
     runs: Runs = Runs()
     deadlines: Deadlines = Deadlines()
+    xcoms: XComs = XComs()
     assets: Assets = Assets()
     teams: Teams = Teams()
     is_preview: bool = False

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 from fastapi import Depends, Query, Request
 
 from app.db import assets, state_store
-from app.db.schema import Coordinates
 from app.routes.operations import Operations
 from app.routes.rendering import raw_json
 from app.schemas.state_store import KEY_LENGTH, AssetStateStorePutBody, AssetStateStoreResponse
@@ -96,11 +95,9 @@ async def _put(request: Request, column: str, asset: str, key: str, body: AssetS
         asset_pk = await assets.active_pk(session, column=column, value=asset)
         if asset_pk is None:
             return _no_asset(column, asset)
-        writer = await app.storage.task_instances.identity(session, ti_id=token.id)
-        if writer is None:
+        store = app.storage.asset_state_store
+        if not await store.put(session, asset_pk=asset_pk, key=key, value=value, ti_id=token.id, now=utcnow()):
             return Refuse(404, {"reason": "not_found", "message": f"Task instance {token.id!r} not found"})
-        of_task = Coordinates.of(writer)
-        await state_store.put_for_asset(session, asset_pk=asset_pk, key=key, value=value, writer=of_task, now=utcnow())
     return None
 
 

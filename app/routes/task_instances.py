@@ -34,7 +34,7 @@ from app.schemas.task_instances import (
 from app.schemas.values import Integer, Label, ShownValues, UtcDateTime
 from app.server import bodies
 from app.server.auth import REFRESH_HEADER, WORKLOAD, TaskToken, execution_token, own_execution_token, own_run_token
-from app.tasks import attempts, reporting, service, siblings
+from app.tasks import attempts, ended_processes, reporting, service, siblings
 from app.tasks.clock import utcnow
 from app.tasks.transitions import ARCHIVED, NOT_FOUND, Refuse, Same, may_retry
 
@@ -114,7 +114,7 @@ async def ti_update_state(
 ) -> Any:
     """Update the state of a TaskInstance; some states need further information."""
     if isinstance(ti_patch_payload, TIServerTerminatedPayload):
-        return await reporting.acknowledge_end(service.of(request), ti_id=task_instance_id, payload=ti_patch_payload)
+        return await ended_processes.acknowledge(service.of(request), ti_id=task_instance_id, payload=ti_patch_payload)
     decision = await reporting.report_state(service.of(request), ti_id=task_instance_id, payload=ti_patch_payload)
     if decision is ARCHIVED and service.api_date(request) < attempts.SINCE:
         return NOT_FOUND
@@ -331,7 +331,9 @@ async def get_previous_task_instance(
 
 def _in_its_region(told: dict[str, Any]) -> dict[str, Any]:
     """Return what is told of a task instance without its region if it is in none."""
-    return {name: value for name, value in told.items() if value is not None or not name.startswith("region_")}
+    if told.get("region_id") is None:
+        return {name: value for name, value in told.items() if not name.startswith("region_")}
+    return {**told, "region_id": str(told["region_id"])}
 
 
 def _run_context(started: reporting.StartedTask, app: service.Service) -> dict[str, Any]:
@@ -351,6 +353,8 @@ def _run_context(started: reporting.StartedTask, app: service.Service) -> dict[s
     }
     if started.first_reschedule is not None:
         context["first_task_reschedule_start_date"] = started.first_reschedule
+    if started.loop is not None:
+        context["loop"] = started.loop
     if started.arguments is not None:
         context["arg_bindings"] = started.arguments
     if row.next_method:

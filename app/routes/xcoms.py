@@ -11,9 +11,11 @@ from fastapi import Depends, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import Field
 
+from app.dags import loops
 from app.db import teams
-from app.db.session import Database
-from app.db.xcoms import XComKey
+from app.db.session import Database, Session
+from app.db.tables import AnyRow
+from app.db.xcoms import Values, XComKey
 from app.errors import RefusedRequest, invalid_value
 from app.routes.operations import Operations, refusal
 from app.routes.rendering import raw_json
@@ -27,9 +29,10 @@ from app.schemas.xcoms import (
 )
 from app.server import bodies
 from app.server.auth import TaskToken, execution_token
-from app.tasks import service, task_scope
+from app.tasks import service, task_scope, xcoms
 from app.tasks.clock import utcnow
 from app.tasks.transitions import Refuse
+from app.tasks.xcoms import Question
 
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 
@@ -114,7 +117,8 @@ BODY_DOC = {
     }
 }
 MAPPED_LENGTH = "Number of mapped tasks this value expands into"
-NO_LOOP = Refuse(400, "Previous-iteration lookup requires a shared loop scope")
+RETURNED = "return_value"  # the key of what a task returns
+TELLS_ARCHIVED = "2026-10-30"  # the API date since which a try that ended is told so
 Length = Annotated[int, Field(ge=0), within(0, 2**31 - 1)]
 Key = Annotated[XComKey, Depends(accessible_key)]
 Token = Annotated[TaskToken, Depends(execution_token)]
@@ -123,15 +127,18 @@ PATH = "/{dag_id}/{run_id}/{task_id}/{key:path}"
 
 @router.get(PATH + "/item/{offset}", response_model=XComSequenceIndexResponse)
 async def get_mapped_xcom_by_index(
-    request: Request, key: Key, offset: BigInteger, previous_iteration: Annotated[bool, Query()] = False
+    request: Request, key: Key, offset: BigInteger, token: Token, previous_iteration: Annotated[bool, Query()] = False
 ) -> Any:
     """Get a single XCom value from a mapped task by sequence index."""
-    if previous_iteration:
-        return NO_LOOP
-    app = service.of(request)
-    async with app.database.autocommit() as session:
-        row = await app.storage.xcoms.at(session, key=key, offset=offset)
-    return _not_found(key, f"offset={offset}") if row is None else raw_json(row.value)
+    question = Question(key, token.id, is_previous=previous_iteration)
+
+    async def ask(session: Session, values: Values) -> AnyRow | None:
+        return await values.at(session, key=key, offset=offset, asker=token.id)
+
+    row = await xcoms.read(service.of(request), question, ask)
+    if row is None or isinstance(row, Refuse):
+        return row or _not_found(key, f"offset={offset}")
+    return raw_json(row.value)
 
 
 @router.get(PATH + "/slice", response_model=XComSequenceSliceResponse)
@@ -139,19 +146,15 @@ async def get_mapped_xcom_by_slice(
     request: Request, key: Key, params: Annotated[GetXComSliceFilterParams, Query()], token: Token
 ) -> Any:
     """Get XCom values from a mapped task by sequence slice."""
-    if params.previous_iteration:
-        return NO_LOOP
-    app = service.of(request)
-    async with app.database.autocommit() as session:
-        values = await app.storage.xcoms.sliced(
-            session,
-            key=key,
-            start=params.start,
-            stop=params.stop,
-            step=params.step,
-            asker=token.id if params.include_prior_dates else None,
-        )
-    return [raw_json(value) for value in values]
+    is_prior = params.include_prior_dates
+    question = Question(key, token.id, is_prior=is_prior, is_previous=params.previous_iteration)
+    bounds: dict[str, int | None] = {"start": params.start, "stop": params.stop, "step": params.step}
+
+    async def ask(session: Session, values: Values) -> list[bytes | None]:
+        return await values.sliced(session, key=key, asker=token.id, is_prior=is_prior, **bounds)
+
+    found = await xcoms.read(service.of(request), question, ask)
+    return found if isinstance(found, Refuse) else [raw_json(value) for value in found]
 
 
 @router.head(
@@ -166,6 +169,7 @@ async def get_mapped_xcom_by_slice(
 async def head_xcom(
     request: Request,
     key: Key,
+    token: Token,
     map_index: Annotated[Integer | None, Query()] = None,
     previous_iteration: Annotated[bool, Query()] = False,
 ) -> Any:
@@ -173,29 +177,38 @@ async def head_xcom(
     if map_index is not None:
         message = "Cannot specify map_index in a HEAD request"
         return Refuse(400, {"reason": "invalid_request", "message": message})
-    if previous_iteration:
-        return NO_LOOP
-    app = service.of(request)
-    async with app.database.autocommit() as session:
-        count = await app.storage.xcoms.count(session, key=key)
+
+    async def ask(session: Session, values: Values) -> int:
+        return await values.count(session, key=key)
+
+    count = await xcoms.read(service.of(request), Question(key, token.id, is_previous=previous_iteration), ask)
+    if isinstance(count, Refuse):
+        return count
     return Response(headers={"Content-Range": f"map_indexes {count}"}, media_type="application/json")
 
 
 @router.get(PATH, response_model=XComResponse)
 async def get_xcom(request: Request, key: Key, params: Annotated[GetXcomFilterParams, Query()], token: Token) -> Any:
     """Get a single XCom value."""
-    if params.previous_iteration:
-        return NO_LOOP
-    asker = token.id if params.include_prior_dates else None
-    app = service.of(request)
-    async with app.database.autocommit() as session:
-        if params.offset is None:
-            which = f"map_index={params.map_index}"
-            row = await app.storage.xcoms.get(session, key=key, map_index=params.map_index, asker=asker)
-        else:
-            which = f"offset={params.offset}"
-            row = await app.storage.xcoms.at(session, key=key, offset=params.offset, asker=asker, not_null=True)
-    return _not_found(key, which) if row is None else {"key": key.key, "value": raw_json(row.value)}
+    offset, is_prior = params.offset, params.include_prior_dates
+    question = Question(
+        key,
+        token.id,
+        map_index=params.map_index if offset is None else None,
+        is_prior=is_prior,
+        is_previous=params.previous_iteration,
+        tells_archived=service.api_date(request) >= TELLS_ARCHIVED,
+    )
+
+    async def ask(session: Session, values: Values) -> AnyRow | None:
+        if offset is None:
+            return await values.get(session, key=key, map_index=params.map_index, asker=token.id, is_prior=is_prior)
+        return await values.at(session, key=key, offset=offset, asker=token.id, is_prior=is_prior, not_null=True)
+
+    row = await xcoms.read(service.of(request), question, ask)
+    if row is None or isinstance(row, Refuse):
+        return row or _not_found(key, f"map_index={params.map_index}" if offset is None else f"offset={offset}")
+    return {"key": key.key, "value": raw_json(row.value)}
 
 
 @router.post(PATH, status_code=201, openapi_extra=BODY_DOC)
@@ -211,24 +224,27 @@ async def set_xcom(
     app = service.of(request)
     await task_scope.require_own_xcom(request, ti_id=token.id, key=key, map_index=map_index)
     value = await _json_text(request)
-    if mapped_length is not None and mapped_length > app.settings.max_map_length:
-        message = "pushed value is too large to map as a downstream's dependency"
-        return Refuse(400, {"reason": "unmappable_return_value_length", "message": message})
+    if app.revision.xcoms.of_tries and key.key.startswith(loops.RESERVED_KEYS):
+        return Refuse(400, "Reserved loop XCom key")
+    if refusal := _refuse_length(mapped_length, key, app):
+        return refusal
+    pushed: dict[str, Any] = {"value": value, "dag_result": dag_result, "mapped_length": mapped_length}
     is_single = mapped_length is None  # one statement, which needs no transaction around it
     async with app.database.autocommit() if is_single else app.database.transaction() as session:
-        found = await app.storage.xcoms.put(
-            session,
-            key=key,
-            map_index=map_index,
-            value=value,
-            dag_result=dag_result,
-            mapped_length=mapped_length,
-            asker=token.id,
-            now=utcnow(),
-        )
-        if not found:
-            return Refuse(404, f"DAG run not found on DAG {key.dag_id!r} with ID {key.run_id!r}")
-    return {"message": "XCom successfully set"}
+        refusal = await xcoms.push(session, app, key=key, map_index=map_index, asker=token.id, now=utcnow(), **pushed)
+    return refusal or {"message": "XCom successfully set"}
+
+
+def _refuse_length(length: int | None, key: XComKey, app: service.Service) -> Refuse | None:
+    if length is None:
+        return None
+    if app.revision.xcoms.of_tries and key.key != RETURNED:
+        message = f"mapped_length is only valid for the {RETURNED!r} key."
+        return Refuse(400, {"reason": "invalid_mapped_length_key", "message": message})
+    if length > app.settings.max_map_length:
+        message = "pushed value is too large to map as a downstream's dependency"
+        return Refuse(400, {"reason": "unmappable_return_value_length", "message": message})
+    return None
 
 
 @router.delete(PATH)
@@ -237,8 +253,8 @@ async def delete_xcom(request: Request, key: Key, token: Token, map_index: Annot
     await task_scope.require_own_xcom(request, ti_id=token.id, key=key, map_index=map_index)
     app = service.of(request)
     async with app.database.autocommit() as session:
-        await app.storage.xcoms.remove(session, key=key, map_index=map_index)
-    return {"message": f"XCom with key: {key.key} successfully deleted."}
+        refusal = await xcoms.remove(session, app, key=key, map_index=map_index, asker=token.id)
+    return refusal or {"message": f"XCom with key: {key.key} successfully deleted."}
 
 
 def _not_found(key: XComKey, which: str) -> Refuse:

@@ -17,6 +17,7 @@ import structlog
 
 from app.dags.partitions import PartitionedSchedule, UnknownMapper, downstream, kind
 from app.db import assets, dags, partitions, teams
+from app.db.asset_events import Event
 from app.db.assets import AssetKey
 from app.db.session import Session
 from app.db.tables import AnyRow
@@ -50,6 +51,13 @@ class _Emission:
     alias_pks: Sequence[int] = ()
     waiting: Sequence[AnyRow] = ()  # Dags that it reaches
 
+    @property
+    def queued_dag_ids(self) -> list[str]:
+        """Those of the Dags that wait for no partition."""
+        if self.partition_key is not None:
+            return []
+        return [dag.dag_id for dag in self.waiting if not dag.timetable_partitioned]
+
 
 async def register(
     session: Session,
@@ -77,16 +85,10 @@ async def register(
     if not emissions:
         return None
     await _find_waiting(session, row, emissions, settings, revision)
-    queued = {
-        (emission.asset_pk, dag.dag_id)
-        for emission in emissions
-        if emission.partition_key is None
-        for dag in emission.waiting
-        if not dag.timetable_partitioned
-    }
-    moment = await assets.queue(session, pairs=queued) if queued else now
-    events = [assets.Event(each.asset_pk, each.extra, each.partition_key, each.alias_pks) for each in emissions]
-    event_pks = await assets.record_events(session, events=events, source=row, now=moment)
+    events = [
+        Event(each.asset_pk, each.extra, each.partition_key, each.alias_pks, each.queued_dag_ids) for each in emissions
+    ]
+    event_pks = await revision.storage.asset_events.record(session, events=events, source=row, now=now)
     try:
         await _wait_for_partitions(session, row, list(zip(emissions, event_pks, strict=True)), now, settings, revision)
     except UnknownInDag as error:
@@ -111,7 +113,7 @@ async def _find_waiting(
     keys = {emission.asset_pk: (emission.name, emission.uri) for emission in emissions}
     of_asset: dict[int, list[AnyRow]] = {}
     of_alias: dict[int, list[AnyRow]] = {}
-    for dag in await assets.consumers(session, keys=keys, alias_pks=alias_pks.values()):
+    for dag in await revision.storage.asset_events.consumers(session, keys=keys, alias_pks=alias_pks.values()):
         of, pk = (of_asset, dag.asset_pk) if dag.alias_pk is None else (of_alias, dag.alias_pk)
         of.setdefault(pk, []).append(dag)
     for emission in emissions:
@@ -279,7 +281,7 @@ async def _wait_for_partitions(
                 notes.append(note)
             else:
                 date = emission.partition_date if kind(mapper) == "IdentityMapper" else None
-                of_event = (emission.asset_pk, event_pk, question.key, date, schedule.fingerprint)
+                of_event = (emission.asset_pk, event_pk, question.key, date, schedule.fingerprint, schedule.batches)
                 joining += [partitions.Joining(dag_id, key, *of_event) for key in answer]
     if joining:
         await revision.storage.partitions.join(session, joining=joining, now=now)

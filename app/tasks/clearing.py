@@ -103,6 +103,8 @@ async def _clear(service: Service, dag_id: str, run_id: str, version: Version) -
         rows = await storage.siblings.lock_all(session, dag_id=dag_id, run_id=run_id)
         if not rows:
             return None
+        over = await storage.regions.go_back(session, rows=rows, now=now)
+        rows = [row for row in rows if row.id not in over]
         ended = await storage.tries.end_all(session, dag_id=dag_id, run_id=run_id, now=now)
         returned: Lengths = mapping.NOT_YET
         if version.is_newest and mapping.depends_on_results(version.data["dag"]):

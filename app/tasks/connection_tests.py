@@ -24,9 +24,9 @@ async def fetch(service: Service, *, test_id: UUID) -> Connection | Refuse:
     :raises RetryableDatabaseError: nothing was written.
     """
     async with service.database.transaction() as session:
-        row = await connection_tests.start(session, test_id=test_id, now=utcnow())
+        row = await service.storage.connection_tests.start(session, test_id=test_id, now=utcnow())
         if row is None:
-            state = await connection_tests.state(session, test_id=test_id)
+            state = await service.storage.connection_tests.state(session, test_id=test_id)
             return _refusal(
                 test_id, state, f"is in state {state}; credentials can only be fetched once while PENDING or QUEUED."
             )
@@ -44,14 +44,15 @@ async def finish(service: Service, *, test_id: UUID, result: ConnectionTestResul
 
     :raises RetryableDatabaseError: nothing was written.
     """
+    tests = service.storage.connection_tests
     state, message = result.state.value, result.result_message
     async with service.database.transaction() as session:
-        tested = await connection_tests.finish(session, test_id=test_id, state=state, result_message=message, now=utcnow())
+        tested = await tests.finish(session, test_id=test_id, state=state, result_message=message, now=utcnow())
         if tested is None:
-            found = await connection_tests.state(session, test_id=test_id)
+            found = await tests.state(session, test_id=test_id)
             kind = "already in terminal state" if found in TERMINAL else "not in an active state"
             return _refusal(test_id, found, f"is {kind}: {found}")
-        is_to_store = state == "success" and tested.commit_on_success
+        is_to_store = tested.state == "success" and tested.commit_on_success
         if is_to_store and (refusal := await _save(service, session, tested)) is not None:
             await service.database.abandon(session)
             return refusal

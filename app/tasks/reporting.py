@@ -14,8 +14,7 @@ from typing import Any
 
 import structlog
 
-from app.dags import serialized_dag
-from app.db import dag_runs, dags, hitl, reschedules, teams
+from app.db import dag_runs, hitl, reschedules, teams
 from app.db.session import Session
 from app.db.tables import AnyRow
 from app.errors import LockTimeout, MissingReference, RejectedByDatabase, RetryableDatabaseError, UniqueViolation
@@ -23,13 +22,12 @@ from app.schemas.task_instances import (
     TIEnterRunningPayload,
     TIHeartbeatInfo,
     TIRetryStatePayload,
-    TIServerTerminatedPayload,
     TIStateUpdate,
     TISuccessStatePayload,
     TITerminalStatePayload,
 )
 from app.server import metrics, patience
-from app.tasks import asset_registration, foreign_arguments, siblings, transitions
+from app.tasks import asset_registration, foreign_arguments, gates, siblings, transitions
 from app.tasks.clock import utcnow
 from app.tasks.service import Service
 from app.tasks.transitions import ARCHIVED, NOT_FOUND, Accept, Decision, Refuse, Same
@@ -50,6 +48,7 @@ class StartedTask:
     :param xcom_keys: what an earlier try left and this one shall clear.
     :param events: the asset events that its run consumed.
     :param arguments: what a task in another language is called with.
+    :param loop: what it is told of the loop that repeats it.
     """
 
     row: AnyRow
@@ -59,6 +58,7 @@ class StartedTask:
     events: Sequence[AnyRow]
     team_name: str | None
     arguments: list[dict[str, Any]] | None
+    loop: dict[str, Any] | None
 
 
 async def start_task(
@@ -110,6 +110,7 @@ async def _context(session: Session, service: Service, row: AnyRow, arguments: l
         events=events,
         team_name=team_name,
         arguments=arguments,
+        loop=None if row.pass_number is None else await gates.loop_of(session, row=row),
     )
 
 
@@ -212,52 +213,9 @@ async def _record_state_once_more(
         return await _record_state(service, ti_id, payload)
 
 
-async def acknowledge_end(service: Service, *, ti_id: uuid.UUID, payload: TIServerTerminatedPayload) -> Refuse | None:
-    """Take note of a process that ended because its task instance was taken from it.
-
-    Where the try of a cleared task instance ends only then, it ends now and another begins; else nothing is left to record.
-
-    :raises RetryableDatabaseError: nothing was written.
-    """
-    if service.revision.tasks.cleared_end_first:
-        return await _end_cleared(service, ti_id, payload)
-    async with service.database.autocommit() as session:
-        row = await service.storage.task_instances.identity(session, ti_id=ti_id)
-        if row is None:
-            return None if await service.storage.tries.is_archived(session, ti_id=ti_id) else NOT_FOUND
-    return transitions.still_owned(row, payload)
-
-
-async def _end_cleared(service: Service, ti_id: uuid.UUID, payload: TIServerTerminatedPayload) -> Refuse | None:
-    now, storage = utcnow(), service.storage
-    async with service.database.autocommit() as session:
-        row = await storage.task_instances.identity(session, ti_id=ti_id)
-        if row is None:
-            return None if await storage.tries.is_archived(session, ti_id=ti_id) else NOT_FOUND
-        version = await dags.version_of_run(session, dag_id=row.dag_id, run_id=row.run_id)
-    async with service.database.transaction() as session:
-        row = await storage.task_instances.lock(session, ti_id=ti_id, to_end_try=True)
-        if row is None:
-            return None  # somebody else has ended it meanwhile
-        decision = transitions.terminated(row, payload, now)
-        if isinstance(decision, Accept):
-            begun = _after_clearing(row, version)
-            await storage.tries.begin_next(session, row=row, values=decision.values, begun=begun, now=now)
-    return decision if isinstance(decision, Refuse) else None
-
-
-def _after_clearing(row: AnyRow, version: tuple[uuid.UUID, dict[str, Any]] | None) -> dict[str, Any]:
-    """Return in what the next try of a cleared task instance differs: it is of its run's version, all retries before it."""
-    begun = {"max_tries": max(row.max_tries, row.try_number), "next_method": None, "next_kwargs": None}
-    if version is not None:
-        begun["dag_version_id"] = version[0]
-        if (task := serialized_dag.tasks_to_repeat(version[1]).get(row.task_id)) is not None:
-            begun["max_tries"] = row.try_number + task.retries
-    return begun
-
-
 async def _record_state(service: Service, ti_id: uuid.UUID, payload: TIStateUpdate) -> tuple[Decision, AnyRow | None]:
     now, traced = utcnow(), service.traces is not None
+    gate: gates.Gate | None = None
     if isinstance(payload, ENDS) and not (isinstance(payload, TISuccessStatePayload) and payload.task_outlets):
         async with service.database.autocommit() as session:
             row = await service.storage.task_instances.seen(session, ti_id=ti_id, traced=traced)
@@ -267,17 +225,26 @@ async def _record_state(service: Service, ti_id: uuid.UUID, payload: TIStateUpda
             decision = transitions.report(row, payload, now)
             if not isinstance(decision, Accept):
                 return decision, row
-            if _is_plain(service, row, decision):
+            found = await gates.Gate.of(session, service, row)
+            if isinstance(found, Refuse):
+                return found, row
+            gate = found
+            if gate is None and _is_plain(service, row, decision):
                 await _record(session, service, row, decision, row.hostname, now)
                 return decision, row
-    ends_try = isinstance(payload, TIRetryStatePayload)
+    is_retry = isinstance(payload, TIRetryStatePayload)
+    ends_try = is_retry or gate is not None  # which may be tried again
     async with service.database.transaction() as session:
+        if gate is not None:
+            await gate.lock_run(session)
         row = await service.storage.task_instances.lock(session, ti_id=ti_id, to_end_try=ends_try, traced=traced)
         if row is None:
             if await service.storage.tries.is_archived(session, ti_id=ti_id):
-                return (Same() if ends_try else ARCHIVED), None
+                return (Same() if is_retry else ARCHIVED), None
             return NOT_FOUND, None
         decision = transitions.report(row, payload, now)
+        if isinstance(decision, Accept) and gate is not None:
+            decision = await gate.completed(session, row, payload, decision, now)
         if isinstance(decision, Accept):
             refusal = await _apply(session, service, row, decision, now)
             if refusal is not None:

@@ -184,7 +184,7 @@ async def _planned(
 
 
 def new_task(task: PlannedTask, dag_id: str, run_id: str, *, carriers: Carriers, now: datetime) -> dict[str, Any]:
-    """Return the columns of a task instance that was never tried, but for its Dag version."""
+    """Return the columns of a task instance that was never tried, but for its Dag version, and what repeats it."""
     return {
         "id": uuid7(),
         "dag_id": dag_id,
@@ -192,6 +192,7 @@ def new_task(task: PlannedTask, dag_id: str, run_id: str, *, carriers: Carriers,
         "task_id": task.task_id,
         "map_index": task.map_index,
         "is_mapped": task.is_mapped,
+        "loop": task.loop,
         "try_number": 0,
         "hostname": "",
         "unixname": getpass.getuser(),
@@ -208,12 +209,23 @@ class Carriers:
     :param traces: what decides whether it is sampled, and knows each task by a span; without it nobody will ask.
     :param conf: of the run, which may ask for more spans of its tasks.
     :param about: the run, for whatever decides.
+    :param known: the context of a run that has one.
     """
 
-    def __init__(self, traces: Traces | None, revision: Revision, conf: Any, *, about: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        traces: Traces | None,
+        revision: Revision,
+        conf: Any,
+        *,
+        about: Mapping[str, str],
+        known: Mapping[str, Any] | None = None,
+    ) -> None:
         detail = _span_detail(conf) if revision.runs.conf_tells_span_detail and isinstance(conf, Mapping) else 0
         self._traces = traces
-        if traces is None:
+        if known is not None:
+            self._run: dict[str, Any] = dict(known)
+        elif traces is None:
             self._run = {"traceparent": f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-{revision.runs.sampled_flag}"}
             self._run |= {"tracestate": f"{DETAIL_LEVEL}={detail}"} if detail else {}
         else:

@@ -17,7 +17,7 @@ from typing import Any
 
 from tests.servers import airflow_environment, clean_environment, with_pods
 
-RELEASES = ("3.2.0", "3.2.1", "3.2.2", "3.3.0", "3.3.1", "3.3.2")
+RELEASES = ("3.2.0", "3.2.1", "3.2.2", "3.3.0", "3.3.1", "3.3.2", "3.4.0b2")
 FOLDER = Path(__file__).parent
 KEPT = FOLDER / "serialized"
 # Of the tasks that say nothing themselves; what Airflow's schema does not have by itself is serialized with each Dag.
@@ -46,7 +46,8 @@ def dag(release: str, name: str) -> dict[str, Any]:
 
 def asked(release: str) -> Dags:
     """Return what a release serializes now, asked in an environment of its own (8 s; its installation, once, 10 to 30 s)."""
-    folders = [FOLDER / "dags", *([] if release < "3.3" else [FOLDER / "dags" / "since_3_3"])]
+    since = [each for each in ("3.3", "3.4") if release >= each]
+    folders = [FOLDER / "dags", *(FOLDER / "dags" / f"since_{each.replace('.', '_')}" for each in since)]
     return {**_asked(release, folders), **_asked(release, [FOLDER / "dags" / "other_defaults"], OTHER_DEFAULTS)}
 
 

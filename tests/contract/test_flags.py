@@ -52,6 +52,7 @@ SHOWN_BY = {
     "deadlines.callbacks_have_bundles": f"{DATED}, deadline after it was queued ('3.2', '3.3', '3.4')",
     "assets.event_per_emission": "state success with two events of one asset",
     "assets.partitions_have_dates": "state success in partitions, more than it may",
+    "xcoms.of_tries": "xcom set with a length",
     "teams.own_xcoms": "an XCom of another team is read",
     "teams.own_assets": "state success of red, which says nothing",
     "teams.keep_variables": "PUT /variables/of_red {'val': 'new'} on of_a_team",

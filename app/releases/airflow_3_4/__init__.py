@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from app.db.storage import Storage
+from app.releases.airflow_3_4.asset_events import QueuedEvents
 from app.releases.airflow_3_4.regions import RegionsOfRuns
 from app.releases.airflow_3_4.rendered_fields import RenderedFieldsOfTries
 from app.releases.airflow_3_4.schema import RegionSchema
@@ -24,5 +25,6 @@ AIRFLOW_3_4 = Revision(
         XComsOfTries(_SCHEMA, _TRIES),
         RenderedFieldsOfTries(_SCHEMA, _TRIES),
         RegionsOfRuns(_SCHEMA),
+        asset_events=QueuedEvents(_SCHEMA),
     ),
 )

@@ -18,7 +18,9 @@ from sqlalchemy import (
     and_,
     case,
     exists,
+    func,
     or_,
+    select,
 )
 
 from app.db.schema import Coordinates, Schema, key_columns
@@ -47,6 +49,12 @@ class RegionSchema(Schema):
                 ],
                 "task_state_store": [Column("region_id", Uuid)],
                 "log": [Column("task_instance_id", Uuid), Column("team_name", String)],
+                "asset_state_store": [
+                    *(Column(f"last_updated_by_{name}", Uuid) for name in ("task_instance_id", "region_id")),
+                    *(Column(f"last_updated_by_{name}", Integer) for name in ("region_index", "try_number")),
+                ],
+                "connection_test_request": [Column("commit_allows_update", Boolean)],
+                "asset_event": [Column("source_task_instance_id", Uuid)],
             },
         )
         self.region = self.table(
@@ -67,6 +75,19 @@ class RegionSchema(Schema):
     def map_index(self, table: Any) -> ColumnElement[int]:
         own = exists().where(self.region.c.id == table.c.region_id, self.region.c.node_id == table.c.task_id)
         return case((or_(table.c.region_id == NO_REGION, own), table.c.map_index), else_=-1)
+
+    def pass_number(self, table: Any) -> ColumnElement[int | None]:
+        region = self.region.alias()
+        of_loop = case((region.c.parent_region_id.is_not(None), region.c.parent_region_index), else_=table.c.map_index)
+        is_looped = region.c.parent_region_id.is_not(None) | (region.c.node_id != table.c.task_id)
+        found = select(of_loop).where(region.c.id == table.c.region_id, is_looped).correlate(table).scalar_subquery()
+        return case((table.c.region_id != NO_REGION, found))
+
+    def is_newest_pass(self, table: Any) -> ColumnElement[bool]:
+        other, number = self.task_instance.alias(), self.pass_number(table)
+        same_task = [other.c[name] == table.c[name] for name in ("dag_id", "run_id", "task_id")]
+        newest = select(func.max(self.pass_number(other))).where(*same_task, other.c.working_set.is_(True))
+        return or_(table.c.region_id == NO_REGION, number.is_(None), number == newest.correlate(table).scalar_subquery())
 
     def place(self, table: Any) -> list[ColumnElement[Any]]:
         in_one = table.c.region_id != NO_REGION
