@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from app.server.listening import HIGHEST_PORT
+from app.settings.model import HIGHEST_PORT
 
 NOT_READY = 1
 MISCONFIGURED = 2

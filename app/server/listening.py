@@ -10,8 +10,8 @@ from pathlib import Path
 
 from app.errors import ConfigurationError
 from app.server.protocol import ANSWER_SECONDS
+from app.settings.model import HIGHEST_PORT
 
-HIGHEST_PORT = 65_535
 ANYBODY = 0o666  # as on a port of this machine, and as uvicorn has it; who must not come in is kept out by the folder
 
 

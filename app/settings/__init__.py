@@ -13,16 +13,14 @@ import ssl
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import structlog
-from sqlalchemy.engine import URL
 
 from app.errors import ConfigurationError
 from app.settings.airflow import AirflowConfiguration, Option, Options
 from app.settings.connect_args import import_connect_args, split_tls
-from app.settings.database_url import async_url
 from app.settings.model import (
     DETAIL_LEVEL,
     PROPAGATION,
@@ -36,6 +34,9 @@ from app.settings.model import (
     TraceSettings,
 )
 from app.settings.secrets_backend import load_backend
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
 
 __all__ = [
     "DETAIL_LEVEL",
@@ -149,6 +150,8 @@ def _heartbeat_write_interval(conf: AirflowConfiguration) -> float:
 
 def _database_url(conf: AirflowConfiguration) -> tuple[URL, ssl.SSLContext | None]:
     """Return the database's URL with the driver's arguments that belong to it, and the TLS context among them."""
+    from app.settings.database_url import async_url  # and SQLAlchemy: who asks for no database does not wait for them
+
     name = "sql_alchemy_conn_async" if conf.get("database", "sql_alchemy_conn_async") else "sql_alchemy_conn"
     text = conf.get("database", name).strip()  # what a command prints ends with a newline
     if not text:

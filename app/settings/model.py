@@ -7,10 +7,12 @@ import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy.engine import URL
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
 
+HIGHEST_PORT = 65_535
 PROPAGATION = ("only-authenticated", "unsafe-always", "never")
 DETAIL_LEVEL = "airflow/task_span_detail_level"  # a key of a run's conf, and of the tracestate of its tasks
 RUN_ID_PATTERN = r"^[A-Za-z0-9_.~:+-]+$"  # Airflow's default of [scheduler] allowed_run_id_pattern

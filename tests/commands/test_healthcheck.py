@@ -91,3 +91,19 @@ def test_it_knows_tls_path_and_address(environment: dict[str, str], tmp_path: Pa
 def test_it_knows_a_socket(environment: dict[str, str], tmp_path: Path) -> None:
     with _serving(environment, "--uds", str(tmp_path / "http.sock")):
         assert _asked(environment).returncode == 1
+
+
+def test_it_is_light() -> None:
+    """An engine asks again and again, and gives a slow answer for none, also where processors are short."""
+    program = """
+import sys
+from contextlib import suppress
+from app.commands.cli import main
+with suppress(SystemExit):
+    main(["healthcheck"])
+print(sorted({"asyncpg", "fastapi", "pydantic", "sqlalchemy", "uvicorn"} & sys.modules.keys()))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=clean_environment(), capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"

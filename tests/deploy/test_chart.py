@@ -60,10 +60,14 @@ REFUSED: dict[str, dict[str, Any]] = {
 }
 
 
+REFUSED_BY_KUBERNETES: dict[str, Any] = {"affinity": {"nodeAfinity": {}}}
+
+
 @pytest.fixture(scope="module")
 def rendered() -> dict[str, Any]:
     """Return what Helm makes of each case, and what it says of the chart."""
-    asked = {"chart": str(CHART), "versions": VERSIONS, "cases": {**MATRIX, **REFUSED}}
+    cases = {**MATRIX, **REFUSED, "refused by Kubernetes": REFUSED_BY_KUBERNETES}
+    asked = {"chart": str(CHART), "versions": VERSIONS, "cases": cases}
     program = [pinned_environment("deploy") / "bin" / "python", Path(__file__).with_name("render.py")]
     done = subprocess.run(program, input=json.dumps(asked), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -85,6 +89,12 @@ def test_every_kubernetes_takes_it(rendered: dict[str, Any], case: str) -> None:
     assert rendered[case].get("refused") is None
     assert rendered[case]["problems"] == []
     assert {"Deployment", "Service", "PodDisruptionBudget"} <= _kinds(rendered[case])
+
+
+def test_what_kubernetes_would_refuse_is_found(rendered: dict[str, Any]) -> None:
+    problems = rendered["refused by Kubernetes"]["problems"]
+    assert [problem.partition(":")[0] for problem in problems] == [f"Deployment on {version}" for version in VERSIONS]
+    assert all("nodeAfinity" in problem for problem in problems)
 
 
 @pytest.mark.parametrize("case", REFUSED)
