@@ -59,14 +59,27 @@ class AuditLog:
         return self._about(row, event=event, extra=extra, owner=row.owners, in_teams=in_teams, now=now)
 
     async def record_for(
-        self, session: Session, *, rows: Sequence[AnyRow], event: str, extra: str, in_teams: bool, now: datetime
+        self,
+        session: Session,
+        *,
+        rows: Sequence[AnyRow],
+        logical_date: datetime | None,
+        event: str,
+        extra: str,
+        in_teams: bool,
+        now: datetime,
     ) -> None:
-        """Insert one audit row for each of several task instances, as Airflow writes them: without an owner.
+        """Insert one audit row for each of several task instances of a run, as Airflow writes them: without an owner.
 
-        :param rows: their keys and try numbers; those that have a logical date keep it.
+        :param rows: their keys and try numbers.
+        :param logical_date: of their run, which is told where the try is.
         """
         if rows:
-            about = [self._about(row, event=event, extra=extra, in_teams=in_teams, now=now) for row in rows]
+            date = logical_date if self._tells_try else None
+            about = [
+                self._about(row, event=event, extra=extra, in_teams=in_teams, now=now) | {"log_logical_date": date}
+                for row in rows
+            ]
             await session.execute(self._insert, about)
 
     async def record_notes(

@@ -55,6 +55,7 @@ class Others:
     stored: Siblings
     audit: AuditLog
     where: ColumnElement[bool]
+    logical_date: datetime | None
     in_teams: bool
 
     @classmethod
@@ -64,7 +65,7 @@ class Others:
         spared = {task_id for task_id, task in found.items() if serialized_dag.is_teardown(task)} | {row.task_id}
         stored = service.storage.siblings
         where = stored.stoppable(dag_id=row.dag_id, run_id=row.run_id, except_tasks=spared)
-        return cls(stored, service.storage.audit, where, service.settings.multi_team)
+        return cls(stored, service.storage.audit, where, row.logical_date, service.settings.multi_team)
 
     async def stop_ready(self, session: Session) -> None:
         """Stop those that nobody holds; it never waits, so the failed task's own row may be held."""
@@ -80,7 +81,15 @@ class Others:
         if waiting:
             await self.stored.skip(session, ids=[other.id for other in waiting], now=now, keep_times=True)
         for those, (event, extra) in ((running, FAIL_EVENT), (waiting, SKIP_EVENT)):
-            await self.audit.record_for(session, rows=those, event=event, extra=extra, in_teams=self.in_teams, now=now)
+            await self.audit.record_for(
+                session,
+                rows=those,
+                logical_date=self.logical_date,
+                event=event,
+                extra=extra,
+                in_teams=self.in_teams,
+                now=now,
+            )
 
 
 async def stop_held(service: Service, row: AnyRow) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from tests.contract.cases.case import END, ENTER, RUN_IT, WORDS, Case, on, run, state
+from tests.contract.cases.case import BETTER_REFUSAL, END, ENTER, RUN_IT, WORDS, Case, on, run, state
 from tests.contract.cases.setups import SETUPS, Setup
 from tests.world import EPOCH, World
 
@@ -38,7 +38,8 @@ KEYS = ("__classname__", "__version__", "__data__", "__id__", "__cache__", "__ty
 # What of 3.3's corpus has no counterpart, by its setup: a history that has a try already.
 GONE = ("tried_already", "labelled_and_tried_already")
 # What is answered otherwise than there, and on purpose, by name.
-OTHERWISE: dict[str, tuple[str, int]] = {}
+_BEYOND = ("2147483648", "1099511627776", "9223372036854775808", "-2147483649", "2**40 in queued")
+OTHERWISE: dict[str, tuple[str, int]] = {f"heartbeat pid of {pid}": (BETTER_REFUSAL, 409) for pid in _BEYOND}
 
 CASES = [
     *(state(f"terminated, {name}", DEAD, name, **SINCE) for name in SETUPS if name.startswith("cleared")),
