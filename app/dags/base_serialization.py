@@ -47,6 +47,13 @@ def converted(value: Any) -> Any:
     return {TYPE: "dict", VALUE: {name: converted(item) for name, item in value.items()}}
 
 
+def wrapped(value: Any) -> Any:
+    """Return JSON in the older form; what ``serde`` wrote in it stays as it wrote it."""
+    if isinstance(value, list):
+        return [wrapped(item) for item in value]
+    return {TYPE: "dict", VALUE: {name: wrapped(item) for name, item in value.items()}} if isinstance(value, dict) else value
+
+
 def _converted_instance(name: str, data: Any) -> Any:
     if name in DATETIMES:
         return {TYPE: "datetime", VALUE: data["timestamp"]}

@@ -109,6 +109,7 @@ class PlannedTask:
 
     :param is_mapped: whether the task is repeated.
     :param loop: what repeats it in passes, if anything does.
+    :param is_nothing: whether it is repeated no times, as its Dag's file says, and waits for no other task or run.
     :param values: columns of its row that come from the Dag.
     """
 
@@ -116,6 +117,7 @@ class PlannedTask:
     map_index: int
     is_mapped: bool
     loop: Loop | None
+    is_nothing: bool
     values: Mapping[str, Any]
 
 
@@ -153,8 +155,17 @@ def planned_tasks(
         }
         mapped = repeated[task_id]
         indexes = mapped.map_indexes(known) if pass_of is None else (UNMAPPED,)
-        planned += [PlannedTask(task_id, index, mapped.is_mapped, loop, values) for index in indexes]
+        is_nothing = mapped.is_mapped and mapped.length() == 0 and not _waits(task_id, task, tasks, defaults)
+        planned += [PlannedTask(task_id, index, mapped.is_mapped, loop, is_nothing, values) for index in indexes]
     return planned
+
+
+def _waits(
+    task_id: str, task: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]], defaults: Mapping[str, Any]
+) -> bool:
+    """Say whether a task waits for another of its run, or for itself in the run before."""
+    is_below = any(task_id in _value(other, "downstream_task_ids", defaults) for other in tasks.values())
+    return is_below or any(_value(task, name, defaults) for name in ("depends_on_past", "wait_for_downstream"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,10 +42,16 @@ AIRFLOW_3_2 = Revision(
         conf_tells_span_detail=False,
         sampled_flag="01",
         clearing_may_move_versions=False,
+        empty_maps_are_skipped=False,
         conf_is_plain=False,
     ),
     xcoms=XComs(of_tries=False),
-    deadlines=Deadlines(average_of_successes=False, callbacks_have_bundles=False),
+    deadlines=Deadlines(
+        average_of_successes=False,
+        callbacks_have_bundles=False,
+        callbacks_stay_encoded=False,
+        bad_ones_are_left_out=False,
+    ),
     assets=Assets(event_per_emission=False, partitions_have_dates=False),
     teams=Teams(own_xcoms=False, own_assets=False, keep_variables=False),
 )

@@ -42,6 +42,7 @@ class Runs:
     :param conf_tells_span_detail: whether a run's conf may ask for more spans of its tasks.
     :param sampled_flag: the W3C trace flags of runs that are made, without an opinion of a tracer.
     :param clearing_may_move_versions: whether a run that is cleared may move to its Dag's newest version.
+    :param empty_maps_are_skipped: whether a task that is mapped over nothing, and waits for nothing, is skipped at once.
     :param conf_is_plain: whether a run's conf must not hold keys to which serialization gives a meaning.
     """
 
@@ -51,6 +52,7 @@ class Runs:
     conf_tells_span_detail: bool = True
     sampled_flag: str = "00"
     clearing_may_move_versions: bool = True
+    empty_maps_are_skipped: bool = True
     conf_is_plain: bool = True
 
 
@@ -71,10 +73,14 @@ class Deadlines:
 
     :param average_of_successes: whether deadlines by average runtime look at successful runs only.
     :param callbacks_have_bundles: whether the callbacks of deadlines name their Dag's bundle.
+    :param callbacks_stay_encoded: whether their arguments stay as the Dag's file has them, for who calls them to decode.
+    :param bad_ones_are_left_out: whether a run is made without the deadlines that nobody can compute.
     """
 
     average_of_successes: bool = True
     callbacks_have_bundles: bool = True
+    callbacks_stay_encoded: bool = True
+    bad_ones_are_left_out: bool = True
 
 
 @dataclass(frozen=True, slots=True)

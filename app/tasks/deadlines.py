@@ -6,12 +6,16 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from app.dags.base_serialization import Unknown, converted
+import structlog
+
+from app.dags.base_serialization import Unknown, converted, wrapped
 from app.db import dag_runs, deadlines
 from app.db.session import Session
 from app.db.tables import AnyRow
 from app.errors import UnknownInDag
 from app.tasks.service import Service
+
+log = structlog.get_logger(__name__)
 
 SDK = "airflow.sdk.definitions."
 CALLBACKS = {f"{SDK}callback.AsyncCallback": "triggerer", f"{SDK}callback.SyncCallback": "executor"}  # who runs each
@@ -23,7 +27,7 @@ class UnknownDeadline(UnknownInDag):
 
 
 class UnusableVariable(UnknownDeadline):
-    """A variable says how long a deadline is, and there is none, or it is no number: Airflow makes no such run either."""
+    """A variable says how long a deadline is, and there is none, or no number: Airflow makes no such run either, or none with it."""
 
 
 async def planned(service: Service, session: Session, *, run: Mapping[str, Any], now: datetime) -> list[dict[str, Any]]:
@@ -34,12 +38,26 @@ async def planned(service: Service, session: Session, *, run: Mapping[str, Any],
     """
     found = []
     for alert in await deadlines.alerts(session, version_id=run["created_dag_version_id"]):
-        length = await _interval(service, alert.interval)
-        start = await _start(service, session, alert, run, now)
-        if start is not None:
-            kind, data = _callback(alert.callback_def, run["dag_id"])
-            found.append({"alert_id": alert.id, "deadline_time": start + length, "type": kind, "data": data})
+        try:
+            found += await _of_alert(service, session, alert, run, now)
+        except UnusableVariable as error:
+            if not service.revision.deadlines.bad_ones_are_left_out:
+                raise
+            about = {"dag_id": run["dag_id"], "run_id": run["run_id"]}
+            log.warning("a run is made without one of its deadlines", reason=str(error), **about)
     return found
+
+
+async def _of_alert(
+    service: Service, session: Session, alert: AnyRow, run: Mapping[str, Any], now: datetime
+) -> list[dict[str, Any]]:
+    length = await _interval(service, alert.interval)
+    start = await _start(service, session, alert, run, now)
+    if start is None:
+        return []
+    stays_encoded = service.revision.deadlines.callbacks_stay_encoded
+    kind, data = _callback(alert.callback_def, run["dag_id"], stays_encoded=stays_encoded)
+    return [{"alert_id": alert.id, "deadline_time": start + length, "type": kind, "data": data}]
 
 
 async def _start(
@@ -90,12 +108,19 @@ async def _interval(service: Service, encoded: Any) -> timedelta:
     raise UnknownDeadline(f"the interval {encoded['__classname__']} is unknown")
 
 
-def _callback(encoded: Mapping[str, Any], dag_id: str) -> tuple[str, Any]:
-    """Return who runs a callback, and what to run as the triggerer and the scheduler read it."""
+def _callback(encoded: Mapping[str, Any], dag_id: str, *, stays_encoded: bool) -> tuple[str, Any]:
+    """Return who runs a callback, and what to run as the triggerer and the scheduler read it.
+
+    :param stays_encoded: whether who calls it decodes its arguments, and is told where they are encoded.
+    """
     name = encoded["__classname__"]
     if (kind := CALLBACKS.get(name)) is None:
         raise UnknownDeadline(f"the callback {name} is unknown")
+    data = {"dag_id": dag_id, "prefix": "deadline_alerts", **encoded["__data__"]}
+    if stays_encoded:
+        told = {"queue": None} if kind == "triggerer" else {"kwargs_encoding": "serde"}
+        return kind, wrapped({**told, **data})
     try:
-        return kind, converted({"dag_id": dag_id, "prefix": "deadline_alerts", **encoded["__data__"]})
+        return kind, converted(data)
     except Unknown as error:
         raise UnknownDeadline(f"an argument of the callback is of the class {error}, which is unknown") from error

@@ -179,8 +179,12 @@ async def _planned(
         "context_carrier": carriers.of_run,
         "span_status": "not_started",
     }
-    planned = serialized_dag.planned_tasks(data, logical_date)
-    return NewRun(values, [new_task(task, dag_id, run_id, carriers=carriers, now=now) for task in planned])
+    tasks = [
+        new_task(task, dag_id, run_id, carriers=carriers, now=now)
+        | ({"state": "skipped"} if task.is_nothing and revision.runs.empty_maps_are_skipped else {})
+        for task in serialized_dag.planned_tasks(data, logical_date)
+    ]
+    return NewRun(values, tasks)
 
 
 def new_task(task: PlannedTask, dag_id: str, run_id: str, *, carriers: Carriers, now: datetime) -> dict[str, Any]:
@@ -193,6 +197,7 @@ def new_task(task: PlannedTask, dag_id: str, run_id: str, *, carriers: Carriers,
         "map_index": task.map_index,
         "is_mapped": task.is_mapped,
         "loop": task.loop,
+        "state": None,
         "try_number": 0,
         "hostname": "",
         "unixname": getpass.getuser(),

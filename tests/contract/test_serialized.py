@@ -38,6 +38,7 @@ READ = {
         "_is_mapped",
         "_operator_name",
         "_task_display_name",
+        "depends_on_past",
         "downstream_task_ids",
         "end_date",
         "executor",
@@ -57,6 +58,7 @@ READ = {
         "task_display_name",
         "task_id",
         "task_type",
+        "wait_for_downstream",
         "weight_rule",
     },
     "group": {"children", "expand_input", "is_mapped", "loop"},
@@ -70,6 +72,7 @@ IGNORED = {
         "_processor_dags_folder",
         "access_control",
         "allowed_run_types",
+        "bundle_name",
         "catchup",
         "dag_dependencies",
         "dag_display_name",
@@ -101,7 +104,6 @@ IGNORED = {
         "_operator_extra_links",
         "_task_module",
         "allow_nested_operators",
-        "depends_on_past",
         "do_xcom_push",
         "doc",
         "doc_json",
@@ -143,7 +145,6 @@ IGNORED = {
         "trigger_rule",
         "ui_color",
         "ui_fgcolor",
-        "wait_for_downstream",
         "wait_for_past_depends_before_skipping",
     },
     "group": {
@@ -175,6 +176,7 @@ NESTED = {
     # only the scheduler's, and, of assets' teams, rows of their own
     *("access_control", "allow_global", "consumer_teams", "producer_teams"),
     *("run_immediately", "run_offset", "description", "_summary"),
+    "batch_asset_events",
 }
 OWN = {"a", "k", "when", "timestamp", "tz"}  # what our Dags call things that no release knows
 TYPES = {"dict", "tuple", "set", "datetime", "timedelta", "arg_not_set", "xcomref", "operator", "relativedelta", "k8s.V1Pod"}

@@ -330,6 +330,13 @@ def _to_clear(
     return make
 
 
+CALLED = {
+    "__classname__": "airflow.sdk.definitions.callback.AsyncCallback",
+    "__version__": 0,
+    "__data__": {"path": "my.called", "kwargs": {}},
+}
+
+
 async def _deadlines(world: World, run_pk: int) -> None:
     """Give a run a deadline that counts from when it was queued, one that was missed already, and one of another kind."""
     for name, reference, missed in (
@@ -339,7 +346,7 @@ async def _deadlines(world: World, run_pk: int) -> None:
     ):
         alert = {"id": ti_id(f"alert {name}"), "created_at": EPOCH, "serialized_dag_id": version_id("sample", 1)}
         interval = 90.5 if world.revision == "3.2" else "90.5"
-        what = {"reference": {"reference_type": reference}, "interval": interval, "callback_def": {}}
+        what = {"reference": {"reference_type": reference}, "interval": interval, "callback_def": CALLED}
         await world.insert("deadline_alert", **alert, **what)
         callback = {"id": ti_id(f"callback {name}"), "type": "triggerer", "fetch_method": "import_path"}
         callback["data"] = {"__type": "dict", "__var": {}}

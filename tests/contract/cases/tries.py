@@ -40,6 +40,7 @@ GONE = ("tried_already", "labelled_and_tried_already")
 # What is answered otherwise than there, and on purpose, by name.
 _BEYOND = ("2147483648", "1099511627776", "9223372036854775808", "-2147483649", "2**40 in queued")
 OTHERWISE: dict[str, tuple[str, int]] = {f"heartbeat pid of {pid}": (BETTER_REFUSAL, 409) for pid in _BEYOND}
+OTHERWISE["run another task's token"] = ("whose token it is comes before which try it is of", 403)
 
 CASES = [
     *(state(f"terminated, {name}", DEAD, name, **SINCE) for name in SETUPS if name.startswith("cleared")),
