@@ -27,7 +27,7 @@ class UnknownDeadline(UnknownInDag):
 
 
 class UnusableVariable(UnknownDeadline):
-    """A variable says how long a deadline is, and there is none, or no number: Airflow makes no such run either, or none with it."""
+    """A variable says how long a deadline is, and there is none, or no number: Airflow makes no such deadline either."""
 
 
 async def planned(service: Service, session: Session, *, run: Mapping[str, Any], now: datetime) -> list[dict[str, Any]]:

@@ -95,6 +95,7 @@ IGNORED = {
         "timezone",
     },
     "task": {
+        "_arg_bindings",  # of what runs in another language, which no Dag of the corpus does
         "_can_skip_downstream",
         "_disallow_kwargs_override",
         "_is_empty",
@@ -134,6 +135,7 @@ IGNORED = {
         "render_template_as_native_obj",
         "reschedule",
         "resources",
+        "returns_dag_result",
         "retry_delay",
         "retry_exponential_backoff",
         "run_as_user",
@@ -177,6 +179,7 @@ NESTED = {
     *("access_control", "allow_global", "consumer_teams", "producer_teams"),
     *("run_immediately", "run_offset", "description", "_summary"),
     "batch_asset_events",
+    "queue",
 }
 OWN = {"a", "k", "when", "timestamp", "tz"}  # what our Dags call things that no release knows
 TYPES = {"dict", "tuple", "set", "datetime", "timedelta", "arg_not_set", "xcomref", "operator", "relativedelta", "k8s.V1Pod"}

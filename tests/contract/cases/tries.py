@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from tests.contract.cases.case import BETTER_REFUSAL, END, ENTER, RUN_IT, WORDS, Case, on, run, state
+from tests.contract.cases.case import BETTER_REFUSAL, END, ENTER, MAR, RUN_IT, WORDS, Case, on, run, state
 from tests.contract.cases.setups import SETUPS, Setup
 from tests.world import EPOCH, World
 
@@ -40,6 +40,17 @@ GONE = ("tried_already", "labelled_and_tried_already")
 # What is answered otherwise than there, and on purpose, by name.
 _BEYOND = ("2147483648", "1099511627776", "9223372036854775808", "-2147483649", "2**40 in queued")
 OTHERWISE: dict[str, tuple[str, int]] = {f"heartbeat pid of {pid}": (BETTER_REFUSAL, 409) for pid in _BEYOND}
+OTHERWISE |= {  # intervals around a change of the clocks are as 3.3 has them
+    on(f"sample, {name}", "POST", RUN_IT, {"logical_date": when, "run_after": when}, note=when, revisions=("3.3",)).name: (
+        "3.3's intervals",
+        204,
+    )
+    for name, when in (
+        ("daily interval at two", MAR),
+        ("daily interval at two", "2026-10-25T00:30:00Z"),
+        ("every other hour", MAR),
+    )
+}
 OTHERWISE["run another task's token"] = ("whose token it is comes before which try it is of", 403)
 
 CASES = [
