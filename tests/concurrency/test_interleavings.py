@@ -116,6 +116,19 @@ OPERATIONS = (
     Operation("clear", "fail_fast", "POST", "/dag-runs/d/manual__1/clear", None, atomic=False, every=6),
     Operation("rendered fields", "running", "PUT", "/task-instances/{ti}/rtif", {"a": 1}),
     Operation("a cleared one is dead", "cleared", *_STATE, DEAD, of="3.4"),
+    Operation(
+        "a loop goes on", "again.enough of pass 1 asks, running", *_STATE,
+        {"state": "success", **END, "loop_decision": {"stop": False, "reason": "not yet"}}, "success",
+        atomic=False, every=4, of="3.4",
+    ),
+    Operation(
+        "a loop goes back", "after of pass -1 asks, running", "POST", "/dag-runs/d/manual__1/clear", None,
+        atomic=False, every=12, of="3.4",
+    ),
+    Operation(
+        "XCom in a loop", "again.numbers of pass 1 asks, running", "POST",
+        "/xcoms/d/manual__1/again.double/k?map_index=1", 1, of="3.4",
+    ),
     Operation("XCom", "running", "POST", "/xcoms/d/manual__1/job/k", 1),
 )  # fmt: skip
 

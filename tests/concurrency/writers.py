@@ -86,7 +86,7 @@ def _archived(which: str) -> str:
         "WITH ended AS (UPDATE task_instance SET working_set = NULL, archived_reason = 'retry', trigger_id = NULL,"
         " state = CASE WHEN state IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed') THEN state ELSE 'failed' END,"
         f" updated_at = now() WHERE working_set AND {which} RETURNING *)"
-        f" INSERT INTO task_instance (id, try_number, {_KEPT}) SELECT gen_random_uuid(), try_number + 1, {_KEPT} FROM ended"
+        f" INSERT INTO task_instance (id, try_number, {_KEPT}) SELECT md5(id::text)::uuid, try_number + 1, {_KEPT} FROM ended"
     )
 
 
@@ -312,10 +312,26 @@ SINCE_3_4 = (
         ),
     ),
 )
-QUEUES = ("asset-triggered runs", "another success, in another order")  # TEMPORARY
+# What 3.4 has otherwise: a row of the queue names its event, so no two successes write the same one.
+OF_QUEUES = (
+    Writer(
+        "asset-triggered runs",
+        "jobs/scheduler_job_runner.py: _create_dag_runs_asset_triggered",
+        (
+            "SELECT asset_event_id AS id FROM asset_dag_run_queue WHERE target_dag_id = 'c1' FOR UPDATE SKIP LOCKED /* keep */",
+            f"WITH made AS ({_made('now()')} FROM asset_dag_run_queue WHERE target_dag_id = 'c1' AND asset_event_id = ANY($1)"
+            " HAVING count(*) > 0 RETURNING id)"
+            " INSERT INTO dagrun_asset_event (dag_run_id, event_id) SELECT made.id, e.id FROM made, asset_event e"
+            " WHERE e.id = ANY($1)",
+            "DELETE FROM asset_dag_run_queue WHERE target_dag_id = 'c1' AND asset_event_id = ANY($1)",
+        ),
+        skips=True,
+    ),
+)
+BEFORE_3_4 = ("asset-triggered runs", "another success, in another order")
 WRITERS = {
     "3.2": writers(HISTORY),
     "3.3": writers(HISTORY),
-    "3.4": (*(writer for writer in writers(ROWS) if writer.name not in QUEUES), *SINCE_3_4),
+    "3.4": (*(writer for writer in writers(ROWS) if writer.name not in BEFORE_3_4), *OF_QUEUES, *SINCE_3_4),
 }
 WORDS = {"3.2": HISTORY, "3.3": HISTORY, "3.4": ROWS}

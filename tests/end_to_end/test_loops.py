@@ -63,7 +63,7 @@ async def _ended(connection: asyncpg.Connection) -> None:
 
 async def _counted(connection: asyncpg.Connection) -> dict[str, tuple[str, int]]:
     rows = await connection.fetch(
-        f"SELECT dag_id, task_id, count(DISTINCT {PASS}) AS passes, min({PASS}) AS first"
+        f"SELECT task_instance.dag_id, task_id, count(DISTINCT {PASS}) AS passes, min({PASS}) AS first"
         " FROM task_instance JOIN dynamic_region region ON region.id = region_id"
         " WHERE working_set AND task_instance.state = 'success' AND task_id = ANY ($1) GROUP BY 1, 2",
         [task_id for task_id, _ in PASSES.values()],
