@@ -146,9 +146,14 @@ def our_server(
 
 
 @contextmanager
-def airflow_server(version: str, database_url: str, folder: Path, **settings: str) -> Iterator[Server]:
-    """Run Airflow's own execution API server on a database."""
-    port = free_port()
+def airflow_server(
+    version: str, database_url: str, folder: Path, *, port: int | None = None, **settings: str
+) -> Iterator[Server]:
+    """Run Airflow's own execution API server on a database.
+
+    :param port: a free one by default.
+    """
+    port = port or free_port()
     home = folder / f"airflow-{version}"
     home.mkdir(parents=True, exist_ok=True)
     environment = airflow_process_environment(version, database_url, home, **settings)
