@@ -60,6 +60,22 @@ def test_the_command_says_it() -> None:
     assert json.loads(as_json) == asdict(found)
 
 
+def test_the_documents_say_the_same() -> None:
+    load = Load(20_000)
+    assert "\n".join(size.told(load, size.of(load))) in (ROOT / "docs" / "sizing.md").read_text()
+    scale = (ROOT / "docs" / "scale.md").read_text()
+
+    def row(name: str) -> list[float]:
+        cells = re.search(rf"^\| {name} \|(.*)\|$", scale, re.M)
+        assert cells
+        return [float(cell.strip("≈ ").replace(",", "")) for cell in cells[1].split("|")]
+
+    sizes = [size.of(Load(tasks)) for tasks in (10_000, 100_000, 1_000_000)]
+    assert row("with the rest of the tasks' lives") == pytest.approx([each.cores for each in sizes], rel=0.06)
+    assert row("workers, 60 % busy") == [each.workers for each in sizes]
+    assert row("connections to PostgreSQL") == [each.connections for each in sizes]
+
+
 @pytest.mark.slow
 async def test_a_load_costs_what_is_said(make_database: Callable[[str], str], tmp_path: Path) -> None:
     """Tasks of 15 s have three heartbeats in ten requests, as the driver's have: 900 of them, a twentieth of 18,000."""

@@ -94,11 +94,12 @@ class Composition:
         return {**clean_environment(), **said, **ports, "AIRFLOW_HOME": str(self._folder)}
 
     def end_all(self) -> None:
-        for process in reversed(self.started.values()):
-            # Of a container its first process is told; what that leaves behind ends with the container.
+        """Tell the first process of each, as an engine does; what is left then ends with its container."""
+        for process in self.started.values():
             process.terminate()
+        for process in self.started.values():
             with suppress(subprocess.TimeoutExpired):
-                process.wait(30)
+                process.wait(10)
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait(10)
