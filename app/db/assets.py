@@ -153,7 +153,7 @@ async def events(
         statement = statement.where(asset_event.c.timestamp <= before)
     if extra:
         statement = statement.where(cast(asset_event.c.extra, JSONB).contains(from_text(literal(json.dumps(extra)), JSONB)))
-    if partition_key is not None:
+    if partition_key:
         statement = statement.where(asset_event.c.partition_key == partition_key)
     if partition_pattern is not None:
         statement = statement.where(asset_event.c.partition_key.op("~")(partition_pattern))

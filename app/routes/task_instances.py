@@ -170,8 +170,9 @@ async def ti_patch_rendered_map_index(
         )
     if found:
         return None
-    refused = await attempts.not_found(request, ti_id=task_instance_id)
-    return Refuse(404, "Task Instance not found") if refused is NOT_FOUND else refused
+    if service.api_date(request) < attempts.SINCE:
+        return Refuse(404, "Task Instance not found")
+    return await attempts.not_found(request, ti_id=task_instance_id)
 
 
 @router.patch(

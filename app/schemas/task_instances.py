@@ -57,7 +57,7 @@ class TIEnterRunningPayload(StrictBaseModel):
 class DagRunNoteUpdatePayload(StrictBaseModel):
     """What a task writes on its run; null leaves what is there, no text takes it away."""
 
-    note: Annotated[Text, Field(max_length=1000)] | None = None
+    note: Annotated[str, Field(max_length=1000), text()] | None = None
 
 
 class TerminalStateNonSuccess(StrEnum):

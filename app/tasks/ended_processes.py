@@ -14,6 +14,8 @@ from app.tasks.clock import utcnow
 from app.tasks.service import Service
 from app.tasks.transitions import NOT_FOUND, Accept, Refuse
 
+UNKNOWN = Refuse(404, {"reason": "not_found"})
+
 
 async def acknowledge(service: Service, *, ti_id: uuid.UUID, payload: TIServerTerminatedPayload) -> Refuse | None:
     """Take note of a process that ended because its task instance was taken from it.
@@ -36,7 +38,7 @@ async def _end_cleared(service: Service, ti_id: uuid.UUID, payload: TIServerTerm
     async with service.database.autocommit() as session:
         seen = await storage.task_instances.seen(session, ti_id=ti_id)
         if seen is None:
-            return None if await storage.tries.is_archived(session, ti_id=ti_id) else NOT_FOUND
+            return None if await storage.tries.is_archived(session, ti_id=ti_id) else UNKNOWN
         version = await dags.version_of_run(session, dag_id=seen.dag_id, run_id=seen.run_id)
     async with service.database.transaction() as session:
         if seen.pass_number is not None:  # its loop may go back only before or after this

@@ -37,6 +37,7 @@ PING = "health names our parts"
 CUT = "a label longer than its column is cut"
 KEPT_READABLE = "what could not be read again is refused"
 STRICTER_TOKEN = "only a task itself may ask for its reschedules, on 3.2 too"
+STRANGER = "whose token it is comes before which try it is of"
 REFUSED_TOKEN_TEXT = "the reason why a token does not verify is not told"
 
 

@@ -586,7 +586,12 @@ async def noted(world: World) -> Any:
 def _callback(state: str) -> Setup:
     async def make(world: World) -> Any:
         callback = ti_id("callback")
-        kind = {"type": "executor", "fetch_method": "import_path", "data": {}, "priority_weight": 1}
+        kind = {
+            "type": "executor",
+            "fetch_method": "import_path",
+            "data": {"__var": {}, "__type": "dict"},
+            "priority_weight": 1,
+        }
         await world.insert("callback", id=callback, state=state, created_at=EPOCH, **kind)
         await world.insert("variable", key="v", val="v", is_encrypted=False)
         return callback

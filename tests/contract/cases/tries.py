@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from tests.contract.cases.case import BETTER_REFUSAL, END, ENTER, MAR, RUN_IT, WORDS, Case, on, run, state
+from tests.contract.cases.case import BETTER_REFUSAL, END, ENTER, MAR, RUN_IT, STRANGER, WORDS, Case, on, run, state
 from tests.contract.cases.setups import SETUPS, Setup
 from tests.world import EPOCH, World
 
@@ -51,7 +51,7 @@ OTHERWISE |= {  # intervals around a change of the clocks are as 3.3 has them
         ("every other hour", MAR),
     )
 }
-OTHERWISE["run another task's token"] = ("whose token it is comes before which try it is of", 403)
+OTHERWISE["run another task's token"] = (STRANGER, 403)
 
 CASES = [
     *(state(f"terminated, {name}", DEAD, name, **SINCE) for name in SETUPS if name.startswith("cleared")),
