@@ -201,7 +201,7 @@ CASES: list[Case] = [
         for at in ("again.numbers/return_value", "again.double/k?map_index=1", "again.double/return_value", "job/k", "mapped/return_value?map_index=1", "mapped/k", "again.numbers/k?map_index=0")
     ),
     of_loop("GET of another run's loop", "GET", "/xcoms/d/nope/again.numbers/return_value?previous_iteration=true", ("after", -1), differs=WORDS, ours=400),
-    *(Case(f"{method} {path}, of tries", method, path, "new" if method == "POST" else ABSENT, setup="ended_and_tried_again", headers=headers, revisions=SINCE)
+    *(Case(f"{method} {path}, of tries {' '.join(headers.values())}".rstrip(), method, path, "new" if method == "POST" else ABSENT, setup="ended_and_tried_again", headers=headers, revisions=SINCE)
       for headers in ({}, {"Airflow-API-Version": "2026-06-30"}) for method, path in OF_TRIES),
     *(Case(f"{method} {path}, migrated", method, path, "new" if method == "POST" else ABSENT, setup="with_migrated", revisions=SINCE) for method, path in MIGRATED),
     Case("xcom set under a reserved key", "POST", f"{X}/job/_airflow_loop_k", 1, revisions=SINCE),
