@@ -11,10 +11,11 @@ from urllib.parse import quote
 import httpx
 
 import app
-from app.errors import ReadOnlyServer, RetryableDatabaseError
+from app.errors import ReadOnlyServer, RetryableDatabaseError, StatementTimeout
 from app.routes import MOUNT_POINT
 from app.server.bodies import Bodies
 from app.server.middleware import CorrelationId
+from app.settings import OWN_SECTION
 from app.tasks.service import Service
 from app.versions.building import ApiVersions
 
@@ -69,6 +70,9 @@ class Asking:
             return await self._client.request(method, path, json=json, headers=headers)
         except ReadOnlyServer as error:
             raise Unserved(self._name(method, path), "it writes what a rehearsal does not") from error
+        except StatementTimeout as error:
+            reason = f"the database took longer than [{OWN_SECTION}] statement_timeout"
+            raise Unserved(self._name(method, path), reason) from error
         except RetryableDatabaseError:
             raise
         except Exception as error:

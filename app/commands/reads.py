@@ -94,7 +94,6 @@ class Reading:
         named = quoted(dag_id)
         await self._read(f"/dags/{named}")
         await self._read(f"/dag-runs/count?dag_id={named}")
-        await self._read(f"/task-instances/count?dag_id={named}")
         async with self._stage.autocommit() as session:
             run = await samples.newest_run(session, dag_id=dag_id)
             if run is None:
@@ -110,6 +109,7 @@ class Reading:
             await self._read(
                 f"/dag-runs/previous?{urlencode({'dag_id': dag_id, 'logical_date': run.logical_date.isoformat()})}"
             )
+        await self._read(f"/task-instances/count?{urlencode({'dag_id': dag_id, 'run_ids': run.run_id})}")
         await self._read(f"/task-instances/states?{urlencode({'dag_id': dag_id, 'run_ids': run.run_id})}")
         await self._read(f"/task-instances/breadcrumbs?{urlencode(which)}")
         for row in tasks:

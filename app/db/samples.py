@@ -19,8 +19,9 @@ _ASSETS = (
     .order_by(asset.c.id.desc())
     .limit(bindparam("most"))
 )
-# What a Dag's newest run has, by the keys of its tables: no table is read whole.
-_RUN = text("SELECT run_id, logical_date FROM dag_run WHERE dag_id = :dag_id ORDER BY id DESC LIMIT 1")
+# What a Dag's newest run has, by the keys of its tables, however large they are. A run without a date is as good: by the
+# order of ids, those of a Dag that has no run would be looked for among all.
+_RUN = text("SELECT run_id, logical_date FROM dag_run WHERE dag_id = :dag_id ORDER BY logical_date DESC LIMIT 1")
 _TASKS = text("""
     SELECT id, task_id, map_index FROM task_instance WHERE dag_id = :dag_id AND run_id = :run_id
      ORDER BY task_id, map_index LIMIT :most
@@ -66,7 +67,7 @@ async def assets(session: Session, *, most: int) -> Sequence[AnyRow]:
 
 
 async def newest_run(session: Session, *, dag_id: str) -> AnyRow | None:
-    """Return the id and the logical date of a Dag's newest run, or None."""
+    """Return the id and the logical date of a Dag's newest run, or of one without a date, or None."""
     return (await session.execute(_RUN, {"dag_id": dag_id})).one_or_none()
 
 
