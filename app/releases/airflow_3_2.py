@@ -42,6 +42,7 @@ AIRFLOW_3_2 = Revision(
         conf_tells_span_detail=False,
         sampled_flag="01",
         clearing_may_move_versions=False,
+        moving_verifies=False,
         empty_maps_are_skipped=False,
         conf_is_plain=False,
     ),

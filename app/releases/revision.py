@@ -42,6 +42,8 @@ class Runs:
     :param conf_tells_span_detail: whether a run's conf may ask for more spans of its tasks.
     :param sampled_flag: the W3C trace flags of runs that are made, without an opinion of a tracer.
     :param clearing_may_move_versions: whether a run that is cleared may move to its Dag's newest version.
+    :param moving_verifies: whether a cleared run that moves to another version has its task instances at once, whatever its
+        state; else one that is over.
     :param empty_maps_are_skipped: whether a task that is mapped over nothing, and waits for nothing, is skipped at once.
     :param conf_is_plain: whether a run's conf must not hold keys to which serialization gives a meaning.
     """
@@ -52,6 +54,7 @@ class Runs:
     conf_tells_span_detail: bool = True
     sampled_flag: str = "00"
     clearing_may_move_versions: bool = True
+    moving_verifies: bool = True
     empty_maps_are_skipped: bool = True
     conf_is_plain: bool = True
 

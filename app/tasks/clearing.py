@@ -152,18 +152,21 @@ def plan(
         "context_carrier": carriers.of_run,
         "updated_at": now,
     }
-    is_over = run.state in FINISHED
+    is_over, verifies = run.state in FINISHED, revision.runs.moving_verifies
     if is_over:
         run_values |= {"state": "queued", "start_date": None, "end_date": None, "last_scheduling_decision": None}
     if version.is_newest and (is_over or run.created_dag_version_id != version.pk):
         run_values["created_dag_version_id"] = version.pk
-        if version.bundle_version is not None:
+        if version.bundle_version is not None or verifies:
             run_values["bundle_version"] = version.bundle_version
     run_version = run_values.get("created_dag_version_id", run.created_dag_version_id)
 
     returned = mapping.known_lengths(version.data["dag"], returned)
     known = serialized_dag.tasks_to_repeat(version.data)
-    gone = _gone(version.data, rows, returned) if version.is_newest and is_over else set()
+    is_verified = version.is_newest and (is_over or verifies)
+    gone = set[uuid.UUID]()
+    if is_verified:
+        gone = _gone(version.data, rows, returned, keep_unknown=run.state == "running", keep_first=verifies)
     stopped = ("running", "restarting") if revision.tasks.cleared_end_first else ("running",)
     tasks = []
     for row in rows:
@@ -182,8 +185,9 @@ def plan(
         if row.id in gone:
             values["state"] = "removed"
         tasks.append((row.id, values))
-    new = _added(run, rows, version, returned, carriers=carriers, now=now) if version.is_newest and is_over else []
-    lost = sum(row.task_id not in known for row in rows) if version.is_newest and is_over else 0
+    lengths = mapping.NOT_YET if verifies else returned  # the scheduler expands the others
+    new = _added(run, rows, version, lengths, carriers=carriers, now=now) if is_verified else []
+    lost = sum(row.task_id not in known for row in rows) if is_verified and run.state != "running" else 0
     return Clearing(run_values, tasks, new, lost)
 
 
@@ -202,10 +206,24 @@ def _seconds(start: datetime | None, end: datetime) -> float | None:
     return None if start is None else (end - start).total_seconds()
 
 
-def _gone(data: Mapping[str, Any], rows: Sequence[AnyRow], returned: Lengths) -> set[uuid.UUID]:
-    """Return the ids of task instances that the newest version does not have."""
+def _gone(
+    data: Mapping[str, Any], rows: Sequence[AnyRow], returned: Lengths, *, keep_unknown: bool, keep_first: bool
+) -> set[uuid.UUID]:
+    """Return the ids of task instances that the newest version does not have.
+
+    :param keep_unknown: whether those of tasks that it does not have go on.
+    :param keep_first: whether a mapped task that is not expanded yet waits for it, if its length is known now.
+    """
     tasks = mapping.repeated(data["dag"])
-    return {row.id for row in rows if row.task_id not in tasks or tasks[row.task_id].has_no(row.map_index, returned)}
+    expanded = {row.task_id for row in rows if row.map_index >= 0} if keep_first else {row.task_id for row in rows}
+
+    def is_gone(row: AnyRow) -> bool:
+        if (task := tasks.get(row.task_id)) is None:
+            return not keep_unknown
+        is_first = row.map_index < 0 and row.task_id not in expanded
+        return not is_first and task.has_no(row.map_index, returned)
+
+    return {row.id for row in rows if is_gone(row)}
 
 
 def _added(

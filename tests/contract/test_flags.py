@@ -46,6 +46,7 @@ SHOWN_BY = {
     "runs.ids_without_double_dots": "POST /dag-runs/sample/a..b {} on sample",
     "runs.conf_tells_span_detail": f"{TRIGGERED} {TRACED} on sample traced",
     "runs.sampled_flag": f"{TRIGGERED} {{'note': 'noted'}} on sample 2026-04-06 ('3.3',)",
+    "runs.moving_verifies": "POST /dag-runs/sample/r1/clear on to_clear, queued, on the newest version ('3.3',)",
     "runs.empty_maps_are_skipped": f"{DATED}, mapped",
     "runs.conf_is_plain": f"{TRIGGERED} {{'conf': {{'a': [{{'b': {{'__var': 1}}}}]}}}} on sample reserved ('3.4',)",
     "runs.clearing_may_move_versions": "POST /dag-runs/sample/r1/clear on to_clear, success ('3.3',)",
