@@ -51,6 +51,13 @@ OTHERWISE |= {  # intervals around a change of the clocks are as 3.3 has them
         ("every other hour", MAR),
     )
 }
+OTHERWISE |= {
+    on(f"to_clear, {lengths}on the newest version, no more mapped", "POST", f"{RUN_IT}/clear", revisions=("3.3",)).name: (
+        "what nothing maps any more stays where it is",
+        204,
+    )
+    for lengths in ("", "known lengths, ")
+}
 OTHERWISE["run another task's token"] = (STRANGER, 403)
 
 CASES = [
