@@ -89,7 +89,8 @@ def test_operations_says_what_to_do_when_each_alert_fires() -> None:
 
 
 def test_operations_answers_in_the_order_in_which_one_asks() -> None:
-    answers = ["Install", "Configure", "Check", "Watch", "When an alert fires", "Upgrade", "Go back"]
+    answers = ["Install", "Configure", "Check", "Rehearse", "Watch", "When an alert fires"]
+    answers += ["Upgrade", "Move a share of the tasks", "Go back"]
     assert re.findall(r"^## (.*)$", OPERATIONS.read_text(), re.M) == answers
 
 
