@@ -12,7 +12,12 @@ from app.db.tables import AnyRow
 
 
 class Regions:
-    """Of a release in whose database a map index is all that tells the instances of a mapped task apart."""
+    """Of a release in whose database a map index is all that tells the instances of a mapped task apart.
+
+    :ivar have_loops: whether there are loops.
+    """
+
+    have_loops = False
 
     async def placed(
         self, session: Session, *, rows: Sequence[dict[str, Any]], within: Any = None, now: datetime

@@ -70,7 +70,7 @@ class Values:
     :param rows: dag_id, run_id, dag_run_id, task_id, map_index, key, value and timestamp of each value that may be read. Of
         several tries of a task instance it has the values of one.
     :param where: of which rows, if not of all.
-    :param of_run: what holds of those of one run's tasks too, so that they are found sooner.
+    :param of_run: the same of one task in one run, which it binds, if they are found sooner so.
     :param place: the columns by which a sequence of them is in order.
     """
 
@@ -78,45 +78,35 @@ class Values:
         self,
         rows: FromClause,
         *where: ColumnElement[bool],
-        of_run: Sequence[ColumnElement[bool]] = (),
+        of_run: FromClause | None = None,
         place: Sequence[ColumnElement[Any]] | None = None,
     ) -> None:
-        self._rows, self._where, self._in_run = rows, where, of_run
         self._bound: Mapping[str, Any] = {}
-        self._has_index = rows.c.map_index == bindparam("at_index")
-        newest_first = date_of(dag_run).desc(), rows.c.timestamp.desc(), dag_run.c.id.desc()
-        oldest_first = date_of(dag_run).asc(), rows.c.timestamp.asc(), dag_run.c.id.asc()
-        places = place or [rows.c.map_index]
-        in_order = (*(each.asc() for each in places), *oldest_first)
-        backwards = (*(each.desc() for each in places), *newest_first)
+        oldest_first = [date_of(dag_run), rows.c.timestamp, dag_run.c.id]
+        newest_first = [each.desc() for each in oldest_first]
+        matching = {is_prior: _matching(rows, where, include_prior_dates=is_prior) for is_prior in (False, True)}
+        orders = {is_prior: [*(place or [rows.c.map_index]), *oldest_first] for is_prior in matching}
+        sources = dict.fromkeys(matching, rows)
+        if of_run is not None:
+            matching[False] = select(as_bytes(of_run.c.value)).where(of_run.c.key == bindparam("key"))
+            orders[False], sources[False] = [of_run.c.map_index, of_run.c.timestamp], of_run
+        at_index = {is_prior: each.c.map_index == bindparam("at_index") for is_prior, each in sources.items()}
         skipped, most = bindparam("skipped", type_=Integer), bindparam("most", type_=Integer)
-        matching = {is_prior: self._matching(include_prior_dates=is_prior) for is_prior in (False, True)}
-        self._of_run = matching[False].where(self._has_index)
-        self._newest = matching[True].where(self._has_index).order_by(*newest_first).limit(1)
+        self._of_run = matching[False].where(at_index[False])
+        self._newest = matching[True].where(at_index[True]).order_by(*newest_first).limit(1)
         self._count = {is_prior: select(func.count()).select_from(each.subquery()) for is_prior, each in matching.items()}
-        self._slice = {is_prior: each.order_by(*in_order).offset(skipped).limit(most) for is_prior, each in matching.items()}
+        self._slice = {
+            is_prior: each.order_by(*orders[is_prior]).offset(skipped).limit(most) for is_prior, each in matching.items()
+        }
         self._at = {
-            (is_prior, is_backwards, not_null): (each.where(rows.c.value.is_not(None)) if not_null else each)
-            .order_by(*(backwards if is_backwards else in_order))
+            (is_prior, is_backwards, not_null): (each.where(sources[is_prior].c.value.is_not(None)) if not_null else each)
+            .order_by(*(column.desc() if is_backwards else column for column in orders[is_prior]))
             .offset(skipped)
             .limit(1)
             for is_prior, each in matching.items()
             for is_backwards in (False, True)
             for not_null in (False, True)
         }
-
-    def _matching(self, *, include_prior_dates: bool = False) -> Select[Any]:
-        """Select values under an :class:`XComKey`: of its run alone, or of every run up to that run's date.
-
-        A task that pulls from another Dag names that Dag and its own run, as the Task SDK does: when the Dag has no such
-        run, it is the date of the asking task's run that counts.
-        """
-        rows = self._rows
-        statement = select(as_bytes(rows.c.value)).join(dag_run, dag_run.c.id == rows.c.dag_run_id)
-        statement = statement.where(*_of_task(rows), *self._where)
-        if not include_prior_dates:
-            return statement.where(rows.c.run_id == bindparam("run_id"), *self._in_run)
-        return statement.where(date_of(dag_run) <= func.coalesce(_NAMED_DATE, _ASKING_DATE))
 
     def bound(self, **parameters: Any) -> Values:
         """Return the same, with what its condition binds."""
@@ -377,6 +367,19 @@ class XComsOfRuns(XComs):
     ) -> bool:
         await session.execute(self._delete, {**key._asdict(), "at_index": map_index})
         return True
+
+
+def _matching(rows: FromClause, where: Sequence[ColumnElement[bool]], *, include_prior_dates: bool = False) -> Select[Any]:
+    """Select values under an :class:`XComKey`: of its run alone, or of every run up to that run's date.
+
+    A task that pulls from another Dag names that Dag and its own run, as the Task SDK does: when the Dag has no such run, it
+    is the date of the asking task's run that counts.
+    """
+    statement = select(as_bytes(rows.c.value)).join(dag_run, dag_run.c.id == rows.c.dag_run_id)
+    statement = statement.where(*_of_task(rows), *where)
+    if not include_prior_dates:
+        return statement.where(rows.c.run_id == bindparam("run_id"))
+    return statement.where(date_of(dag_run) <= func.coalesce(_NAMED_DATE, _ASKING_DATE))
 
 
 def _of_task(rows: FromClause) -> tuple[ColumnElement[bool], ...]:

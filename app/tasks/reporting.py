@@ -182,7 +182,7 @@ async def report_state(service: Service, *, ti_id: uuid.UUID, payload: TIStateUp
         log.exception("the reported state could not be recorded", ti_id=str(ti_id), state=str(payload.state))
         return await _fail_unrecorded(service, ti_id, payload)
     if service.traces is not None and isinstance(payload, TRIES_END) and isinstance(decision, Accept):
-        service.traces.task_ended(row, state=str(payload.state.value), now=utcnow())
+        service.traces.task_ended(row, state=decision.event, now=utcnow())
     if row is not None and row.fail_fast and payload.state == "failed" and not isinstance(decision, Refuse):
         # On a repeated report too: the first may have ended in between. It comes back by itself, to answer for the report.
         await service.database.coming_back(siblings.stop_held, service=service, row=row)
@@ -216,7 +216,8 @@ async def _record_state_once_more(
 async def _record_state(service: Service, ti_id: uuid.UUID, payload: TIStateUpdate) -> tuple[Decision, AnyRow | None]:
     now, traced = utcnow(), service.traces is not None
     gate: gates.Gate | None = None
-    if isinstance(payload, ENDS) and not (isinstance(payload, TISuccessStatePayload) and payload.task_outlets):
+    emits = isinstance(payload, TISuccessStatePayload) and payload.task_outlets
+    if isinstance(payload, ENDS) and (not emits or service.storage.regions.have_loops):
         async with service.database.autocommit() as session:
             row = await service.storage.task_instances.seen(session, ti_id=ti_id, traced=traced)
             if row is None:

@@ -29,6 +29,8 @@ STOPPED = ("running", "restarting")  # the states of those that a clearing stops
 class RegionsOfRuns(Regions):
     """The regions of a release's runs."""
 
+    have_loops = True
+
     def __init__(self, schema: RegionSchema) -> None:
         self._schema = schema
         region, row = schema.region, schema.task_instance

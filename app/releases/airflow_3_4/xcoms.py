@@ -20,6 +20,7 @@ from sqlalchemy import (
     String,
     Table,
     Uuid,
+    and_,
     any_,
     bindparam,
     case,
@@ -60,11 +61,13 @@ class XComsOfTries(XComs):
         at, above = schema.region.alias("own_region"), schema.region.alias("loop_region")
         is_public = at.c.id.is_(None) | ((at.c.node_id == row.c.task_id) & at.c.parent_region_id.is_(None))
         anywhere = row.outerjoin(at, at.c.id == row.c.region_id)
-        public = self._stored(anywhere, is_public, [row.c.map_index, row.c.region_id], "xcom")
-        super().__init__(public, of_run=[public.c.region_id == _public_regions(schema)])
+        public = self._stored(anywhere, is_public, [row.c.map_index], "xcom")
+        of_task = [*_of_task(row), row.c.region_id == _public_regions(schema)]
+        of_run = self._stored(row, and_(*of_task), [row.c.map_index], "xcom", with_run=False)
+        super().__init__(public, of_run=of_run)
         archived = (row.c.id == bindparam("asker", type_=Uuid)) & row.c.working_set.is_(None)
         of_itself = exists().where(archived, *_of_task(row), schema.map_index(row) == bindparam("at_index"))
-        self._of_run = self._of_run.where(~of_itself).order_by(public.c.timestamp.desc()).limit(1)
+        self._of_run = self._of_run.where(~of_itself).order_by(of_run.c.timestamp.desc()).limit(1)
 
         place = [
             case((at.c.parent_region_id.is_(None), -1), else_=row.c.map_index).label("map_index"),
@@ -114,17 +117,27 @@ class XComsOfTries(XComs):
         )
 
     def _stored(
-        self, tasks: FromClause, where: ColumnElement[bool], place: Sequence[ColumnElement[Any]], name: str
+        self,
+        tasks: FromClause,
+        where: ColumnElement[bool],
+        place: Sequence[ColumnElement[Any]],
+        name: str,
+        *,
+        with_run: bool = True,
     ) -> Subquery:
-        """Return what is stored of these task instances' last tries, in either table."""
+        """Return what is stored of these task instances' last tries, in either table.
+
+        :param with_run: whether it tells of which run it is, and of which task.
+        """
         row, new, old, owner = self._row, self._new, self._old, self._schema.owner
         is_replaced = exists().where(new.c.task_instance_id == row.c.id, new.c.key == old.c.key).correlate(row, old)
         in_run = (dag_run.c.dag_id == row.c.dag_id) & (dag_run.c.run_id == row.c.run_id)
 
         def of(table: Table, source: FromClause) -> Select[Any]:
-            run = [row.c.dag_id, row.c.run_id, row.c.task_id, dag_run.c.id.label("dag_run_id")]
+            run = [row.c.dag_id, row.c.run_id, row.c.task_id, dag_run.c.id.label("dag_run_id")] if with_run else []
             columns = [*run, *place, table.c.key, table.c.value, table.c.timestamp, table.c.mapped_length]
-            return select(*columns).select_from(source.join(dag_run, in_run)).where(self._live, where)
+            found = select(*columns).select_from(source.join(dag_run, in_run) if with_run else source)
+            return found.where(self._live, where)
 
         of_new = of(new, tasks.join(new, new.c.task_instance_id == row.c.id))
         owned = tasks.join(owner, owner.c.task_instance_id == row.c.id).join(old, self._schema.owned(old))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import product
 from typing import Any
 
@@ -49,7 +50,7 @@ async def place(world: World, task_id: str, region: Any, index: int, **values: A
 
 async def returned(world: World, pk: Any, value: Any, key: str = "return_value") -> None:
     at = {"id": ti_id(f"{pk}/{key}"), "task_instance_id": pk, "key": key, "timestamp": EPOCH}
-    await world.insert("xcom_v2", **at, value=value)
+    await world.insert("xcom_v2", **at, value=json.dumps(value))
 
 
 async def looping(
@@ -144,7 +145,9 @@ async def with_migrated(world: World) -> Any:
         owned = {"dag_id": "d", "task_id": task_id, "run_id": RUN, "map_index": index}
         await world.insert("legacy_task_data_owner", **owned, task_instance_id=pk)
         for key in ("old", "both"):
-            await world.insert("xcom_v1", dag_run_id=1, **owned, key=key, value=[task_id, index], timestamp=EPOCH)
+            await world.insert(
+                "xcom_v1", dag_run_id=1, **owned, key=key, value=json.dumps([task_id, index]), timestamp=EPOCH
+            )
         await returned(world, pk, ["new", task_id, index], "both")
     return ti
 
@@ -214,6 +217,8 @@ CASES: list[Case] = [
       for number in PASSES for decision in ({}, STOP, GO_ON, {"loop_decision": {"stop": False, "reason": "not yet"}}, {"loop_decision": {"stop": True, "reason": "done"}})),
     *(of_loop(f"state {body['state']} {body.get('loop_decision')}", "PATCH", "/task-instances/{ti}/state", ("again.enough", 1), {**ENDED, **body})
       for body in ({"state": "failed", "retry_reason": None}, {"state": "failed", "loop_decision": {"stop": False, "reason": "never"}}, {"state": "skipped"}, {"state": "up_for_retry"})),
+    *(of_loop(f"state success with an outlet {decision}", "PATCH", "/task-instances/{ti}/state", ("again.enough", 1), {"state": "success", **ENDED, "task_outlets": [{"name": "a", "uri": "s3://bucket/a", "type": "Asset"}], **decision})
+      for decision in ({}, GO_ON)),
     Case("POST of a run with a loop", "POST", "/dag-runs/sample/r1", {}, setup="triggers_a_loop", revisions=SINCE),
     *(of_loop("run is cleared", "POST", "/dag-runs/d/manual__1/clear", asking) for asking in ASKING),
     Case("the end of a process in a pass that is over", "PATCH", "/task-instances/{ti}/state", {"state": "server_terminated", **ENDED, "hostname": "worker", "pid": 42},
