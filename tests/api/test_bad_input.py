@@ -163,8 +163,10 @@ class Asking:
         assert await self.rows() == self.before
 
     async def rows(self) -> list[str]:
-        tables = ("task_instance", "task_instance_history", "xcom", "variable", "log", "rendered_task_instance_fields")
-        tables += ("hitl_detail", "dag_run")
+        tables = ["task_instance", "variable", "log", "hitl_detail", "dag_run", "dag_run_note", "callback"]
+        tables += [self.world.table(name) for name in ("xcom", "rendered_task_instance_fields")]
+        if not self.world.keeps_tries:
+            tables.append("task_instance_history")
         query = " UNION ALL ".join(f"SELECT to_jsonb(t)::text AS row FROM {table} t" for table in tables)
         return sorted(record["row"] for record in await self.world.connection.fetch(query))
 
