@@ -74,6 +74,8 @@ class Operation:
     :param in_batch: whether it is a heartbeat that goes with others.
     :param clears: whether ``[state_store] clear_on_success`` is set.
     :param of: the revision that it is of alone.
+    :param begins_try: whether another try begins: where that is another row, a writer that waits for the one before has
+        picked its rows before, and comes for the new one in its next round, with Airflow's own server too.
     """
 
     name: str
@@ -87,6 +89,7 @@ class Operation:
     in_batch: bool = False
     clears: bool = False
     of: str = ""
+    begins_try: bool = False
 
 
 _STATE = ("PATCH", "/task-instances/{ti}/state")
@@ -102,7 +105,7 @@ OPERATIONS = (
     Operation("run", "queued", "PATCH", "/task-instances/{ti}/run", START, "running"),
     Operation("success", "fail_fast", *_STATE, {"state": "success", **END}, "success"),
     Operation("success with outlets", "outlets", *_STATE, {"state": "success", **END, "task_outlets": [OUTLET]}, "success"),
-    Operation("retry", "fail_fast", *_STATE, {"state": "up_for_retry", **END}, "up_for_retry"),
+    Operation("retry", "fail_fast", *_STATE, {"state": "up_for_retry", **END}, "up_for_retry", begins_try=True),
     Operation("deferred", "running", *_STATE, {"state": "deferred", "classpath": "T", "next_method": "m"}, "deferred"),
     Operation(
         "rescheduled", "running", *_STATE,
@@ -115,7 +118,7 @@ OPERATIONS = (
     ),
     Operation("clear", "fail_fast", "POST", "/dag-runs/d/manual__1/clear", None, atomic=False, every=6),
     Operation("rendered fields", "running", "PUT", "/task-instances/{ti}/rtif", {"a": 1}),
-    Operation("a cleared one is dead", "cleared", *_STATE, DEAD, of="3.4"),
+    Operation("a cleared one is dead", "cleared", *_STATE, DEAD, of="3.4", begins_try=True),
     Operation(
         "a loop goes on", "again.enough of pass 1 asks, running", *_STATE,
         {"state": "success", **END, "loop_decision": {"stop": False, "reason": "not yet"}}, "success",
@@ -348,7 +351,7 @@ async def test_every_order(explorer: Explorer, revision: str, operation: Operati
         if writer.stale:
             recorded = sum(count for row, count in found.items() if f'"event": "{operation.event}"' in row)
             assert recorded == (status == succeeded and operation.event is not None), schedule
-        elif operation.atomic and not writer.skips:
+        elif operation.atomic and not writer.skips and not (operation.begins_try and WORDS[revision].live):
             assert (status, found) in serial, schedule
         else:
             assert found.keys() <= legal, (schedule, found.keys() - legal)
