@@ -18,11 +18,14 @@ from cryptography.fernet import Fernet
 from sqlalchemy import text
 
 from app import settings
+from app.commands.embedded import EmbeddedPostgres
 from app.commands.rehearse import Rehearsed, lines, rehearse
 from app.db.stage import Stage
 from app.errors import ReadOnlyServer
+from tests.conftest import reachable
 from tests.contract import serialized
 from tests.contract.cases.dag_setups import write_version
+from tests.pgbouncer import pgbouncer
 from tests.servers import AIRFLOW, FERNET_KEY, ROOT, airflow_server, airflow_settings, clean_environment
 from tests.world import EPOCH, World
 
@@ -52,9 +55,9 @@ class Operator:
     connection: asyncpg.Connection
     world: World
 
-    async def rehearse(self, **more: Any) -> Rehearsed:
-        loaded = settings.load({"AIRFLOW_HOME": "/nonexistent", **airflow_settings(self.url)})
-        return await rehearse(loaded, **{"most": None, "against": None, **more})
+    async def rehearse(self, *, url: str = "", own: dict[str, str] | None = None, **more: Any) -> Rehearsed:
+        environment = {"AIRFLOW_HOME": "/nonexistent", **airflow_settings(url or self.url), **(own or {})}
+        return await rehearse(settings.load(environment), **{"most": None, "against": None, **more})
 
     async def traces(self) -> dict[str, Any]:
         """Return all rows with where they are, who made them and who has locked them, all sequences, and how many tables.
@@ -157,6 +160,18 @@ async def test_nobody_is_kept_waiting(operator: Operator) -> None:
     assert met > 3
     assert {mode for mode, _, _ in held} <= {"AccessShareLock"}, held
     assert all(granted for _, _, granted in held)
+
+
+async def test_behind_a_pgbouncer(operator: Operator, postgres: EmbeddedPostgres, tmp_path: Path) -> None:
+    """Its next transaction is on another session, which must not have what stood in the one before."""
+    before = await operator.traces()
+    with pgbouncer(postgres, reachable(tmp_path) / "pgbouncer") as port:
+        url = operator.url.replace(f":{postgres.port}/", f":{port}/")
+        found = await operator.rehearse(url=url, own={"AIRFLOW__EXECUTION_API_SERVICE__PGBOUNCER": "True"}, most=5)
+    assert not found.trouble
+    assert sum(life.tasks for life in found.lives) >= 5
+    assert found.lives == (await operator.rehearse(most=5)).lives
+    assert await operator.traces() == before
 
 
 @pytest.mark.parametrize(
