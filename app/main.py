@@ -114,8 +114,15 @@ class ExecutionApi:
         log.info("serving", metadata_revision=service.revision.name, newest_api_date=service.revision.newest_api_date)
 
     async def follow(self) -> None:
-        """Look every second whether the database was migrated; serve as it is then, and nothing while that is unknown."""
+        """Look every second whether the database was migrated; serve as it is then, and nothing while that is unknown.
+
+        What the first requests would wait for is made before.
+        """
+        ready: ApiVersions | None = None
         while True:
+            if ready is not self._versions and self._versions is not None:
+                ready = self._versions
+                await ready.make_ready()
             await asyncio.sleep(LOOK_EVERY)
             assert self.service is not None
             try:
@@ -214,7 +221,7 @@ def create_app(settings: Settings | None = None, *, readiness: Readiness | None 
                 revision=revision,
                 tokens=tokens,
                 secrets=secrets,
-                heartbeats=Heartbeats(database),
+                heartbeats=Heartbeats(database, write_interval=settings.heartbeat_write_interval),
                 readiness=readiness or Readiness(),
                 traces=(traces := _traces(settings)),
                 stats=(stats := await asyncio.to_thread(_stats, settings)),  # it may ask a name server

@@ -8,6 +8,7 @@ round; the table shows medians. Examples::
     python -m bench --task-instances 2000000             # is the cost of a request the same?
     python -m bench --memory --target ours               # 1,000,000 requests
     python -m bench --target ours --target "ours, sparing"  # heartbeats recorded every 30 s
+    python -m bench --operations --rounds 2 --seconds 1   # every operation: six minutes
     python -m bench --bodies --rounds 3                  # what one large request costs others
     python -m bench --curve --seconds 4 --json docs/performance/curve.json  # 25 minutes
     python -m bench --curve --target ours --speed 0.25   # served at a quarter of a CPU: 2 minutes
@@ -36,7 +37,7 @@ import asyncpg
 
 import app
 from app.commands.embedded import EmbeddedPostgres
-from bench import bodies, curve, data, floors, report
+from bench import bodies, curve, data, floors, operations, report
 from bench.driver import Load, Outcome, Task
 from bench.processes import affinity, cpu_seconds, resident_bytes
 from tests.conftest import reachable
@@ -92,6 +93,7 @@ def main() -> None:
         type=float,
         help="of --curve: closed loops alone, with this share of a CPU",
     )
+    parser.add_argument("--operations", action="store_true", help="what one request of each costs, instead of the table")
     parser.add_argument("--bodies", action="store_true", help="what one large request costs others, instead of the table")
     parser.add_argument("--memory", action="store_true", help="resident memory over many requests, instead of the table")
     parser.add_argument("--requests", type=int, default=1_000_000, help="of --memory (default: 1000000)")
@@ -114,10 +116,12 @@ def main() -> None:
             points = asyncio.run(breaking_points(postgres, Path(folder), targets, options))
             written, text = json.dumps(points, indent=1), json.dumps(points, indent=1)
         else:
-            kind = memory if options.memory else large_requests if options.bodies else measure
+            kinds = {"memory": memory, "bodies": large_requests, "operations": each_operation}
+            kind = next((kind for name, kind in kinds.items() if getattr(options, name)), measure)
             measured = kind(postgres, Path(folder), targets, options)
             figures = asyncio.run(measured)
-            written, text = json.dumps(figures, indent=1), report.table(figures)
+            table = operations.tables if options.operations else report.table
+            written, text = json.dumps(figures, indent=1), table(figures)
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(f"{written}\n")
@@ -212,6 +216,50 @@ async def large_requests(
         async with serving(postgres, name, folder) as target:
             server, tasks = target.server, iter(target.running)
             found[name] = await bodies.measure(server.base_url, server.process.pid, tasks, rounds=options.rounds)
+    return found
+
+
+async def each_operation(
+    postgres: EmbeddedPostgres, folder: Path, names: list[str], options: argparse.Namespace
+) -> report.Figures:
+    """Return what one request of each operation costs, at each target; they take turns."""
+    for name in names:
+        await template(postgres, REVISIONS[name], options.task_instances)
+        filled = await asyncpg.connect(postgres.url(database(postgres, name)))
+        await operations.fill(filled, REVISIONS[name])
+        await filled.close()
+    pid = postgres_pid(postgres)
+    async with AsyncExitStack() as stack:
+        targets = [await stack.enter_async_context(serving(postgres, name, folder)) for name in names]
+        asking = {each.name: operations.Asking(each.connection, each.running, each.lives) for each in targets}
+        known = {target.name: await trips(postgres, folder, target, asking[target.name]) for target in targets}
+        for number in range(options.rounds):
+            for operation in operations.OPERATIONS:
+                for target in targets[number % len(targets) :] + targets[: number % len(targets)]:
+                    if operation in known[target.name]:
+                        sys.stderr.write(f"round {number + 1}: {operation.name}, {target.name}\n")
+                        requests = await asking[target.name].of(operation, operations.MOST)
+                        log = await target.connection.fetchval(WRITTEN)
+                        async with metered(target, pid, operation.name, connections=8) as (load, outcomes):
+                            outcomes.append(await load.each(requests, seconds=options.seconds))
+                        written = await target.connection.fetchval(f"{WRITTEN} - $1", log)
+                        target.note(f"{operation.name} WAL bytes", float(written / outcomes[0].requests))
+        return {target.name: target.figures for target in targets}
+
+
+async def trips(
+    postgres: EmbeddedPostgres, folder: Path, target: Target, asking: operations.Asking
+) -> list[operations.Operation]:
+    """Count the round trips of each operation through a relay; return the operations that the target has."""
+    found = []
+    async with relay(postgres.url(database(postgres, target.name))) as between:
+        url = between.url(target.server.database_url)
+        async with beside_the_loop(started(target.name, url, folder / target.name)) as server:
+            for operation in operations.OPERATIONS:
+                count = await operations.round_trips(operation, asking, server.base_url, between)
+                if count is not None:
+                    target.note(f"{operation.name} round trips", count)
+                    found.append(operation)
     return found
 
 

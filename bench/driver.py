@@ -230,6 +230,17 @@ class Load:
 
         return await self._all(slot, seconds)
 
+    async def each(self, requests: Iterator[tuple[Task, tuple[str, str, Any]]], *, seconds: float) -> Outcome:
+        """Send these requests, each slot the next one as fast as it is answered, for so many seconds at most."""
+
+        async def slot(client: Client, index: int, until: float, outcome: Outcome) -> None:
+            for task, request in requests:
+                await self._one(client, task, request, outcome, time.perf_counter())
+                if time.perf_counter() >= until:
+                    return
+
+        return await self._all(slot, seconds)
+
     async def _one(self, client: Client, task: Task, request: tuple[str, str, Any], outcome: Outcome, due: float) -> bool:
         status = await client.ask(task, *request)
         outcome.statuses[status] += 1

@@ -20,6 +20,7 @@ class _Link:
     def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
         self.writers = (client, server)
         self.is_silent = False
+        self.was_answered = True
         self.audible = asyncio.Event()  # for what waits here for ever unless the link is cut
         self.forwarding: list[asyncio.Task[None]] = []
 
@@ -45,6 +46,7 @@ class Relay:
         self.is_hiding_ends = False  # what either side says is passed on, but not that it has gone
         self.hidden = 0  # ends that were hidden
         self.opened = 0  # connections that were ever made through here
+        self.trips = 0  # how often a client spoke after it was answered
         self.port = 0
         self._links: set[_Link] = set()
         self._server: asyncio.Server | None = None
@@ -122,6 +124,9 @@ class Relay:
         """Pass on what comes, and its end; once the link is silent, nothing and no end."""
         with suppress(OSError):
             while chunk := await reader.read(CHUNK):
+                asks = writer is link.writers[1]
+                self.trips += asks and link.was_answered
+                link.was_answered = not asks
                 if self.latency:
                     await asyncio.sleep(self.latency)
                 if not link.is_silent:

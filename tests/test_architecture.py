@@ -67,7 +67,7 @@ def test_rows_are_locked_in_one_place(path: Path) -> None:
     """A task instance by primary key, in two strengths; several without waiting; a run, and all of it; a partition."""
     expected = {
         APP / "db" / "task_instances.py": {"__init__"},
-        APP / "db" / "siblings.py": {"__init__"},
+        APP / "db" / "siblings.py": {"__init__", "_changing"},
         APP / "db" / "heartbeats.py": {"<module>"},
         APP / "db" / "dag_runs.py": {"<module>"},
         APP / "db" / "partitions.py": {"__init__"},
@@ -76,8 +76,8 @@ def test_rows_are_locked_in_one_place(path: Path) -> None:
 
 
 def test_many_rows_are_updated_only_after_they_were_locked() -> None:
-    """A multi-row UPDATE of task instances names ids that ``Siblings`` locked; all others name one by its primary key."""
-    about_many = {"siblings.py": {"skip", "force_failed"}, "heartbeats.py": {"<module>"}}
+    """A multi-row UPDATE of task instances names ids that its statement locked; all others name one by its key."""
+    about_many = {"siblings.py": {"_changing"}, "heartbeats.py": {"<module>"}}
     about_one = {"schema.py": {"setting"}, "task_instances.py": {"__init__"}}
     about_others = {
         "callbacks.py",

@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import groupby
 from typing import Any
 
-from sqlalchemy import ARRAY, JSON, Column, Integer, Text, any_, bindparam, cast, func, null, select, true, union
+from sqlalchemy import (
+    ARRAY,
+    JSON,
+    Column,
+    ColumnElement,
+    FromClause,
+    Integer,
+    Select,
+    Text,
+    any_,
+    bindparam,
+    cast,
+    func,
+    null,
+    select,
+    true,
+    union,
+)
 from sqlalchemy.dialects.postgresql import insert
 
-from app.db.assets import AssetKey
+from app.db.assets import ACTIVE, AssetKey
 from app.db.schema import Schema
 from app.db.session import Session
 from app.db.tables import (
@@ -43,6 +61,19 @@ class Event:
     waiting: Sequence[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An active asset.
+
+    :param waiting: the Dags that wait for it and may run: ``dag_id`` and ``timetable_partitioned`` of each.
+    """
+
+    pk: int
+    name: str
+    uri: str
+    waiting: Sequence[AnyRow]
+
+
 _told = rows_of("told", asset_pk=Integer, extra=JSON, partition_key=Text)
 _through = rows_of("through", alias_pk=Integer, event_pk=Integer)
 _RECORD_ALIASES = insert(asset_alias_asset_event).from_select(
@@ -51,34 +82,10 @@ _RECORD_ALIASES = insert(asset_alias_asset_event).from_select(
 
 _emitted = rows_of("emitted", asset_pk=Integer, name=Text, uri=Text)
 _by_alias = dag_schedule_asset_alias_reference.c
-_waiting = union(
-    *(
-        select(_emitted.c.asset_pk, cast(null(), Integer).label("alias_pk"), table.c.dag_id).join(
-            _emitted, table.c[column] == _emitted.c[key]
-        )
-        for table, column, key in (
-            (dag_schedule_asset_reference, "asset_id", "asset_pk"),
-            (dag_schedule_asset_name_reference, "name", "name"),
-            (dag_schedule_asset_uri_reference, "uri", "uri"),
-        )
-    ),
-    select(cast(null(), Integer), _by_alias.alias_id, _by_alias.dag_id).where(
-        _by_alias.alias_id == any_(bindparam("alias_pks", type_=ARRAY(Integer)))
-    ),
-).subquery("waiting")
-
-_moment = select(func.clock_timestamp().label("now")).cte("moment")
-_pairs = rows_of("pairs", asset_pk=Integer, dag_id=Text)
-_queued = insert(asset_dag_run_queue).from_select(
-    ["asset_id", "target_dag_id", "created_at"],
-    select(_pairs.c.asset_pk, _pairs.c.dag_id, _moment.c.now)
-    .select_from(_pairs.join(_moment, true()))
-    .order_by(_pairs.c.asset_pk, _pairs.c.dag_id),
+_through_their_alias = select(cast(null(), Integer), _by_alias.alias_id, _by_alias.dag_id).where(
+    _by_alias.alias_id == any_(bindparam("alias_pks", type_=ARRAY(Integer)))
 )
-_QUEUE = _queued.on_conflict_do_update(
-    index_elements=["asset_id", "target_dag_id"],
-    set_={"created_at": func.greatest(asset_dag_run_queue.c.created_at, _queued.excluded.created_at)},
-).returning(select(_moment.c.now).scalar_subquery())
+_pairs = rows_of("pairs", waited_pk=Integer, waiting_id=Text)
 
 
 class AssetEvents:
@@ -91,26 +98,63 @@ class AssetEvents:
         if (of_try := "source_task_instance_id") in table.c:
             source["id"] = of_try
         self._source = source
-        told = [*source.values(), "timestamp"]
-        self._record = (
-            insert(table)
-            .from_select(
-                ["asset_id", "extra", "partition_key", *told],
-                select(
-                    _told.c.asset_pk,
-                    _told.c.extra,
-                    _told.c.partition_key,
-                    *(bindparam(name, type_=table.c[name].type) for name in told),
-                ).order_by(_told.c.place),
+        bound = {name: bindparam(name, type_=table.c[name].type) for name in source.values()}
+        self._columns = ["asset_id", "extra", "partition_key", *bound, "timestamp"]
+        self._told = select(_told.c.asset_pk, _told.c.extra, _told.c.partition_key, *bound.values()).order_by(_told.c.place)
+        self._table = table
+        at = bindparam("timestamp", type_=table.c.timestamp.type)
+        self._insert = insert(table).from_select(self._columns, self._told.add_columns(at)).returning(table.c.id)
+        self._record = self._recording()
+        may_run = self._may_run(schema)
+        self._consumers = _waiting_for(_emitted, _through_their_alias).where(may_run).order_by(dag.c.dag_id)
+        theirs = _waiting_for(ACTIVE).where(may_run).subquery("consumers")
+        self._find = (
+            select(ACTIVE, theirs.c.dag_id, theirs.c.timetable_partitioned)
+            .outerjoin(theirs, theirs.c.asset_pk == ACTIVE.c.asset_pk)
+            .order_by(ACTIVE.c.name, ACTIVE.c.uri, theirs.c.dag_id)
+        )
+
+    def _may_run(self, schema: Schema) -> ColumnElement[bool]:
+        """Match the Dags of which runs are made."""
+        return dag.c.is_paused.is_(False)
+
+    def _recording(self) -> Select[Any]:
+        """Return the statement that queues Dags and then inserts events, at one time, which is chosen here."""
+        moment = select(func.clock_timestamp().label("now")).cte("moment")
+        queue = insert(asset_dag_run_queue).from_select(
+            ["asset_id", "target_dag_id", "created_at"],
+            select(_pairs.c.waited_pk, _pairs.c.waiting_id, moment.c.now)
+            .select_from(_pairs.join(moment, true()))
+            .order_by(_pairs.c.waited_pk, _pairs.c.waiting_id),
+        )
+        queued = (
+            queue.on_conflict_do_update(
+                index_elements=["asset_id", "target_dag_id"],
+                set_={"created_at": func.greatest(asset_dag_run_queue.c.created_at, queue.excluded.created_at)},
             )
-            .returning(table.c.id)
+            .returning(asset_dag_run_queue.c.asset_id)
+            .cte("queued")
         )
-        self._consumers = (
-            select(_waiting.c.asset_pk, _waiting.c.alias_pk, dag.c.dag_id, dag.c.timetable_partitioned)
-            .join(dag, dag.c.dag_id == _waiting.c.dag_id)
-            .where(dag.c.is_paused.is_(False))
-            .order_by(dag.c.dag_id)
-        )
+        are_queued = select(func.count()).select_from(queued).scalar_subquery() >= 0  # so that this comes first
+        told = self._told.add_columns(moment.c.now).select_from(_told.join(moment, true())).where(are_queued)
+        recorded = insert(self._table).from_select(self._columns, told).returning(self._table.c.id).cte("recorded")
+        return select(recorded.c.id).add_cte(queued)
+
+    async def find(
+        self,
+        session: Session,
+        *,
+        keys: Collection[AssetKey] = (),
+        names: Collection[str] = (),
+        uris: Collection[str] = (),
+    ) -> list[Found]:
+        """Return the active assets with these keys, names or uris, in key order, each with the Dags that wait for it."""
+        parameters = {**arguments(["names", "uris"], keys), "by_names": sorted(names), "by_uris": sorted(uris)}
+        rows = (await session.execute(self._find, parameters)).all()
+        return [
+            Found(*of, [row for row in rows_of_one if row.dag_id is not None])
+            for of, rows_of_one in groupby(rows, key=lambda row: (row.asset_pk, row.name, row.uri))
+        ]
 
     async def consumers(
         self, session: Session, *, keys: Mapping[int, AssetKey], alias_pks: Collection[int]
@@ -137,18 +181,45 @@ class AssetEvents:
         :raises LockTimeout: when somebody holds one of the rows.
         """
         pairs = sorted({(event.asset_pk, dag_id) for event in events for dag_id in event.waiting})
-        if pairs:
-            now = await session.scalar(_QUEUE, arguments(["asset_pks", "dag_ids"], pairs))
-        return await self._insert(session, events, source, now)
+        parameters = self._parameters(events, source) | arguments(["waited_pks", "waiting_ids"], pairs)
+        return await self._through(session, events, await session.scalars(self._record, parameters))
 
-    async def _insert(self, session: Session, events: Sequence[Event], source: AnyRow, now: datetime) -> list[int]:
+    def _parameters(self, events: Sequence[Event], source: AnyRow) -> dict[str, Any]:
         rows = [(event.asset_pk, event.extra, event.partition_key) for event in events]
         told = {name: getattr(source, of) for of, name in self._source.items()}
-        parameters = {**arguments(["asset_pks", "extras", "partition_keys"], rows), **told, "timestamp": now}
-        event_pks = sorted(await session.scalars(self._record, parameters))
+        return {**arguments(["asset_pks", "extras", "partition_keys"], rows), **told}
+
+    async def _through(self, session: Session, events: Sequence[Event], recorded: Iterable[int]) -> list[int]:
+        """Note through which aliases recorded events came; return their ids, in the order of the events."""
+        event_pks = sorted(recorded)
         pairs = [
             (alias_pk, event_pk) for event, event_pk in zip(events, event_pks, strict=True) for alias_pk in event.alias_pks
         ]
         if pairs:
             await session.execute(_RECORD_ALIASES, arguments(["alias_pks", "event_pks"], pairs))
         return event_pks
+
+
+def _waiting_for(assets: FromClause, *others: Select[Any]) -> Select[Any]:
+    """Select the Dags that wait for assets, which they name by id, name or uri, and whether each is partitioned.
+
+    :param assets: ``asset_pk``, ``name`` and ``uri`` of each.
+    :param others: further rows of asset id, alias id and Dag id.
+    """
+    references = (
+        (dag_schedule_asset_reference, "asset_id", "asset_pk"),
+        (dag_schedule_asset_name_reference, "name", "name"),
+        (dag_schedule_asset_uri_reference, "uri", "uri"),
+    )
+    waiting = union(
+        *(
+            select(assets.c.asset_pk, cast(null(), Integer).label("alias_pk"), table.c.dag_id).join(
+                assets, table.c[column] == assets.c[key]
+            )
+            for table, column, key in references
+        ),
+        *others,
+    ).subquery("waiting")
+    return select(waiting.c.asset_pk, waiting.c.alias_pk, dag.c.dag_id, dag.c.timetable_partitioned).join(
+        dag, dag.c.dag_id == waiting.c.dag_id
+    )

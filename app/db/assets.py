@@ -10,11 +10,14 @@ from typing import Any
 from sqlalchemy import (
     ARRAY,
     JSON,
+    BigInteger,
+    Boolean,
     Integer,
     Text,
     any_,
     bindparam,
     cast,
+    exists,
     func,
     literal,
     or_,
@@ -23,6 +26,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by, insert
 
+from app.db.filtered import Filtered
 from app.db.session import Session
 from app.db.tables import (
     AnyRow,
@@ -60,30 +64,36 @@ _is_active = (asset_active.c.name == asset.c.name) & (asset_active.c.uri == asse
 _PROFILE = (asset.c.name, asset.c.uri, asset.c.group, as_text(asset.c.extra))
 
 
+_with = {column: asset.c[column] == bindparam("value") for column in ("name", "uri")}
+_ACTIVE = {
+    column: select(*_PROFILE, asset.c.id).join(asset_active, _is_active).where(is_it).limit(1)
+    for column, is_it in _with.items()
+}
+
+
 async def active_pk(session: Session, *, column: str, value: str) -> int | None:
     """Return the id of the active asset whose ``column`` (name or uri) is ``value``, or None."""
-    found: int | None = await session.scalar(
-        select(asset.c.id).join(asset_active, _is_active).where(asset.c[column] == value).limit(1)
-    )
-    return found
+    found = await active(session, column=column, value=value)
+    return None if found is None else found.id
 
 
 async def active(session: Session, *, column: str, value: str) -> AnyRow | None:
-    """Return name, uri, group and extra of the active asset whose ``column`` (name or uri) is ``value``, or None."""
-    statement = select(*_PROFILE).join(asset_active, _is_active).where(asset.c[column] == value).limit(1)
-    return (await session.execute(statement)).one_or_none()
+    """Return name, uri, group, extra and id of the active asset whose ``column`` (name or uri) is ``value``, or None."""
+    return (await session.execute(_ACTIVE[column], {"value": value})).one_or_none()
+
+
+_OF_ALIAS = (
+    select(*_PROFILE)
+    .join(asset_alias_asset, asset_alias_asset.c.asset_id == asset.c.id)
+    .join(asset_alias, asset_alias.c.id == asset_alias_asset.c.alias_id)
+    .where(asset_alias.c.name == bindparam("alias_name"))
+    .order_by(asset.c.id)
+)
 
 
 async def of_alias(session: Session, *, name: str) -> Sequence[AnyRow]:
     """Return name, uri, group and extra of the assets that are attached to an alias, active or not."""
-    statement = (
-        select(*_PROFILE)
-        .join(asset_alias_asset, asset_alias_asset.c.asset_id == asset.c.id)
-        .join(asset_alias, asset_alias.c.id == asset_alias_asset.c.alias_id)
-        .where(asset_alias.c.name == name)
-        .order_by(asset.c.id)
-    )
-    return (await session.execute(statement)).all()
+    return (await session.execute(_OF_ALIAS, {"alias_name": name})).all()
 
 
 _CREATED = func.jsonb_build_object(
@@ -92,6 +102,46 @@ _CREATED = func.jsonb_build_object(
         "partition_key",
     ) for part in (literal(name), dag_run.c[name]))
 )  # fmt: skip
+
+
+_created = (
+    select(func.array_agg(aggregate_order_by(_CREATED, dag_run.c.id)))
+    .join(dagrun_asset_event, dagrun_asset_event.c.dag_run_id == dag_run.c.id)
+    .where(dagrun_asset_event.c.event_id == asset_event.c.id)
+    .scalar_subquery()
+)
+_OF_EVENT = ("id", "timestamp", "source_task_id", "source_dag_id", "source_run_id", "source_map_index", "partition_key")
+_events = (
+    select(
+        *(asset_event.c[column] for column in _OF_EVENT),
+        as_text(asset_event.c.extra),
+        *(column.label(f"asset_{column.name}") for column in _PROFILE),
+        _created.label("created"),
+    )
+    .join(asset, asset.c.id == asset_event.c.asset_id)
+    .limit(bindparam("most", type_=BigInteger))
+)
+_through_alias = select(asset_alias_asset_event.c.event_id).join(
+    asset_alias, asset_alias.c.id == asset_alias_asset_event.c.alias_id
+)
+_EVENTS = {
+    ascending: Filtered(
+        _events.order_by(*in_order),
+        name=asset.c.name == bindparam("name"),
+        uri=asset.c.uri == bindparam("uri"),
+        alias_name=asset_event.c.id.in_(_through_alias.where(asset_alias.c.name == bindparam("alias_name"))),
+        is_active=exists().where(_is_active) & bindparam("is_active", type_=Boolean),
+        after=asset_event.c.timestamp >= bindparam("after"),
+        before=asset_event.c.timestamp <= bindparam("before"),
+        says=cast(asset_event.c.extra, JSONB).contains(from_text(bindparam("says"), JSONB)),
+        partition_key=asset_event.c.partition_key == bindparam("partition_key"),
+        pattern=asset_event.c.partition_key.op("~")(bindparam("pattern", type_=Text)),
+    )
+    for ascending, in_order in (
+        (True, (asset_event.c.timestamp.asc(), asset_event.c.id.asc())),
+        (False, (asset_event.c.timestamp.desc(), asset_event.c.id.desc())),
+    )
+}
 
 
 _BOUND = select(func.set_config("statement_timeout", bindparam("milliseconds", type_=Text), True))
@@ -108,13 +158,13 @@ async def events(
     name: str | None = None,
     uri: str | None = None,
     alias_name: str | None = None,
+    extra: Mapping[str, str] | None = None,
+    partition_key: str | None = None,
+    partition_pattern: str | None = None,
     after: datetime | None,
     before: datetime | None,
     ascending: bool,
     limit: int | None,
-    extra: Mapping[str, str] | None = None,
-    partition_key: str | None = None,
-    partition_pattern: str | None = None,
 ) -> Sequence[AnyRow]:
     """Return asset events with their asset and the runs that each made, as ``created``.
 
@@ -123,46 +173,24 @@ async def events(
     :param extra: what they must say, among others.
     :param partition_pattern: a regular expression of PostgreSQL's that their partition key must match.
     """
-    created = (
-        select(func.array_agg(aggregate_order_by(_CREATED, dag_run.c.id)))
-        .join(dagrun_asset_event, dagrun_asset_event.c.dag_run_id == dag_run.c.id)
-        .where(dagrun_asset_event.c.event_id == asset_event.c.id)
-        .scalar_subquery()
-        .label("created")
+    is_active = True if alias_name is None and not (name and uri) else None
+    statement, parameters = _EVENTS[ascending].by(
+        name=name or None,
+        uri=uri or None,
+        alias_name=alias_name,
+        is_active=is_active,
+        after=after,
+        before=before,
+        says=json.dumps(extra) if extra else None,
+        partition_key=partition_key or None,
+        pattern=partition_pattern,
     )
-    columns = ("id", "timestamp", "source_task_id", "source_dag_id", "source_run_id", "source_map_index", "partition_key")
-    statement = select(
-        *(asset_event.c[column] for column in columns),
-        as_text(asset_event.c.extra),
-        *(column.label(f"asset_{column.name}") for column in _PROFILE),
-        created,
-    ).join(asset, asset.c.id == asset_event.c.asset_id)
-    if alias_name is not None:
-        statement = statement.join(asset_alias_asset_event, asset_alias_asset_event.c.event_id == asset_event.c.id)
-        statement = statement.join(asset_alias, asset_alias.c.id == asset_alias_asset_event.c.alias_id)
-        statement = statement.where(asset_alias.c.name == alias_name)
-    if name:
-        statement = statement.where(asset.c.name == name)
-    if uri:
-        statement = statement.where(asset.c.uri == uri)
-    if alias_name is None and not (name and uri):
-        statement = statement.join(asset_active, _is_active)
-    if after is not None:
-        statement = statement.where(asset_event.c.timestamp >= after)
-    if before is not None:
-        statement = statement.where(asset_event.c.timestamp <= before)
-    if extra:
-        statement = statement.where(cast(asset_event.c.extra, JSONB).contains(from_text(literal(json.dumps(extra)), JSONB)))
-    if partition_key:
-        statement = statement.where(asset_event.c.partition_key == partition_key)
-    if partition_pattern is not None:
-        statement = statement.where(asset_event.c.partition_key.op("~")(partition_pattern))
-    in_order = [column.asc() if ascending else column.desc() for column in (asset_event.c.timestamp, asset_event.c.id)]
-    return (await session.execute(statement.order_by(*in_order).limit(limit or None))).all()
+    return (await session.execute(statement, {**parameters, "most": limit or None})).all()
 
 
-_FIND = (
-    select(asset.c.id, asset.c.name, asset.c.uri)
+# Those with the keys (names, uris), the names (by_names) or the URIs (by_uris) that a statement binds.
+ACTIVE = (
+    select(asset.c.id.label("asset_pk"), asset.c.name, asset.c.uri)
     .join(asset_active, _is_active)
     .where(
         or_(
@@ -171,22 +199,8 @@ _FIND = (
             asset.c.uri == any_(bindparam("by_uris", type_=ARRAY(Text))),
         )
     )
-    .order_by(asset.c.name, asset.c.uri)
+    .cte("found")
 )
-
-
-async def find(
-    session: Session,
-    *,
-    keys: Collection[AssetKey] = (),
-    names: Collection[str] = (),
-    uris: Collection[str] = (),
-) -> Sequence[AnyRow]:
-    """Return id, name and uri of the active assets with these keys, names or uris, in key order."""
-    parameters = {**arguments(["names", "uris"], keys), "by_names": sorted(names), "by_uris": sorted(uris)}
-    return (await session.execute(_FIND, parameters)).all()
-
-
 _BY_KEYS = select(asset.c.id, asset.c.name, asset.c.uri).join(
     _keys, (asset.c.name == _keys.c.name) & (asset.c.uri == _keys.c.uri)
 )

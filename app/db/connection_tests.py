@@ -5,10 +5,11 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 from sqlalchemy import Column, and_, bindparam, case, exists, func, select, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import Insert, insert
 
 from app.db.schema import Schema
 from app.db.session import Session
@@ -73,9 +74,20 @@ class ConnectionTests:
         return (await session.execute(self._finish, parameters)).one_or_none()
 
 
+_IS_STORED = select(exists().where(connection.c.conn_id == bindparam("name")))
+
+
 async def is_stored(session: Session, *, conn_id: str) -> bool:
     """Say whether there is a connection of this id."""
-    return bool(await session.scalar(select(exists().where(connection.c.conn_id == conn_id))))
+    return bool(await session.scalar(_IS_STORED, {"name": conn_id}))
+
+
+@cache
+def _saving(names: frozenset[str]) -> Insert:
+    """Return the statement that stores a connection, or these columns of the one of its id; made once a kind."""
+    new = insert(connection)
+    renewed = {name: new.excluded[name] for name in sorted(names)}
+    return new.on_conflict_do_update(index_elements=["conn_id"], set_=renewed)
 
 
 async def save_connection(session: Session, *, conn_id: str, team_name: str | None, values: Mapping[str, Any]) -> None:
@@ -83,5 +95,5 @@ async def save_connection(session: Session, *, conn_id: str, team_name: str | No
 
     :param values: its other columns, password and extra as they are stored.
     """
-    statement = insert(connection).values(conn_id=conn_id, team_name=team_name, **{"is_encrypted": False, **values})
-    await session.execute(statement.on_conflict_do_update(index_elements=["conn_id"], set_=values))
+    stored = {"conn_id": conn_id, "team_name": team_name, "is_encrypted": False, **values}
+    await session.execute(_saving(frozenset(values)), stored)

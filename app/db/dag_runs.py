@@ -5,11 +5,14 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 
-from sqlalchemy import DateTime, Double, Text, bindparam, cast, delete, func, literal, or_, select, tuple_, update
+from sqlalchemy import DateTime, Double, Table, Text, Update, bindparam, cast, delete, func, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by, insert
+from sqlalchemy.sql.dml import ReturningInsert
 
+from app.db.filtered import Filtered, one_of
 from app.db.schema import Schema, known
 from app.db.session import Session
 from app.db.tables import (
@@ -74,36 +77,36 @@ async def created_version(session: Session, *, dag_id: str, run_id: str) -> AnyR
     return (await session.execute(_CREATED_VERSION, {"dag_id": dag_id, "run_id": run_id})).one_or_none()
 
 
+_PREVIOUS = Filtered(
+    select(*_COLUMNS)
+    .where(dag_run.c.dag_id == bindparam("dag_id"), dag_run.c.logical_date < bindparam("before"))
+    .order_by(dag_run.c.logical_date.desc())
+    .limit(1),
+    state=dag_run.c.state == bindparam("state"),
+)
+
+
 async def previous(session: Session, *, dag_id: str, before: datetime, state: str | None) -> AnyRow | None:
     """Return the newest run with a logical date before ``before``, in ``state`` if one is given."""
-    statement = (
-        select(*_COLUMNS)
-        .where(dag_run.c.dag_id == dag_id, dag_run.c.logical_date < before)
-        .order_by(dag_run.c.logical_date.desc())
-        .limit(1)
-    )
-    if state is not None:
-        statement = statement.where(dag_run.c.state == state)
-    return (await session.execute(statement)).one_or_none()
+    statement, parameters = _PREVIOUS.by(state=state)
+    return (await session.execute(statement, {**parameters, "dag_id": dag_id, "before": before})).one_or_none()
 
 
-async def count(
-    session: Session,
-    *,
-    dag_id: str,
-    logical_dates: Sequence[datetime] | None,
-    run_ids: Sequence[str] | None,
-    states: Sequence[str] | None,
-) -> int:
-    """Count a Dag's runs; empty filters do not filter."""
-    statement = select(func.count()).select_from(dag_run).where(dag_run.c.dag_id == dag_id)
-    if logical_dates:
-        statement = statement.where(dag_run.c.logical_date.in_(logical_dates))
-    if run_ids:
-        statement = statement.where(dag_run.c.run_id.in_(run_ids))
-    if states:
-        statement = statement.where(dag_run.c.state.in_(states))
-    return await session.scalar(statement) or 0
+_COUNT = Filtered(
+    select(func.count()).select_from(dag_run).where(dag_run.c.dag_id == bindparam("dag_id")),
+    logical_dates=one_of(dag_run.c.logical_date, "logical_dates"),
+    run_ids=one_of(dag_run.c.run_id, "run_ids"),
+    states=one_of(dag_run.c.state, "states"),
+)
+
+
+async def count(session: Session, *, dag_id: str, **filters: Sequence[Any] | None) -> int:
+    """Count a Dag's runs.
+
+    :param filters: ``logical_dates``, ``run_ids`` and ``states``, of which empty ones do not filter.
+    """
+    statement, parameters = _COUNT.by(**filters)
+    return await session.scalar(statement, {**parameters, "dag_id": dag_id}) or 0
 
 
 _own_run = dag_run.alias("own_run")
@@ -177,12 +180,13 @@ async def triggering_user_name(session: Session, *, ti_id: uuid.UUID) -> str | N
 
 
 _DURATION = dag_run.c.end_date - dag_run.c.start_date
-_RUNTIMES = (
+_runtimes = (
     select(_DURATION)
     .where(dag_run.c.dag_id == bindparam("dag_id"), _DURATION.is_not(None))
     .order_by(date_of(dag_run).desc(), dag_run.c.id.desc())
     .limit(bindparam("of"))
 )
+_RUNTIMES = {False: _runtimes, True: _runtimes.where(dag_run.c.state == "success")}
 
 
 async def average_runtime(
@@ -192,10 +196,23 @@ async def average_runtime(
 
     :param of: how many of them.
     """
-    runtimes = _RUNTIMES.where(dag_run.c.state == "success") if only_successes else _RUNTIMES
-    found = await session.scalars(runtimes, {"dag_id": dag_id, "of": of})
+    found = await session.scalars(_RUNTIMES[only_successes], {"dag_id": dag_id, "of": of})
     taken = list(found)
     return sum(taken, timedelta()) / len(taken) if len(taken) >= max(at_least, 1) else None
+
+
+_NEWEST_TEMPLATE = select(func.max(log_template.c.id)).scalar_subquery()
+
+
+@cache
+def _creating(table: Table, names: frozenset[str]) -> ReturningInsert[tuple[int]]:
+    """Return the statement that inserts a run with these columns; made once a kind."""
+    values: dict[str, Any] = {name: bindparam(f"new_{name}", type_=table.c[name].type) for name in sorted(names)}
+    values |= {"log_template_id": _NEWEST_TEMPLATE, "created_at": bindparam("now"), "updated_at": bindparam("now")}
+    return insert(table).values(values).on_conflict_do_nothing().returning(table.c.id)
+
+
+_INSERT_NOTE = insert(dag_run_note)
 
 
 async def create(
@@ -205,19 +222,15 @@ async def create(
 
     :param values: columns of the run; those that the release does not have are left out.
     """
-    newest_template = select(func.max(log_template.c.id)).scalar_subquery()
-    statement = (
-        insert(schema.dag_run)
-        .values(log_template_id=newest_template, created_at=now, updated_at=now, **known(schema.dag_run, values))
-        .on_conflict_do_nothing()
-        .returning(schema.dag_run.c.id)
-    )
-    run_pk: int | None = await session.scalar(statement)
+    values = known(schema.dag_run, values)
+    parameters = {f"new_{name}": value for name, value in values.items()}
+    statement = _creating(schema.dag_run, frozenset(values))
+    run_pk: int | None = await session.scalar(statement, {**parameters, "now": now})
     if run_pk is None:
         return None
     if note is not None:
         noted = {"dag_run_id": run_pk, "content": note, "created_at": now, "updated_at": now}
-        await session.execute(insert(dag_run_note).values(**noted))
+        await session.execute(_INSERT_NOTE, noted)
     return run_pk
 
 
@@ -272,24 +285,38 @@ async def lock(session: Session, *, dag_id: str, run_id: str) -> AnyRow | None:
     return (await session.execute(_LOCK, {"dag_id": dag_id, "run_id": run_id})).one_or_none()
 
 
-async def write(session: Session, *, run_pk: int, values: Mapping[str, Any]) -> None:
-    """Set columns of a locked run, and put off the deadlines that count from when it was queued."""
-    await session.execute(update(dag_run).where(dag_run.c.id == run_pk).values(**values))
-    interval = func.to_jsonb(deadline_alert.c.interval, type_=JSONB)
-    seconds = cast(func.coalesce(interval["__data__"].astext, interval[()].astext), Double)
-    has_length = or_(func.jsonb_typeof(interval) == "number", interval["__classname__"].astext == "datetime.timedelta")
-    await session.execute(
-        update(deadline)
-        .where(
-            deadline.c.dagrun_id == run_pk,
-            deadline.c.missed.is_(False),
-            deadline_alert.c.id == deadline.c.deadline_alert_id,
-            deadline_alert.c.reference["reference_type"].as_string() == "DagRunQueuedAtDeadline",
-            has_length,
-        )
-        .values(
-            deadline_time=literal(values["queued_at"], DateTime(timezone=True))
-            + func.make_interval(0, 0, 0, 0, 0, 0, seconds),
-            last_updated_at=values["queued_at"],
-        )
+_interval = func.to_jsonb(deadline_alert.c.interval, type_=JSONB)
+_seconds = cast(func.coalesce(_interval["__data__"].astext, _interval[()].astext), Double)
+_has_length = or_(func.jsonb_typeof(_interval) == "number", _interval["__classname__"].astext == "datetime.timedelta")
+_queued_at = bindparam("new_queued_at", type_=DateTime(timezone=True))
+_put_off = (
+    update(deadline)
+    .where(
+        deadline.c.dagrun_id == bindparam("pk"),
+        deadline.c.missed.is_(False),
+        deadline_alert.c.id == deadline.c.deadline_alert_id,
+        deadline_alert.c.reference["reference_type"].as_string() == "DagRunQueuedAtDeadline",
+        _has_length,
     )
+    .values(
+        deadline_time=_queued_at + func.make_interval(0, 0, 0, 0, 0, 0, _seconds),
+        last_updated_at=_queued_at,
+    )
+    .cte("put_off")
+)
+
+
+@cache
+def _writing(names: frozenset[str]) -> Update:
+    """Return the statement that sets these columns of a run; made once a kind."""
+    values = {name: bindparam(f"new_{name}", type_=dag_run.c[name].type) for name in sorted(names)}
+    return update(dag_run).where(dag_run.c.id == bindparam("pk")).values(values).add_cte(_put_off)
+
+
+async def write(session: Session, *, run_pk: int, values: Mapping[str, Any]) -> None:
+    """Set columns of a locked run, and put off the deadlines that count from when it was queued; one statement.
+
+    :param values: ``queued_at``, and others.
+    """
+    parameters = {f"new_{name}": value for name, value in values.items()}
+    await session.execute(_writing(frozenset(values)), {"pk": run_pk, **parameters})

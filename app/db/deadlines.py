@@ -26,6 +26,9 @@ async def alerts(session: Session, *, version_id: uuid.UUID) -> Sequence[AnyRow]
     return (await session.execute(_ALERTS, {"version_id": version_id})).all()
 
 
+_CALLBACK, _DEADLINE = insert(callback), insert(deadline)
+
+
 async def create(
     session: Session,
     *,
@@ -51,7 +54,7 @@ async def create(
             "bundle_name": bundle_name,
             "created_at": now,
         }
-        await session.execute(insert(callback), values)
+        await session.execute(_CALLBACK, values)
         row = {
             "id": ids["deadline"],
             "created_at": now,
@@ -62,4 +65,4 @@ async def create(
             "callback_id": ids["callback"],
             "deadline_alert_id": each["alert_id"],
         }
-        await session.execute(insert(deadline), row)
+        await session.execute(_DEADLINE, row)

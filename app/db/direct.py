@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 import asyncpg
-from sqlalchemy import Dialect, Executable
+from sqlalchemy import BindParameter, Dialect, Executable, TextClause
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from app.db.pool import Pool, Pooled, is_ended_unasked
@@ -76,17 +76,24 @@ class Compiled:
     :param names: of the parameters that it will be executed with.
     """
 
-    __slots__ = ("_bound", "_compiled", "seconds")
+    __slots__ = ("_bound", "_compiled", "_expands", "_sql", "seconds")
 
     def __init__(self, statement: Executable, names: Sequence[str], dialect: Dialect) -> None:
         compiled = statement.compile(dialect=dialect, column_keys=names)  # type: ignore[attr-defined]
         assert isinstance(compiled, SQLCompiler)
         self._compiled = compiled
         self.seconds = metrics.STATEMENT.labels(_described(compiled))
-        values = compiled.construct_params(_check=False)
+        values: Mapping[str, Any] = compiled.construct_params(_check=False)
+        self._expands = any(each.key in names for each in compiled.post_compile_params)  # IN: a bind for each given value
+        self._sql, of_lists = compiled.string, dict[str, Any]()
+        in_place: Sequence[str] = compiled.positiontup or ()
+        if compiled.post_compile_params and not self._expands:  # its lists are its own
+            expanded = compiled.construct_expanded_state(dict.fromkeys(names))
+            self._sql, in_place = expanded.statement, expanded.positiontup or ()
+            values, of_lists = expanded.parameters, dict(expanded.processors)
         self._bound = [
-            (name, values[name], compiled.binds[name].type.dialect_impl(dialect).bind_processor(dialect))
-            for name in compiled.positiontup or ()
+            (name, values[name], _processor(compiled.binds[name], dialect) if name in compiled.binds else of_lists.get(name))
+            for name in in_place
         ]
 
     def with_arguments(self, parameters: Mapping[str, Any]) -> tuple[str, Sequence[Any]]:
@@ -95,7 +102,7 @@ class Compiled:
         :raises InvalidValue: when a value has no form in its column's type, as an infinity has none in JSON.
         """
         try:
-            if self._compiled.post_compile_params:  # IN: as many arguments as there are values
+            if self._expands:
                 expanded = self._compiled.construct_expanded_state(dict(parameters))
                 given = [(expanded.parameters[name], expanded.processors.get(name)) for name in expanded.positiontup or ()]
                 return expanded.statement, [value if processor is None else processor(value) for value, processor in given]
@@ -103,7 +110,7 @@ class Compiled:
             for name, default, processor in self._bound:
                 value = parameters.get(name, default)
                 arguments.append(value if processor is None else processor(value))
-            return self._compiled.string, arguments
+            return self._sql, arguments
         except ValueError as error:
             raise InvalidValue(f"a value cannot be stored: {error}") from error
 
@@ -195,6 +202,10 @@ class DirectSession:
         return bool(self._pooled.connection.is_in_transaction())
 
 
+def _processor(bound: BindParameter[Any], dialect: Dialect) -> Callable[[Any], Any] | None:
+    return bound.type.dialect_impl(dialect).bind_processor(dialect)
+
+
 def _described(compiled: SQLCompiler) -> str:
     """Return what a statement does to which table first: as many as there are in the code, whatever is asked."""
     does = "insert" if compiled.isinsert else "update" if compiled.isupdate else "delete" if compiled.isdelete else "select"
@@ -205,8 +216,8 @@ def _described(compiled: SQLCompiler) -> str:
 def compiler(dialect: Dialect) -> Compiler:
     """Return what compiles statements, each once.
 
-    One that is executed without parameters was made for its call, and has its values in it, up to a whole body: it is not
-    kept, nor are they.
+    One that is executed without parameters, and is no plain text, was made for its call, and has its values in it, as what
+    looks for the holders of a lock has: it is not kept, nor are they.
     """
 
     @lru_cache(maxsize=STATEMENTS)
@@ -214,6 +225,7 @@ def compiler(dialect: Dialect) -> Compiler:
         return Compiled(statement, names, dialect)
 
     def compiled(statement: Executable, names: tuple[str, ...]) -> Compiled:
-        return kept(statement, names) if names else Compiled(statement, names, dialect)
+        is_made_once = names or isinstance(statement, TextClause)
+        return kept(statement, names) if is_made_once else Compiled(statement, names, dialect)
 
     return compiled

@@ -41,14 +41,22 @@ async def ask(session: Session, *, ti_id: uuid.UUID, request: Mapping[str, Any],
     return (await session.execute(_ASK, {"ti_id": ti_id, "created_at": now, "params_input": {}, **asked})).one()
 
 
+_RESPOND = (
+    update(hitl_detail)
+    .where(hitl_detail.c.ti_id == bindparam("pk"), hitl_detail.c.responded_at.is_(None))
+    .values(
+        responded_at=bindparam("now"),
+        responded_by=null(),
+        chosen_options=bindparam("chosen"),
+        params_input=bindparam("given"),
+    )
+    .returning(*_COLUMNS)
+)
+
+
 async def respond(
     session: Session, *, ti_id: uuid.UUID, chosen_options: Sequence[str], params_input: Mapping[str, Any], now: datetime
 ) -> AnyRow | None:
     """Record a response, once: one statement, guarded by its own WHERE; None when there is one, or no request."""
-    statement = (
-        update(hitl_detail)
-        .where(hitl_detail.c.ti_id == ti_id, hitl_detail.c.responded_at.is_(None))
-        .values(responded_at=now, responded_by=null(), chosen_options=list(chosen_options), params_input=dict(params_input))
-        .returning(*_COLUMNS)
-    )
-    return (await session.execute(statement)).one_or_none()
+    parameters = {"pk": ti_id, "now": now, "chosen": list(chosen_options), "given": dict(params_input)}
+    return (await session.execute(_RESPOND, parameters)).one_or_none()

@@ -7,22 +7,33 @@ from datetime import datetime
 
 from sqlalchemy import bindparam, insert, select
 
+from app.db.recording import Along, Part
 from app.db.session import Session
 from app.db.tables import task_reschedule
 
+_GIVEN = {
+    name: bindparam(f"reschedule_{name}", type_=task_reschedule.c[name].type)
+    for name in ("ti_id", "start_date", "end_date", "duration", "reschedule_date")
+}
+_RECORDING = Part(
+    lambda changed: [
+        insert(task_reschedule).from_select(list(_GIVEN), select(*_GIVEN.values()).select_from(changed)).cte("rescheduled")
+    ]
+)
 
-async def record(
-    session: Session, *, ti_id: uuid.UUID, start_date: datetime, end_date: datetime, reschedule_date: datetime
-) -> None:
-    """Insert a row into a task's reschedules; its duration is whole seconds, cut towards zero."""
-    await session.execute(
-        insert(task_reschedule).values(
-            ti_id=ti_id,
-            start_date=start_date,
-            end_date=end_date,
-            duration=int((end_date - start_date).total_seconds()),
-            reschedule_date=reschedule_date,
-        )
+
+def recorded(*, ti_id: uuid.UUID, start_date: datetime, end_date: datetime, reschedule_date: datetime) -> Along:
+    """Return what inserts a row into a task's reschedules; its duration is whole seconds, cut towards zero."""
+    duration = int((end_date - start_date).total_seconds())
+    return Along(
+        _RECORDING,
+        {
+            "reschedule_ti_id": ti_id,
+            "reschedule_start_date": start_date,
+            "reschedule_end_date": end_date,
+            "reschedule_duration": duration,
+            "reschedule_reschedule_date": reschedule_date,
+        },
     )
 
 

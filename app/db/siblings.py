@@ -1,44 +1,64 @@
-"""The task instances of a run, several at once: those that a report stops, skips or tries anew."""
+"""The task instances of a run, several at once: those that a report stops or skips, and those that are tried anew."""
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Collection, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ARRAY,
+    CTE,
     ColumnElement,
+    DateTime,
     Integer,
+    Select,
     Text,
-    and_,
-    any_,
+    all_,
     bindparam,
-    exists,
+    case,
     extract,
     func,
-    literal,
     or_,
     select,
     tuple_,
     update,
 )
 
+from app.db.audit import AuditLog
+from app.db.filtered import one_of
 from app.db.schema import Schema
 from app.db.session import Session
 from app.db.tables import AnyRow
 from app.db.tries import Tries
 
-BATCH = 100  # rows locked at once by a report that stops others: some milliseconds of work, so nobody waits for long
+BATCH = 10_000  # rows changed by one statement, in half a second: more than runs have, so that no report grows with them
+FAIL_EVENT = ("fail task", "Forcing task to fail due to dag's `fail_fast` setting.")
+SKIP_EVENT = ("skip task", "Skipping task due to dag's `fail_fast` setting.")
+
+
+class Changed(NamedTuple):
+    """What one statement did.
+
+    :param done: how many task instances it changed.
+    :param left: how many it left: somebody holds them, or changed them in the same moment.
+    """
+
+    done: int
+    left: int
 
 
 class Siblings:
-    """The task instances of a run in a release's database: rows that are a last try, whatever they are found by."""
+    """The task instances of a run in a release's database: rows that are a last try, whatever they are found by.
 
-    def __init__(self, schema: Schema, tries: Tries) -> None:
+    What changes several never waits: it passes over those that somebody holds (``SKIP LOCKED``), so a transaction that holds
+    other rows may do it. Airflow's own multi-row updates lock in no particular order, and whoever waits for one row while it
+    holds another can deadlock with them.
+    """
+
+    def __init__(self, schema: Schema, tries: Tries, audit: AuditLog) -> None:
+        self._audit = audit
         self._table = row = schema.task_instance
-        self._live = tries.live
         self._map_index = schema.map_index(row)
         self._keys = (
             row.c.id,
@@ -49,25 +69,94 @@ class Siblings:
             row.c.try_number,
             row.c.state,
         )
-        locked = select(*self._keys).where(tries.live).order_by(row.c.id)
-        self._lock_ready = locked.limit(BATCH).with_for_update(of=row, key_share=True, skip_locked=True)
+        of_run = row.c.dag_id == bindparam("of_dag"), row.c.run_id == bindparam("of_run"), tries.live
         self._lock_all = (
-            locked.add_columns(row.c.max_tries, row.c.start_date, row.c.end_date, row.c.dag_version_id, row.c.operator)
+            select(*self._keys, row.c.max_tries, row.c.start_date, row.c.end_date, row.c.dag_version_id, row.c.operator)
             .add_columns(*schema.place(row))
-            .where(row.c.dag_id == bindparam("dag_id"), row.c.run_id == bindparam("run_id"))
+            .where(*of_run)
+            .order_by(row.c.id)
             .with_for_update(of=row)
         )
+        wanted = select(
+            func.unnest(bindparam("task_ids", type_=ARRAY(Text))).label("task_id"),
+            func.unnest(bindparam("map_indexes", type_=ARRAY(Integer))).label("map_index"),
+        )
+        have_not_started = or_(row.c.state.is_(None), row.c.state.not_in(["running", "success", "failed", "skipped"]))
+        are_wanted = or_(one_of(row.c.task_id, "whole"), tuple_(row.c.task_id, self._map_index).in_(wanted))
+        self._skip = self._changing(*of_run, are_wanted, have_not_started)
+        have_not_ended = or_(row.c.state.is_(None), row.c.state.not_in(["success", "failed", "skipped"]))
+        is_other = row.c.task_id != all_(bindparam("spared", type_=ARRAY(Text)))
+        self._stop = self._changing(*of_run, is_other, have_not_ended, stops=True)
 
-    async def lock_ready(self, session: Session, *, where: ColumnElement[bool]) -> Sequence[AnyRow]:
-        """Lock those matching task instances that nobody else holds, in id order, at most :data:`BATCH` of them.
+    def _changing(self, *where: ColumnElement[bool], stops: bool = False) -> Select[Any]:
+        """Return the statement that skips matching task instances, in id order.
 
-        It never waits (``SKIP LOCKED``), so a transaction that holds other rows may call it: Airflow's own multi-row updates
-        lock in no particular order, and whoever waits for one row while it holds another can deadlock with them.
-
-        :param where: from :meth:`skippable` or :meth:`stoppable`.
-        :returns: their keys, try numbers and states.
+        :param stops: whether those that run fail instead, and the audit log tells of each.
         """
-        return (await session.execute(self._lock_ready.where(where))).all()
+        row, now = self._table, bindparam("now", type_=DateTime(timezone=True))
+        ready = (
+            select(*self._keys)
+            .where(*where)
+            .order_by(row.c.id)
+            .limit(BATCH)
+            .with_for_update(of=row, key_share=True, skip_locked=True)
+            .cte("ready")
+        )
+        values: dict[str, Any] = {"state": "skipped", "start_date": now, "end_date": now, "updated_at": now}
+        if stops:  # a start and end that they have already are kept; the processes of those that run hear of it
+            started, ended = (func.coalesce(row.c[name], now) for name in ("start_date", "end_date"))
+            times = {"start_date": started, "end_date": ended, "duration": extract("epoch", ended - started)}
+            runs = ready.c.state == "running"
+            values |= {name: case((runs, row.c[name]), else_=value) for name, value in times.items()}
+            values["state"] = case((runs, "failed"), else_="skipped")
+        changed = update(row).where(row.c.id == ready.c.id).values(**values).returning(row.c.id).cte("changed")
+        matching = select(func.count()).select_from(row).where(*where).scalar_subquery()
+        done = select(func.count()).select_from(changed).scalar_subquery()
+        counted = select(done.label("done"), (matching - done).label("left"))
+        return counted.add_cte(self._logged(ready, now)) if stops else counted
+
+    def _logged(self, stopped: CTE, now: ColumnElement[datetime]) -> CTE:
+        event, extra = (
+            case((stopped.c.state == "running", failed), else_=skipped)
+            for failed, skipped in zip(FAIL_EVENT, SKIP_EVENT, strict=True)
+        )
+        return self._audit.of_each(stopped, event=event, extra=extra, now=now).cte("logged")
+
+    async def skip(
+        self, session: Session, *, dag_id: str, run_id: str, tasks: Sequence[tuple[str, int | None]], now: datetime
+    ) -> Changed:
+        """Skip those of a run's ``tasks`` (id, and map index or None for all) that have neither started nor ended.
+
+        They are three arguments, however many they are: a statement takes 32,767.
+        """
+        places = [task for task in tasks if task[1] is not None]
+        wanted: dict[str, Any] = {"whole": [task_id for task_id, map_index in tasks if map_index is None]}
+        wanted |= {"task_ids": [task[0] for task in places], "map_indexes": [task[1] for task in places]}
+        row = (await session.execute(self._skip, {"of_dag": dag_id, "of_run": run_id, "now": now, **wanted})).one()
+        return Changed(row.done, row.left)
+
+    async def stop(
+        self,
+        session: Session,
+        *,
+        dag_id: str,
+        run_id: str,
+        except_tasks: Collection[str],
+        logical_date: datetime | None,
+        in_teams: bool,
+        now: datetime,
+    ) -> Changed:
+        """Stop all task instances of a run that have not ended, but for those of ``except_tasks``; one statement.
+
+        Those that run fail, and their processes hear of it on their next heartbeat; the others are skipped.
+
+        :param logical_date: of the run.
+        :param in_teams: whether the Dag may be a team's.
+        """
+        parameters: dict[str, Any] = {"of_dag": dag_id, "of_run": run_id, "spared": sorted(except_tasks), "now": now}
+        parameters |= {"log_in_teams": in_teams, "log_logical_date": logical_date}
+        row = (await session.execute(self._stop, parameters)).one()
+        return Changed(row.done, row.left)
 
     async def lock_all(self, session: Session, *, dag_id: str, run_id: str) -> Sequence[AnyRow]:
         """Lock every task instance of a run so that another try of each can begin, in id order.
@@ -76,56 +165,4 @@ class Siblings:
 
         :raises LockTimeout: when somebody holds one of them.
         """
-        return (await session.execute(self._lock_all, {"dag_id": dag_id, "run_id": run_id})).all()
-
-    async def any_left(self, session: Session, *, where: ColumnElement[bool]) -> bool:
-        """Say whether a task instance matches; without a lock."""
-        return bool(await session.scalar(select(exists().where(where, self._live))))
-
-    def skippable(self, *, dag_id: str, run_id: str, tasks: Sequence[tuple[str, int | None]]) -> ColumnElement[bool]:
-        """Match those of a run's ``tasks`` (id, and map index or None for all) that have neither started nor ended.
-
-        They are three arguments, however many they are: a statement takes 32,767.
-        """
-        row = self._table
-        whole = [task_id for task_id, map_index in tasks if map_index is None]
-        places = [task for task in tasks if task[1] is not None]
-        task_ids, map_indexes = ([task[part] for task in places] for part in (0, 1))
-        wanted = select(
-            func.unnest(literal(task_ids, ARRAY(Text))).label("task_id"),
-            func.unnest(literal(map_indexes, ARRAY(Integer))).label("map_index"),
-        )
-        return and_(
-            row.c.dag_id == dag_id,
-            row.c.run_id == run_id,
-            or_(row.c.task_id == any_(literal(whole, ARRAY(Text))), tuple_(row.c.task_id, self._map_index).in_(wanted)),
-            or_(row.c.state.is_(None), row.c.state.not_in(["running", "success", "failed", "skipped"])),
-        )
-
-    def stoppable(self, *, dag_id: str, run_id: str, except_tasks: Collection[str]) -> ColumnElement[bool]:
-        """Match the task instances of a run that a failure stops: all that have not ended, but for ``except_tasks``."""
-        row = self._table
-        return and_(
-            row.c.dag_id == dag_id,
-            row.c.run_id == run_id,
-            row.c.task_id.not_in(sorted(except_tasks)),
-            or_(row.c.state.is_(None), row.c.state.not_in(["success", "failed", "skipped"])),
-        )
-
-    async def skip(self, session: Session, *, ids: Sequence[uuid.UUID], now: datetime, keep_times: bool) -> None:
-        """Set locked task instances to skipped.
-
-        :param keep_times: whether a start and end that they have already are kept, and the duration computed from them.
-        """
-        row = self._table
-        values: dict[str, Any] = {"state": "skipped", "start_date": now, "end_date": now, "updated_at": now}
-        if keep_times:
-            started, ended = (func.coalesce(row.c[name], now) for name in ("start_date", "end_date"))
-            values |= {"start_date": started, "end_date": ended, "duration": extract("epoch", ended - started)}
-        await session.execute(update(row).where(row.c.id.in_(ids)).values(**values))
-
-    async def force_failed(self, session: Session, *, ids: Sequence[uuid.UUID], now: datetime) -> None:
-        """Set locked, running task instances to failed; their processes hear of it on their next heartbeat."""
-        row = self._table
-        statement = update(row).where(row.c.id.in_(ids)).values(state="failed", updated_at=now)
-        await session.execute(statement)
+        return (await session.execute(self._lock_all, {"of_dag": dag_id, "of_run": run_id})).all()

@@ -60,7 +60,8 @@ _SCENERY = (
           FROM pg_class WHERE relname = ANY (:names) AND relkind IN ('r', 'p') AND pg_table_is_visible(oid) ORDER BY relname
     """).bindparams(_names),
     text("""
-        SELECT format('CREATE TEMPORARY SEQUENCE %1$I START %4$s; ALTER TABLE pg_temp.%2$I ALTER %3$I'
+        SELECT format('CREATE TEMPORARY SEQUENCE %1$I START %4$s OWNED BY pg_temp.%2$I.%3$I;'
+                      ' ALTER TABLE pg_temp.%2$I ALTER %3$I'
                       ' SET DEFAULT nextval(''pg_temp.%1$I''::regclass)',
                       left(relname, 40) || '_stage_seq', relname, attname, CAST(:first AS int))
           FROM pg_attrdef d JOIN pg_class c ON c.oid = d.adrelid

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Column, DateTime, Integer, String, and_, bindparam, delete, exists, literal, select
 from sqlalchemy.dialects.postgresql import insert
 
+from app.db.recording import Along, Part
 from app.db.schema import Schema, key_columns
 from app.db.session import Session
 from app.db.tables import AnyRow, asset_state_store, dag_run
@@ -55,6 +56,7 @@ class TaskStateStore:
         ).returning(literal(1))
         self._known = select(exists().where(is_this))
         self._delete_all = delete(store).where(same_task, is_this)
+        self._clearing = Part(lambda changed: [self._delete_all.where(exists(select(changed.c.id))).cte("cleared")])
         self._delete = self._delete_all.where(store.c.key == bindparam("name"))
 
     async def get(self, session: Session, *, ti_id: uuid.UUID, key: str) -> AnyRow | None:
@@ -67,6 +69,10 @@ class TaskStateStore:
         """Set a task's value, JSON as text, in one statement; say whether there is such a task instance."""
         parameters = {"pk": ti_id, "name": key, "text": value, "expires_at": expires_at, "now": now}
         return await session.scalar(self._put, parameters) is not None
+
+    def cleared(self) -> Along:
+        """Return what deletes all of a task's values when it succeeds."""
+        return Along(self._clearing, {})
 
     async def remove(self, session: Session, *, ti_id: uuid.UUID, key: str | None = None) -> bool:
         """Delete a task's value, or all of its values; say whether there is such a task instance."""
@@ -100,16 +106,19 @@ class AssetStateStore:
         return await session.scalar(self._put, parameters) is not None
 
 
+_of_asset = asset_state_store.c.asset_id == bindparam("pk")
+_GET = select(asset_state_store.c.value).where(_of_asset, asset_state_store.c.key == bindparam("name"))
+_DELETE_ALL = delete(asset_state_store).where(_of_asset)
+_DELETE = _DELETE_ALL.where(asset_state_store.c.key == bindparam("name"))
+
+
 async def of_asset(session: Session, *, asset_pk: int, key: str) -> str | None:
     """Return an asset's value, JSON as text, or None."""
-    statement = select(asset_state_store.c.value).where(
-        asset_state_store.c.asset_id == asset_pk, asset_state_store.c.key == key
-    )
-    found: str | None = await session.scalar(statement)
+    found: str | None = await session.scalar(_GET, {"pk": asset_pk, "name": key})
     return found
 
 
 async def remove_for_asset(session: Session, *, asset_pk: int, key: str | None = None) -> None:
     """Delete an asset's value, or all of its values."""
-    statement = delete(asset_state_store).where(asset_state_store.c.asset_id == asset_pk)
-    await session.execute(statement if key is None else statement.where(asset_state_store.c.key == key))
+    parameters = {"pk": asset_pk} if key is None else {"pk": asset_pk, "name": key}
+    await session.execute(_DELETE_ALL if key is None else _DELETE, parameters)

@@ -48,7 +48,7 @@ class Storage:
         self.asset_events = asset_events or AssetEvents(schema)
         self.connection_tests = ConnectionTests(schema)
         self.task_instances = TaskInstances(schema, tries, xcoms, self.audit, self.regions)
-        self.siblings = Siblings(schema, tries)
+        self.siblings = Siblings(schema, tries, self.audit)
         self.queries = TaskInstanceQueries(schema, tries)
         self.task_state_store = TaskStateStore(schema, tries)
         self.asset_state_store = AssetStateStore(schema, tries)

@@ -8,9 +8,12 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
+    ARRAY,
     ColumnElement,
     Double,
+    Integer,
     Table,
+    Text,
     bindparam,
     case,
     cast,
@@ -23,6 +26,7 @@ from sqlalchemy import (
     tuple_,
 )
 
+from app.db.filtered import Filtered, one_of
 from app.db.schema import Schema
 from app.db.session import Session
 from app.db.tables import AnyRow, dag_run, date_of
@@ -36,10 +40,9 @@ class TaskInstanceQueries:
     """What is asked of a release's task instances by their coordinates: the last try of each counts."""
 
     def __init__(self, schema: Schema, tries: Tries) -> None:
-        self._table = row = schema.task_instance
-        self._live = tries.live
+        row = schema.task_instance
         self._map_index = schema.map_index(row)
-        self._is_newest_pass = schema.is_newest_pass(row)
+        is_newest_pass = schema.is_newest_pass(row)
         map_index = self._map_index.label("map_index")
         silent_for = cast(extract("epoch", func.now() - row.c.last_heartbeat_at), Double)
         at_work = row.c.state.in_(("running", "restarting"))
@@ -49,7 +52,29 @@ class TaskInstanceQueries:
             func.count().filter(at_work, bindparam("late", type_=Double) < silent_for).label("late"),
             func.max(silent_for).filter(at_work).label("longest_silence"),
         ).where(row.c.state.in_(("running", "restarting", "queued")))
-        self._states = select(row.c.run_id, row.c.task_id, map_index, row.c.state).where(tries.live)
+        logical_dates = one_of(dag_run.c.logical_date, "logical_dates")
+        of_dates = select(dag_run.c.run_id).where(dag_run.c.dag_id == bindparam("of_dag"), logical_dates)
+        filters = {
+            "of_dag": row.c.dag_id == bindparam("of_dag"),
+            "task_ids": one_of(row.c.task_id, "task_ids"),
+            "run_ids": one_of(row.c.run_id, "run_ids"),
+            "at_index": self._map_index == bindparam("at_index"),
+            "logical_dates": row.c.run_id.in_(of_dates),
+        }
+        in_places = select(
+            func.unnest(bindparam("in_places", type_=ARRAY(Text))),
+            func.unnest(bindparam("at_indexes", type_=ARRAY(Integer))),
+        )
+        self._states = Filtered(
+            select(row.c.run_id, row.c.task_id, map_index, row.c.state).where(tries.live, is_newest_pass), **filters
+        )
+        self._count = Filtered(
+            select(func.count()).select_from(row).where(tries.live, is_newest_pass),
+            **filters,
+            in_places=tuple_(row.c.task_id, self._map_index).in_(in_places),
+            states=one_of(row.c.state, "states"),
+            states_or_none=one_of(row.c.state, "states_or_none") | row.c.state.is_(None),
+        )
         self._breadcrumbs = (
             select(row.c.task_id, map_index, row.c.state, row.c.operator, row.c.duration, *schema.place(row))
             .where(
@@ -102,29 +127,6 @@ class TaskInstanceQueries:
             for has_state in (True, False)
         }
 
-    def _matching(
-        self,
-        *,
-        dag_id: str,
-        task_ids: Sequence[str] | None,
-        run_ids: Sequence[str] | None,
-        logical_dates: Sequence[datetime] | None,
-        map_index: int | None,
-    ) -> list[ColumnElement[bool]]:
-        """Return the conditions of the collection queries; empty lists do not filter."""
-        row = self._table
-        conditions: list[ColumnElement[bool]] = [row.c.dag_id == dag_id, self._live, self._is_newest_pass]
-        if task_ids:
-            conditions.append(row.c.task_id.in_(task_ids))
-        if run_ids:
-            conditions.append(row.c.run_id.in_(run_ids))
-        if map_index is not None:
-            conditions.append(self._map_index == map_index)
-        if logical_dates:
-            runs = select(dag_run.c.run_id).where(dag_run.c.dag_id == dag_id, dag_run.c.logical_date.in_(logical_dates))
-            conditions.append(row.c.run_id.in_(runs))
-        return conditions
-
     async def count(
         self,
         session: Session,
@@ -139,14 +141,12 @@ class TaskInstanceQueries:
         :param pairs: only these (task id, map index).
         :param filters: see :func:`states`.
         """
-        row = self._table
-        conditions = self._matching(**filters)
+        places = None if pairs is None else [task_id for task_id, _ in pairs]
+        in_states = {"states_or_none" if states and "null" in states else "states": states}
+        statement, parameters = self._count.by(in_places=places, **in_states, **filters)
         if pairs is not None:
-            conditions.append(tuple_(row.c.task_id, self._map_index).in_(pairs))
-        if states:
-            named = row.c.state.in_([state for state in states if state != "null"])
-            conditions.append(or_(row.c.state.is_(None), named) if "null" in states else named)
-        return await session.scalar(select(func.count()).select_from(row).where(*conditions)) or 0
+            parameters["at_indexes"] = [map_index for _, map_index in pairs]
+        return await session.scalar(statement, parameters) or 0
 
     async def counts(self, session: Session, *, late: float) -> AnyRow:
         """Return how many tasks run and are queued, how many have been silent for so many seconds, the longest silence."""
@@ -155,10 +155,10 @@ class TaskInstanceQueries:
     async def states(self, session: Session, **filters: Any) -> Sequence[AnyRow]:
         """Return run id, task id, map index and state of task instances.
 
-        :param filters: ``dag_id``, and ``task_ids``, ``run_ids``, ``logical_dates``, ``map_index``, of which empty ones do
+        :param filters: ``of_dag``, and ``task_ids``, ``run_ids``, ``logical_dates``, ``at_index``, of which empty ones do
             not filter.
         """
-        return (await session.execute(self._states.where(*self._matching(**filters)))).all()
+        return (await session.execute(*self._states.by(**filters))).all()
 
     async def breadcrumbs(self, session: Session, *, dag_id: str, run_id: str) -> Sequence[AnyRow]:
         """Return the ended task instances of a run."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
-    Insert,
+    Executable,
     Label,
     Table,
     Text,
@@ -26,14 +26,13 @@ from sqlalchemy import (
 )
 
 from app.db.audit import AuditLog
+from app.db.recording import THIS_VERSION, Along, Part, recording
 from app.db.regions import Regions
 from app.db.schema import Schema, known, writes
 from app.db.session import Session
 from app.db.tables import AnyRow, as_text, dag, dag_run, dagrun_asset_event, task_reschedule
 from app.db.tries import Tries
 from app.db.xcoms import XComs
-
-_THIS_VERSION = cast(literal_column("task_instance.xmin"), Text)  # which transaction wrote this version of the row
 
 _TRACEPARENT = dag_run.c.context_carrier.op("#>>")(literal_column("'{__var,traceparent}'"))
 _IS_UNSAMPLED = _TRACEPARENT.op("~")(literal_column("'-[0-9a-f][02468ace]$'"))  # the last bit of its flags is not set
@@ -52,11 +51,12 @@ class TaskInstances:
         self._schema = schema
         self._audit = audit
         self._regions = regions
-        self._recording: dict[frozenset[str], Insert] = {}
+        self._recording: dict[tuple[frozenset[str], tuple[Part, ...], bool], Executable] = {}
         self._table = row = schema.task_instance
         map_index = schema.map_index(row).label("map_index")
+        self._insert = insert(row)
         self._is_this = (row.c.id == bindparam("pk")) & tries.live
-        locked = (
+        seen = (
             select(
                 row.c.id,
                 row.c.dag_id,
@@ -94,18 +94,14 @@ class TaskInstances:
                 dag_run.c.partition_date,
                 dag.c.owners,
                 dag.c.fail_fast,
+                THIS_VERSION.label("version"),
             )
             .join(dag_run, (dag_run.c.dag_id == row.c.dag_id) & (dag_run.c.run_id == row.c.run_id))
             .join(dag, dag.c.dag_id == row.c.dag_id)
             .where(self._is_this)
         )
-        kinds = {False: locked, True: locked.add_columns(_span(row))}
-        self._seen = {traced: each.add_columns(_THIS_VERSION.label("version")) for traced, each in kinds.items()}
-        self._lock = {
-            (to_end_try, traced): each.with_for_update(of=row, key_share=not to_end_try)
-            for to_end_try in (False, True)
-            for traced, each in kinds.items()
-        }
+        self._seen = {False: seen, True: seen.add_columns(_span(row))}
+        self._lock = {traced: each.with_for_update(of=row, key_share=True) for traced, each in self._seen.items()}
         self._identity = select(
             row.c.state,
             row.c.hostname,
@@ -114,7 +110,6 @@ class TaskInstances:
             row.c.task_id,
             row.c.run_id,
             map_index,
-            row.c.last_heartbeat_at,
         ).where(self._is_this)
         self._is_live = select(literal(1)).where(self._is_this)
         started = task_reschedule.c.start_date
@@ -137,25 +132,23 @@ class TaskInstances:
         )
 
     async def seen(self, session: Session, *, ti_id: uuid.UUID, traced: bool = False) -> AnyRow | None:
-        """Return what :meth:`lock` returns, without a lock, and the row's ``version`` for :meth:`record`."""
+        """Return one task instance with its run and Dag, and the row's ``version`` for :meth:`record`; without a lock.
+
+        :param ti_id: the primary key.
+        :param traced: whether what its span is made of is returned too, as ``span``: when it was queued, and the contexts of
+            its run and its own, as JSON; None if its run is not sampled.
+        """
         return (await session.execute(self._seen[traced], {"pk": ti_id})).one_or_none()
 
-    async def lock(
-        self, session: Session, *, ti_id: uuid.UUID, to_end_try: bool = False, traced: bool = False
-    ) -> AnyRow | None:
-        """Lock one task instance and return it with its run and Dag: the only row lock of a request.
+    async def lock(self, session: Session, *, ti_id: uuid.UUID, traced: bool = False) -> AnyRow | None:
+        """Return what :meth:`seen` returns, with a lock: where what else is read must not become old meanwhile.
 
         The lock is ``FOR NO KEY UPDATE OF task_instance``: neither the run nor the Dag is locked, and the rows that refer to
         this one (XComs, rendered fields, reschedules) can still be inserted by others.
 
-        :param ti_id: the primary key.
-        :param to_end_try: whether another try will begin, which changes a key of the row and needs ``FOR UPDATE``: what
-            refers to it must wait.
-        :param traced: whether what its span is made of is returned too, as ``span``: when it was queued, and the contexts of
-            its run and its own, as JSON; None if its run is not sampled.
         :raises LockTimeout: when somebody holds it.
         """
-        return (await session.execute(self._lock[to_end_try, traced], {"pk": ti_id})).one_or_none()
+        return (await session.execute(self._lock[traced], {"pk": ti_id})).one_or_none()
 
     async def identity(self, session: Session, *, ti_id: uuid.UUID) -> AnyRow | None:
         """Return who runs a task instance, its state, last heartbeat, Dag and run; without a lock."""
@@ -175,47 +168,38 @@ class TaskInstances:
         times, first, keys, has_events = (await session.execute(self._context, parameters)).one()
         return times, first, keys or [], has_events
 
-    async def write(self, session: Session, *, ti_id: uuid.UUID, values: Mapping[str, Any]) -> None:
-        """Set columns of a locked task instance."""
-        values = known(self._table, values)
-        await session.execute(self._schema.setting(values), writes(ti_id, values))
-
     async def record(
         self,
         session: Session,
         *,
         row: AnyRow,
         values: Mapping[str, Any],
-        event: str,
+        event: str | None,
         hostname: str | None,
         in_teams: bool,
         now: datetime,
+        along: Sequence[Along] = (),
     ) -> bool:
         """Set columns of a task instance and write its audit row, in one statement, if nobody changed the row meanwhile.
 
-        :param row: from :meth:`seen`.
+        :param row: from :meth:`seen` or :meth:`lock`.
+        :param event: of the audit row; None for none.
         :param in_teams: whether its Dag may be a team's.
+        :param along: what else the statement writes.
         :returns: whether it was still so; else nothing was written.
         """
         values = known(self._table, values)
-        logged = self._audit.transition(row, event=event, hostname=hostname, in_teams=in_teams, now=now)
-        parameters = {**writes(row.id, values), **logged}
-        return await session.scalar(self._record(values), {**parameters, "version": row.version}) is not None
-
-    def _record(self, names: Iterable[str]) -> Insert:
-        """Return the statement that sets these columns if the row is still the version that was read, and logs it."""
-        wanted = frozenset(names)
-        if wanted not in self._recording:
-            changed = (
-                self._schema.setting(wanted)
-                .where(bindparam("version") == _THIS_VERSION)
-                .returning(literal(1).label("one"))
-                .cte("changed")
-            )
-            logged = self._audit.values
-            copied = insert(self._schema.log).from_select([*logged], select(*logged.values()).select_from(changed))
-            self._recording[wanted] = copied.returning(literal(1))
-        return self._recording[wanted]
+        parts = tuple(each.part for each in along)
+        statement = self._recording.get(kind := (frozenset(values), parts, event is not None))
+        if statement is None:
+            audit = None if event is None else self._audit
+            self._recording[kind] = statement = recording(self._schema.setting(values), parts, audit)
+        parameters = writes(row.id, values)
+        if event is not None:
+            parameters |= self._audit.transition(row, event=event, hostname=hostname, in_teams=in_teams, now=now)
+        for each in along:
+            parameters |= each.parameters
+        return await session.scalar(statement, {**parameters, "version": row.version}) is not None
 
     async def set_label(self, session: Session, *, ti_id: uuid.UUID, label: str, now: datetime) -> bool:
         """Set the label of a mapped task instance; one statement.
@@ -232,7 +216,7 @@ class TaskInstances:
         """
         if rows:
             placed = await self._regions.placed(session, rows=rows, within=within, now=now)
-            await session.execute(insert(self._table), [known(self._table, row) for row in placed])
+            await session.execute(self._insert, [known(self._table, row) for row in placed])
 
 
 def _span(row: Table) -> Label[str | None]:

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
+    CTE,
     Column,
     ColumnElement,
     DateTime,
-    Insert,
     String,
     Uuid,
     bindparam,
@@ -32,7 +32,9 @@ from sqlalchemy import (
     select,
     true,
 )
+from sqlalchemy.sql.dml import ReturningInsert
 
+from app.db.recording import Along, Part
 from app.db.schema import Schema, attempt_columns, known, writes
 from app.db.session import Session
 from app.db.tables import AnyRow, hitl_detail, task_reschedule
@@ -61,18 +63,12 @@ class Tries(ABC):
         """Say whether this id is that of a try that ended when another began."""
 
     @abstractmethod
-    async def begin_next(
-        self,
-        session: Session,
-        *,
-        row: AnyRow,
-        values: Mapping[str, Any],
-        begun: Mapping[str, Any] = NOTHING,
-        now: datetime,
-    ) -> None:
-        """End the try of a locked task instance as failed, and begin the next one.
+    def next_begun(
+        self, *, row: AnyRow, values: Mapping[str, Any], begun: Mapping[str, Any] = NOTHING, now: datetime
+    ) -> tuple[Mapping[str, Any], Along]:
+        """Return what ends the try of a task instance as failed and begins the next one: its columns, and what goes along.
 
-        :param row: locked to end the try.
+        :param row: the task instance as it was seen.
         :param values: columns of the task instance as the worker's report sets them: its state, when it ended, what a retry
             policy said.
         :param begun: further columns in which the next try differs.
@@ -111,30 +107,18 @@ class HistoryTries(Tries):
         requests = [Column(column.name, column.type) for column in hitl_detail.c if column.name != "ti_id"]
         self._requests = schema.table("hitl_detail_history", Column("ti_history_id", Uuid, primary_key=True), *requests)
         self._is_archived = select(exists().where(self._history.c.task_instance_id == bindparam("pk")))
-        self._copying: dict[frozenset[str], Insert] = {}
+        self._ending: dict[frozenset[str], Part] = {}
         self._of_run = self._table.c.dag_id == bindparam("dag_id"), self._table.c.run_id == bindparam("run_id")
-        self._copy_run = self._copy(self._ended_now(), *self._of_run)
-        names = [column.name for column in requests]
-        asked = select(hitl_detail.c.ti_id, *(hitl_detail.c[name] for name in names))
-        self._copy_requests = insert(self._requests).from_select(
-            ["ti_history_id", *names], asked.where(hitl_detail.c.ti_id.in_(bindparam("ids", expanding=True)))
-        )
-        self._forget_reschedules = delete(task_reschedule).where(task_reschedule.c.ti_id == bindparam("pk"))
-        of_those = select(self._table.c.id).where(*self._of_run)
-        self._forget_reschedules_of_run = delete(task_reschedule).where(task_reschedule.c.ti_id.in_(of_those))
+        archived = self._copy(self._ended_now(), *self._of_run).cte("archived")
+        of_run = delete(task_reschedule).where(task_reschedule.c.ti_id.in_(select(self._table.c.id).where(*self._of_run)))
+        self._end_run = select(archived.c.task_instance_id).add_cte(self._copied_requests(archived), of_run.cte("forgotten"))
 
     async def is_archived(self, session: Session, *, ti_id: uuid.UUID) -> bool:
         return bool(await session.scalar(self._is_archived, {"pk": ti_id}))
 
-    async def begin_next(
-        self,
-        session: Session,
-        *,
-        row: AnyRow,
-        values: Mapping[str, Any],
-        begun: Mapping[str, Any] = NOTHING,
-        now: datetime,
-    ) -> None:
+    def next_begun(
+        self, *, row: AnyRow, values: Mapping[str, Any], begun: Mapping[str, Any] = NOTHING, now: datetime
+    ) -> tuple[Mapping[str, Any], Along]:
         ended = {name: values[name] for name in ("end_date", "duration", "retry_delay_override", "retry_reason")}
         if self.keep_end_dates:
             ended |= {name: values[name] for name in ("rendered_map_index",) if name in values}
@@ -142,17 +126,13 @@ class HistoryTries(Tries):
             ended["end_date"] = now
             ended["duration"] = (now - row.start_date).total_seconds() if row.start_date else None
         told = known(self._history, {**ended, "state": "failed"})
-        archived = await self._archive(session, self._copy_one(told), writes(row.id, told))
-        await session.execute(self._forget_reschedules, {"pk": row.id})
-        times = ended if archived else values  # a try that was cleared before keeps what was reported
-        next_try = {**values, **begun, "id": uuid7(), "end_date": times["end_date"], "duration": times["duration"]}
-        await self._set(session, [(row.id, next_try)])
+        if (names := frozenset(told)) not in self._ending:
+            self._ending[names] = self._ended(names)
+        return {**values, **begun, "id": uuid7()}, Along(self._ending[names], {f"ended_{name}": told[name] for name in told})
 
     async def end_all(self, session: Session, *, dag_id: str, run_id: str, now: datetime) -> set[uuid.UUID]:
         keys = {"dag_id": dag_id, "run_id": run_id}
-        archived = await self._archive(session, self._copy_run, {**keys, "now": now})
-        await session.execute(self._forget_reschedules_of_run, keys)
-        return set(archived)
+        return set(await session.scalars(self._end_run, {**keys, "now": now}))
 
     async def begin_all(self, session: Session, *, changes: Changes) -> None:
         await self._set(session, [(pk, {**values, "id": uuid7()}) for pk, values in changes])
@@ -166,29 +146,41 @@ class HistoryTries(Tries):
         for names, rows in alike.items():
             await session.execute(self._schema.setting(names), rows)
 
-    async def _archive(self, session: Session, copy: Insert, parameters: Mapping[str, Any]) -> Sequence[uuid.UUID]:
-        """Copy tries that are not in the history yet, with what was asked of a person in them; return the ids of those."""
-        archived = list(await session.scalars(copy, parameters))
-        if archived:
-            await session.execute(self._copy_requests, {"ids": archived})
-        return archived
+    def _ended(self, names: Collection[str]) -> Part:
+        """Return what copies one try, in which these columns differ, and forgets its reschedules; made once a kind."""
+        row, history = self._table, self._history
+        told = {name: bindparam(f"ended_{name}", type_=history.c[name].type) for name in sorted(names)}
 
-    def _copy_one(self, names: Iterable[str]) -> Insert:
-        """Return the statement that copies one try in which these columns differ: made once for each kind of report."""
-        wanted = frozenset(names)
-        if wanted not in self._copying:
-            self._copying[wanted] = self._copy(self._schema.bound(wanted), self._table.c.id == bindparam("pk"))
-        return self._copying[wanted]
+        def writes(changed: CTE) -> list[CTE]:
+            has_changed = exists(select(changed.c.id))
+            archived = self._copy(told, row.c.id == bindparam("pk"), has_changed).cte("archived")
+            forgotten = delete(task_reschedule).where(task_reschedule.c.ti_id == bindparam("pk"), has_changed)
+            return [archived, self._copied_requests(archived), forgotten.cte("forgotten")]
 
-    def _copy(self, changed: Mapping[str, ColumnElement[Any]], *where: ColumnElement[bool]) -> Insert:
+        if self.keep_end_dates:
+            return Part(writes)
+        reported = self._schema.bound(["end_date", "duration"])  # kept by a try that was cleared before
+        return Part(writes, sets={name: case((self._was_tried(), reported[name]), else_=told[name]) for name in reported})
+
+    def _was_tried(self) -> ColumnElement[bool]:
+        """Match a task instance whose try is in the history."""
+        attempt = ("dag_id", "task_id", "run_id", "map_index", "try_number")
+        return exists().where(*(self._history.c[name] == self._table.c[name] for name in attempt))
+
+    def _copied_requests(self, archived: CTE) -> CTE:
+        """Return what copies what was asked of a person in tries that are archived."""
+        names = [column.name for column in self._requests.c if column.name != "ti_history_id"]
+        asked = select(hitl_detail.c.ti_id, *(hitl_detail.c[name] for name in names))
+        asked = asked.join(archived, archived.c.task_instance_id == hitl_detail.c.ti_id)
+        return insert(self._requests).from_select(["ti_history_id", *names], asked).cte("requests")
+
+    def _copy(self, changed: Mapping[str, ColumnElement[Any]], *where: ColumnElement[bool]) -> ReturningInsert[Any]:
         row, history = self._table, self._history
         index = case((row.c.map_index >= 0, cast(row.c.map_index, String)))
         label = changed.get("rendered_map_index", row.c.rendered_map_index)
         changed = {**changed, "rendered_map_index": func.coalesce(label, index)}  # it has a label for every mapped task
         columns = [column.key for column in history.c if column.key != "task_instance_id"]
-        attempt = ("dag_id", "task_id", "run_id", "map_index", "try_number")
-        tried_already = exists().where(*(history.c[name] == row.c[name] for name in attempt))
-        copied = select(row.c.id, *(changed.get(name, row.c[name]) for name in columns)).where(*where, ~tried_already)
+        copied = select(row.c.id, *(changed.get(name, row.c[name]) for name in columns)).where(*where, ~self._was_tried())
         statement = insert(history).from_select(["task_instance_id", *columns], copied)
         return statement.returning(history.c.task_instance_id)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import bindparam, delete, func, or_, select
+from sqlalchemy import BigInteger, String, bindparam, delete, func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 
+from app.db.filtered import Filtered
 from app.db.session import Session
 from app.db.tables import AnyRow, variable
 
@@ -52,6 +53,15 @@ async def remove(session: Session, *, key: str, team_name: str | None) -> None:
     await session.execute(_DELETE, {"name": key, "team": team_name})
 
 
+_filters = {
+    "prefix": func.starts_with(variable.c.key, bindparam("prefix", type_=String)),
+    "team": variable.c.team_name == bindparam("team"),
+}
+_COUNT = Filtered(select(func.count()).select_from(variable), **_filters)
+_page = select(variable.c.key).order_by(variable.c.key)
+_PAGE = Filtered(_page.offset(bindparam("skipped", type_=BigInteger)).limit(bindparam("most", type_=BigInteger)), **_filters)
+
+
 async def keys(
     session: Session, *, prefix: str | None, team_name: str | None, limit: int, offset: int
 ) -> tuple[Sequence[str], int]:
@@ -59,11 +69,7 @@ async def keys(
 
     :param team_name: only those of this team.
     """
-    conditions = []
-    if prefix is not None:
-        conditions.append(variable.c.key.startswith(prefix, autoescape=True))
-    if team_name is not None:
-        conditions.append(variable.c.team_name == team_name)
-    total = await session.scalar(select(func.count()).select_from(variable).where(*conditions)) or 0
-    page = select(variable.c.key).where(*conditions).order_by(variable.c.key).offset(offset).limit(limit)
-    return list(await session.scalars(page)), total
+    counting, given = _COUNT.by(prefix=prefix or "", team=team_name)
+    total = await session.scalar(counting, given) or 0
+    paging, given = _PAGE.by(prefix=prefix or "", team=team_name)
+    return list(await session.scalars(paging, {**given, "skipped": offset, "most": limit})), total

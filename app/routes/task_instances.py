@@ -257,7 +257,7 @@ async def get_task_instance_count(
     states: Filter = None,
 ) -> Any:
     """Get the count of task instances matching the given criteria."""
-    shared = {"dag_id": dag_id, "run_ids": run_ids, "logical_dates": logical_dates, "map_index": map_index}
+    shared = {"of_dag": dag_id, "run_ids": run_ids, "logical_dates": logical_dates, "at_index": map_index}
     app = service.of(request)
     async with app.database.autocommit() as session:
         pairs = None
@@ -280,7 +280,7 @@ async def get_task_instance_states(
     run_ids: Filter = None,
 ) -> Any:
     """Get the states for Task Instances with the given criteria."""
-    shared = {"dag_id": dag_id, "run_ids": run_ids, "logical_dates": logical_dates, "map_index": map_index}
+    shared = {"of_dag": dag_id, "run_ids": run_ids, "logical_dates": logical_dates, "at_index": map_index}
     rows: list[AnyRow] = []
     app = service.of(request)
     async with app.database.autocommit() as session:
@@ -369,7 +369,7 @@ async def _group_states(
     app: service.Service, session: Session, group_id: str, shared: dict[str, Any]
 ) -> Sequence[AnyRow] | Refuse:
     """Return the task instances of a task group, found in the newest version of the Dag."""
-    dag_id = shared["dag_id"]
+    dag_id = shared["of_dag"]
     root = await dags.root_task_group(session, dag_id=dag_id)
     if root is None:
         return Refuse(404, {"reason": "not_found", "message": f"The Dag with ID: `{dag_id}` was not found"})

@@ -17,7 +17,7 @@ import structlog
 
 from app.dags.partitions import PartitionedSchedule, UnknownMapper, downstream, kind
 from app.db import assets, dags, partitions, teams
-from app.db.asset_events import Event
+from app.db.asset_events import Event, Found
 from app.db.assets import AssetKey
 from app.db.session import Session
 from app.db.tables import AnyRow
@@ -81,10 +81,13 @@ async def register(
     through_aliases = await _through_aliases(session, row, effect, now)
     if isinstance(through_aliases, Refuse):
         return through_aliases
+    if through_aliases:
+        await _find_waiting(session, through_aliases, revision)
     emissions += through_aliases
     if not emissions:
         return None
-    await _find_waiting(session, row, emissions, settings, revision)
+    if settings.multi_team and revision.teams.own_assets:
+        await _keep_those_in_reach(session, row, emissions)
     events = [
         Event(each.asset_pk, each.extra, each.partition_key, each.alias_pks, each.queued_dag_ids) for each in emissions
     ]
@@ -101,15 +104,12 @@ async def register(
     return None
 
 
-async def _find_waiting(
-    session: Session, row: AnyRow, emissions: Sequence[_Emission], settings: Settings, revision: Revision
-) -> None:
-    """Attach the emissions' assets to their aliases, and find the Dags that wait for them."""
+async def _find_waiting(session: Session, emissions: Sequence[_Emission], revision: Revision) -> None:
+    """Attach the assets of events to the aliases through which these came, and find the Dags that wait for them."""
     names: dict[int, set[str]] = {}
     for emission in emissions:
-        if emission.alias_names:
-            names.setdefault(emission.asset_pk, set()).update(emission.alias_names)
-    alias_pks = await assets.attach_aliases(session, names=names) if names else {}
+        names.setdefault(emission.asset_pk, set()).update(emission.alias_names)
+    alias_pks = await assets.attach_aliases(session, names=names)
     keys = {emission.asset_pk: (emission.name, emission.uri) for emission in emissions}
     of_asset: dict[int, list[AnyRow]] = {}
     of_alias: dict[int, list[AnyRow]] = {}
@@ -121,8 +121,6 @@ async def _find_waiting(
         lists = (of_asset.get(emission.asset_pk, ()), *(of_alias.get(pk, ()) for pk in emission.alias_pks))
         found = {dag.dag_id: dag for dags_of_one in lists for dag in dags_of_one}
         emission.waiting = [found[dag_id] for dag_id in sorted(found)]
-    if settings.multi_team and revision.teams.own_assets:
-        await _keep_those_in_reach(session, row, emissions)
 
 
 async def _direct(session: Session, row: AnyRow, effect: RegisterAssets, revision: Revision) -> list[_Emission]:
@@ -133,10 +131,10 @@ async def _direct(session: Session, row: AnyRow, effect: RegisterAssets, revisio
     uris = {o.uri for o in outlets if o.type == "AssetUriRef" and o.uri}
     if not (keys or names or uris):
         return []
-    found = await assets.find(session, keys=keys, names=names, uris=uris)
+    found = await revision.storage.asset_events.find(session, keys=keys, names=names, uris=uris)
     payloads = _payloads(effect, revision)
     emissions = []
-    wanted: list[tuple[AnyRow, _Outlet]] = [
+    wanted: list[tuple[Found, _Outlet]] = [
         *((a, (a.name, a.uri)) for a in found if (a.name, a.uri) in keys),
         *{a.name: (a, (a.name, None)) for a in found if a.name in names}.values(),
         *{a.uri: (a, (None, a.uri)) for a in found if a.uri in uris}.values(),
@@ -148,7 +146,8 @@ async def _direct(session: Session, row: AnyRow, effect: RegisterAssets, revisio
         for extra, partition_key in payloads.get(own, [({}, None)]):
             effective = row.partition_key if partition_key is None else partition_key
             date = row.partition_date if effective == row.partition_key else None  # it is said of the run's own key
-            emissions.append(_Emission(outlet.id, outlet.name, outlet.uri, extra, effective, date))
+            emission = _Emission(outlet.pk, outlet.name, outlet.uri, extra, effective, date, waiting=outlet.waiting)
+            emissions.append(emission)
     return emissions
 
 

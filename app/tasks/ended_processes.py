@@ -43,7 +43,7 @@ async def _end_cleared(service: Service, ti_id: uuid.UUID, payload: TIServerTerm
     async with service.database.transaction() as session:
         if seen.pass_number is not None:  # its loop may go back only before or after this
             await dag_runs.lock(session, dag_id=seen.dag_id, run_id=seen.run_id)
-        row = await storage.task_instances.lock(session, ti_id=ti_id, to_end_try=True)
+        row = await storage.task_instances.lock(session, ti_id=ti_id)
         if row is None:
             return None  # somebody else has ended it meanwhile
         decision = transitions.terminated(row, payload, now)
@@ -52,7 +52,10 @@ async def _end_cleared(service: Service, ti_id: uuid.UUID, payload: TIServerTerm
                 await storage.regions.end(session, row=row, values=decision.values)
             else:
                 begun = _after_clearing(row, version)
-                await storage.tries.begin_next(session, row=row, values=decision.values, begun=begun, now=now)
+                values, along = storage.tries.next_begun(row=row, values=decision.values, begun=begun, now=now)
+                await storage.task_instances.record(
+                    session, row=row, values=values, event=None, hostname=None, in_teams=False, now=now, along=[along]
+                )
     return decision if isinstance(decision, Refuse) else None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from dataclasses import dataclass
+from datetime import timedelta
 
 from app.db import heartbeats
 from app.db.heartbeats import Process
@@ -34,19 +35,21 @@ class Heartbeats:
     """The heartbeats of one process.
 
     :param database: where they are recorded.
+    :param write_interval: seconds after a recorded one in which others are verified only; 0 records each.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, write_interval: float = 0.0) -> None:
         self._database = database
+        self._interval = timedelta(seconds=write_interval)
         self._under_way: list[Process] | None = None  # those for which the ones that come now wait
         self._waiting: list[_Waiting] = []
         self._late: asyncio.TimerHandle | None = None
         self._batches: set[asyncio.Task[None]] = set()
 
     async def record(self, *, ti_id: uuid.UUID, payload: TIHeartbeatInfo) -> bool:
-        """Record a heartbeat if this very process runs the task instance.
+        """Record a heartbeat if this very process runs the task instance, and if it is due.
 
-        :returns: whether it was recorded; if not, it may be only that somebody held the row.
+        :returns: whether it was recorded, or need not be; if not, it may be only that somebody held the row.
         :raises RejectedByDatabase: it does not take a value of this heartbeat.
         :raises RetryableDatabaseError: nothing was written.
         """
@@ -63,6 +66,8 @@ class Heartbeats:
         self._under_way = processes
         try:
             async with self._database.autocommit(urgent=True) as session:
+                if self._interval:
+                    return await heartbeats.verify(session, processes=processes, now=utcnow(), interval=self._interval)
                 return await heartbeats.record(session, processes=processes, now=utcnow())
         finally:
             if self._under_way is processes:

@@ -9,16 +9,18 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import structlog
 
 from app.db import dag_runs, hitl, reschedules, teams
+from app.db.recording import Along
 from app.db.session import Session
 from app.db.tables import AnyRow
 from app.errors import LockTimeout, MissingReference, RejectedByDatabase, RetryableDatabaseError, UniqueViolation
 from app.schemas.task_instances import (
+    TIAwaitingInputStatePayload,
     TIEnterRunningPayload,
     TIHeartbeatInfo,
     TIRetryStatePayload,
@@ -26,7 +28,7 @@ from app.schemas.task_instances import (
     TISuccessStatePayload,
     TITerminalStatePayload,
 )
-from app.server import metrics, patience
+from app.server import patience
 from app.tasks import asset_registration, foreign_arguments, gates, siblings, transitions
 from app.tasks.clock import utcnow
 from app.tasks.service import Service
@@ -34,8 +36,7 @@ from app.tasks.transitions import ARCHIVED, NOT_FOUND, Accept, Decision, Refuse,
 
 log = structlog.get_logger(__name__)
 
-ENDS = (TISuccessStatePayload, TITerminalStatePayload)  # reports that most often write a task instance and nothing else
-TRIES_END = (*ENDS, TIRetryStatePayload)
+TRIES_END = (TISuccessStatePayload, TITerminalStatePayload, TIRetryStatePayload)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +116,15 @@ async def _context(session: Session, service: Service, row: AnyRow, arguments: l
 
 
 async def _record(
-    session: Session, service: Service, row: AnyRow, decision: Accept, hostname: str | None, now: datetime
+    session: Session,
+    service: Service,
+    row: AnyRow,
+    decision: Accept,
+    hostname: str | None,
+    now: datetime,
+    along: Sequence[Along] = (),
 ) -> None:
-    """Write a transition that is nothing but its columns and its audit row, if the row is still what it was decided on.
+    """Write a transition with its audit row, and what goes along with it, if the row is still what it was decided on.
 
     :param row: as it was seen, with its version.
     :raises LockTimeout: when somebody holds or changed the row: it must be read and decided on anew.
@@ -130,6 +137,7 @@ async def _record(
         hostname=hostname,
         in_teams=service.settings.multi_team,
         now=now,
+        along=along,
     )
     if not is_unchanged:
         raise LockTimeout("somebody changed the task instance after it was read")
@@ -138,18 +146,14 @@ async def _record(
 async def heartbeat(service: Service, *, ti_id: uuid.UUID, payload: TIHeartbeatInfo) -> Refuse | None:
     """Record that a worker process is alive, in one statement; only a refusal asks further.
 
-    With ``heartbeat_write_interval`` it is verified first, and recorded only if the last one is as old.
-
     :raises RetryableDatabaseError: nothing was written.
     """
-    interval = timedelta(seconds=service.settings.heartbeat_write_interval)
     rejected: RejectedByDatabase | None = None
-    if not interval:
-        try:
-            if await service.heartbeats.record(ti_id=ti_id, payload=payload):
-                return None
-        except RejectedByDatabase as error:  # no such host can have been recorded, so it runs elsewhere
-            rejected = error
+    try:
+        if await service.heartbeats.record(ti_id=ti_id, payload=payload):
+            return None
+    except RejectedByDatabase as error:  # no such host can have been recorded, so it runs elsewhere
+        rejected = error
     async with service.database.autocommit(urgent=True) as session:
         if (row := await service.storage.task_instances.identity(session, ti_id=ti_id)) is None:
             archived = await service.storage.tries.is_archived(session, ti_id=ti_id)
@@ -158,12 +162,6 @@ async def heartbeat(service: Service, *, ti_id: uuid.UUID, payload: TIHeartbeatI
         return refusal
     if rejected is not None:
         raise rejected
-    if interval:
-        if row.last_heartbeat_at is not None and utcnow() - row.last_heartbeat_at < interval:
-            metrics.NOT_WRITTEN.inc()
-            return None
-        if await service.heartbeats.record(ti_id=ti_id, payload=payload):
-            return None
     raise LockTimeout("somebody holds or changed the task instance of a heartbeat", ti_id=ti_id)
 
 
@@ -216,13 +214,13 @@ async def _record_state_once_more(
 async def _record_state(service: Service, ti_id: uuid.UUID, payload: TIStateUpdate) -> tuple[Decision, AnyRow | None]:
     now, traced = utcnow(), service.traces is not None
     gate: gates.Gate | None = None
+    is_retry = isinstance(payload, TIRetryStatePayload)
     emits = isinstance(payload, TISuccessStatePayload) and payload.task_outlets
-    if isinstance(payload, ENDS) and (not emits or service.storage.regions.have_loops):
+    if not isinstance(payload, TIAwaitingInputStatePayload) and (not emits or service.storage.regions.have_loops):
         async with service.database.autocommit() as session:
             row = await service.storage.task_instances.seen(session, ti_id=ti_id, traced=traced)
             if row is None:
-                archived = await service.storage.tries.is_archived(session, ti_id=ti_id)
-                return (ARCHIVED if archived else NOT_FOUND), None
+                return await _gone(session, service, ti_id, is_retry=is_retry), None
             decision = transitions.report(row, payload, now)
             if not isinstance(decision, Accept):
                 return decision, row
@@ -230,19 +228,15 @@ async def _record_state(service: Service, ti_id: uuid.UUID, payload: TIStateUpda
             if isinstance(found, Refuse):
                 return found, row
             gate = found
-            if gate is None and _is_plain(service, row, decision):
-                await _record(session, service, row, decision, row.hostname, now)
+            if gate is None and (written := await _at_once(session, service, row, decision, now)) is not None:
+                await _record(session, service, row, written[0], row.hostname, now, written[1])
                 return decision, row
-    is_retry = isinstance(payload, TIRetryStatePayload)
-    ends_try = is_retry or gate is not None  # which may be tried again
     async with service.database.transaction() as session:
         if gate is not None:
             await gate.lock_run(session)
-        row = await service.storage.task_instances.lock(session, ti_id=ti_id, to_end_try=ends_try, traced=traced)
+        row = await service.storage.task_instances.lock(session, ti_id=ti_id, traced=traced)
         if row is None:
-            if await service.storage.tries.is_archived(session, ti_id=ti_id):
-                return (Same() if is_retry else ARCHIVED), None
-            return NOT_FOUND, None
+            return await _gone(session, service, ti_id, is_retry=is_retry), None
         decision = transitions.report(row, payload, now)
         if isinstance(decision, Accept) and gate is not None:
             decision = await gate.completed(session, row, payload, decision, now)
@@ -254,38 +248,60 @@ async def _record_state(service: Service, ti_id: uuid.UUID, payload: TIStateUpda
     return decision, row
 
 
-def _is_plain(service: Service, row: AnyRow, decision: Accept) -> bool:
-    """Say whether a transition writes its task instance and nothing else, so that one statement does it."""
-    clears = decision.event == "success" and service.settings.clear_state_on_success and service.revision.tasks.state_stores
-    effects = [effect for effect in decision.effects if row.fail_fast or not isinstance(effect, transitions.FailFast)]
-    return not effects and not clears
+async def _gone(session: Session, service: Service, ti_id: uuid.UUID, *, is_retry: bool) -> Decision:
+    """Return what a report hears of a task instance that is not there, or whose try ended: the retry that ended it, too."""
+    if await service.storage.tries.is_archived(session, ti_id=ti_id):
+        return Same() if is_retry else ARCHIVED
+    return NOT_FOUND
+
+
+async def _at_once(
+    session: Session, service: Service, row: AnyRow, decision: Accept, now: datetime
+) -> tuple[Accept, Sequence[Along]] | None:
+    """Return a transition and what goes along with it as they are one statement, or None when they take more than that."""
+    values, along = decision.values, list[Along]()
+    for effect in decision.effects:
+        match effect:
+            case transitions.FailFast() if not row.fail_fast:
+                pass
+            case transitions.CreateTrigger() | transitions.RecordReschedule():
+                along.append(await _part(session, service, row, effect, now))
+            case transitions.ArchiveTry():
+                values, begun = service.storage.tries.next_begun(row=row, values=values, now=now)
+                along.append(begun)
+            case _:
+                return None
+    if decision.event == "success" and service.settings.clear_state_on_success and service.revision.tasks.state_stores:
+        along.append(service.storage.task_state_store.cleared())
+    return Accept(values, event=decision.event), along
+
+
+async def _part(
+    session: Session,
+    service: Service,
+    row: AnyRow,
+    effect: transitions.CreateTrigger | transitions.RecordReschedule,
+    now: datetime,
+) -> Along:
+    if isinstance(effect, transitions.RecordReschedule):
+        times = {name: getattr(effect, name) for name in ("start_date", "end_date", "reschedule_date")}
+        return reschedules.recorded(ti_id=row.id, **times)
+    team_name = await teams.of_dag(session, dag_id=row.dag_id) if service.settings.multi_team else None
+    return service.storage.triggers.created(
+        classpath=effect.classpath, kwargs=effect.kwargs, queue=effect.queue, team_name=team_name, now=now
+    )
 
 
 async def _apply(session: Session, service: Service, row: AnyRow, decision: Accept, now: datetime) -> Refuse | None:
-    """Write an accepted transition: its effects, the row itself, the audit row."""
-    values, event = dict(decision.values), decision.event
+    """Write an accepted transition in a transaction: its effects, and the row itself with its audit row."""
+    values, event, along = decision.values, decision.event, list[Along]()
     for effect in decision.effects:
         match effect:
-            case transitions.CreateTrigger():
-                team_name = await teams.of_dag(session, dag_id=row.dag_id) if service.settings.multi_team else None
-                values["trigger_id"] = await service.storage.triggers.create(
-                    session,
-                    classpath=effect.classpath,
-                    kwargs=effect.kwargs,
-                    queue=effect.queue,
-                    team_name=team_name,
-                    now=now,
-                )
-            case transitions.RecordReschedule():
-                await reschedules.record(
-                    session,
-                    ti_id=row.id,
-                    start_date=effect.start_date,
-                    end_date=effect.end_date,
-                    reschedule_date=effect.reschedule_date,
-                )
+            case transitions.CreateTrigger() | transitions.RecordReschedule():
+                along.append(await _part(session, service, row, effect, now))
             case transitions.ArchiveTry():
-                pass  # it writes the row, below
+                values, begun = service.storage.tries.next_begun(row=row, values=values, now=now)
+                along.append(begun)
             case transitions.ResumeIfAnswered():
                 answer = await hitl.get(session, ti_id=row.id)
                 if answer is not None and answer.responded_at is not None:
@@ -296,17 +312,11 @@ async def _apply(session: Session, service: Service, row: AnyRow, decision: Acce
                 pass  # last of all, below: others want the rows that it takes
             case transitions.FailFast():
                 if row.fail_fast:  # before the failure is visible: the scheduler would mark them upstream_failed
-                    await (await siblings.Others.of(service, session, row)).stop_ready(session)
-    if any(isinstance(effect, transitions.ArchiveTry) for effect in decision.effects):
-        await service.storage.tries.begin_next(session, row=row, values=values, now=now)
-    else:
-        await service.storage.task_instances.write(session, ti_id=row.id, values=values)
-    in_teams = service.settings.multi_team
-    await service.storage.audit.record_transition(
-        session, row=row, event=event, hostname=row.hostname, in_teams=in_teams, now=now
-    )
+                    await (await siblings.Others.of(service, session, row)).stop(session)
     if event == "success" and service.settings.clear_state_on_success and service.revision.tasks.state_stores:
-        await service.storage.task_state_store.remove(session, ti_id=row.id)
+        along.append(service.storage.task_state_store.cleared())
+    written = Accept(values, event=event)
+    await _record(session, service, row, written, row.hostname, now, along)
     for effect in decision.effects:
         if isinstance(effect, transitions.RegisterAssets):
             return await asset_registration.register(

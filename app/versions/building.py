@@ -44,7 +44,8 @@ class VersionedApp(FastAPI):
     """FastAPI's application of one API date, without Starlette's own answer to unexpected errors.
 
     Errors must reach our middleware (503 for retryable ones, one place for the rest) before an answer was sent. Its routes
-    take as long to make as hundreds of requests, so they are made with the first request that comes here, in a thread.
+    take as long to make as hundreds of requests, so they are made in a thread: with the first request that comes here, or
+    before, by :meth:`make_ready`.
 
     :param make_routes: adds the routes to it, once.
     """
@@ -57,13 +58,17 @@ class VersionedApp(FastAPI):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.middleware_stack is None:
-            async with self._making:
-                self.middleware_stack = self.middleware_stack or await asyncio.to_thread(self.build_middleware_stack)
+            await self.make_ready()
         if scope["path"].removeprefix(scope["root_path"]) == self.openapi_url and scope["method"] in READS:
             async with self._making:
                 self._document = self._document or await asyncio.to_thread(self._rendered)
             return await Response(self._document, media_type="application/json")(scope, receive, send)
         await super().__call__(scope, receive, send)
+
+    async def make_ready(self) -> None:
+        """Make the routes, if they are not there."""
+        async with self._making:
+            self.middleware_stack = self.middleware_stack or await asyncio.to_thread(self.build_middleware_stack)
 
     def build_middleware_stack(self) -> ASGIApp:
         self._make_routes(self)
@@ -106,6 +111,17 @@ class ApiVersions:
         if version not in self._apps:
             self._apps[version] = build_app(self._service, version, self._bodies)
         return self._apps[version]
+
+    async def make_ready(self) -> None:
+        """Make, one after another in a thread, what the first request that needs it would wait for.
+
+        The routes of older dates are left until somebody asks something there that is wrong: they take a MiB each.
+        """
+        for version in self._served:
+            await asyncio.to_thread(self.app, version.date)
+        newest = self.app(self.newest).app
+        assert isinstance(newest, VersionedApp)
+        await newest.make_ready()
 
     def operation(self, scope: Scope) -> str | None:
         """Return the name of the operation that a request's method and path name, as of the newest date."""

@@ -6,6 +6,7 @@ for everything.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -95,3 +96,13 @@ async def test_our_way_is_fastapis(ours: InProcess, operation: Operation) -> Non
                     await empty(ours.world.connection)
                     await setup(ours.world)
             assert told[0] == told[1], question
+
+
+async def test_the_first_who_needs_it_waits_for_nothing_to_be_made(ours: InProcess) -> None:
+    """After the start, older dates and FastAPI's routes are made while others are served."""
+    api = ours.application.routes[1].app  # type: ignore[attr-defined]
+    async with asyncio.timeout(60):
+        while api._versions.app(api._versions.newest).app.middleware_stack is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    served = {version.date for version in api._versions._served}
+    assert api._versions._apps.keys() == served

@@ -19,6 +19,7 @@ from sqlalchemy import text
 from app.schemas.task_instances import TIHeartbeatInfo
 from app.server import metrics
 from app.tasks import reporting
+from app.tasks.heartbeats import Heartbeats
 from app.tasks.service import Service
 from app.tasks.transitions import Refuse
 from tests.faults.conftest import InProcess
@@ -160,7 +161,7 @@ INTERVAL = 30
 @pytest.fixture
 def sparing(ours: InProcess) -> Service:
     """Return the service with ``[execution_api_service] heartbeat_write_interval`` set."""
-    return replace(ours.service, settings=replace(ours.service.settings, heartbeat_write_interval=INTERVAL))
+    return replace(ours.service, heartbeats=Heartbeats(ours.service.database, write_interval=INTERVAL))
 
 
 async def age(ours: InProcess, ti: Any) -> timedelta:
@@ -181,14 +182,29 @@ async def test_sparing_heartbeats_the_scheduler_sees_the_living_alive(ours: InPr
     (ti,) = await running(ours, 1)
     oldest, written, not_written = timedelta(), 0, metrics.NOT_WRITTEN._value.get()
     for _ in range(40):
-        ours.statements.clear()
         assert await reporting.heartbeat(sparing, ti_id=ti, payload=HEARTBEAT) is None
-        written += sum("UPDATE" in statement for statement in ours.statements)
+        written += await age(ours, ti) < timedelta(seconds=1)
         await passes(ours, every)
         oldest = max(oldest, await age(ours, ti))
     assert oldest < timedelta(seconds=INTERVAL + every + 1)
     assert written == -(-40 // max(1, -(-INTERVAL // every))), "one in an interval"
     assert metrics.NOT_WRITTEN._value.get() - not_written == 40 - written
+
+
+async def test_sparing_heartbeats_go_together(ours: InProcess, sparing: Service, url: str) -> None:
+    """Those that are due are written, the others verified, all of them by one statement; who is held only if it is due."""
+    tasks = await running(ours, 50)
+    fresh = "UPDATE task_instance SET last_heartbeat_at = now() - interval '5 s' WHERE id = ANY($1::uuid[])"
+    await ours.world.connection.execute(fresh, tasks[:40])
+    versions = "SELECT id, xmin::text FROM task_instance ORDER BY id"
+    before = await ours.world.connection.fetch(versions)
+    ours.statements.clear()
+    async with held(url, tasks[:20]):
+        said = await asyncio.gather(*(reporting.heartbeat(sparing, ti_id=ti, payload=HEARTBEAT) for ti in tasks))
+    assert said == [None] * 50
+    assert len(ours.statements) == 2, "the first alone, the others together"
+    changed = {row["id"] for row, was in zip(await ours.world.connection.fetch(versions), before, strict=True) if row != was}
+    assert changed == set(tasks[40:]), "nothing of the others was written"
 
 
 async def test_sparing_heartbeats_refuses_as_ever(ours: InProcess, sparing: Service) -> None:

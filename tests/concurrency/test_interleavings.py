@@ -60,6 +60,7 @@ LOCK_WAIT = (
     "SELECT count(*) > 0 FROM pg_stat_activity"
     " WHERE datname = current_database() AND wait_event_type = 'Lock' AND (application_name = 'execution-api') = $1"
 )
+TRIGGER = re.compile(r'(^trigger: {"id": |"trigger_id": )(\d+)')
 PATIENCE = 20.0  # seconds that one schedule may take; it takes some milliseconds
 
 
@@ -265,10 +266,17 @@ class Explorer:
             with suppress(*[asyncpg.ForeignKeyViolationError] * writer.stale):  # Airflow's answer is a 500 then
                 await theirs.task
         self.gate = None
-        return answer.status_code, await rows(self.watching, self.tables), ours.count, theirs.count
+        return answer.status_code, await self._rows(), ours.count, theirs.count
 
     async def _waits(self, mine: bool) -> bool:
         return bool(await self.watching.fetchval(LOCK_WAIT, mine))
+
+    async def _rows(self) -> Counter[str]:
+        """Return all rows, triggers numbered from 1: an attempt that met a lock may have taken a number of the sequence."""
+        found = await rows(self.watching, self.tables)
+        taken = sorted({int(number) for row in found for _, number in TRIGGER.findall(row)})
+        numbers = {str(number): str(1 + place) for place, number in enumerate(taken)}
+        return Counter({TRIGGER.sub(lambda match: match[1] + numbers[match[2]], row): count for row, count in found.items()})
 
     async def run_passed_over(self, operation: Operation, ti: Any, writer: Writer) -> Counter[str]:
         """Let the writer pass over the reporting row, which somebody holds, and run ours after it; return the rows."""
@@ -278,7 +286,7 @@ class Explorer:
             await self._write(writer)
         async with self.ours.client(ti) as client:
             await client.request(operation.method, operation.path.format(ti=ti), json=operation.body)
-        return await rows(self.watching, self.tables)
+        return await self._rows()
 
     async def _write(self, writer: Writer, steps: Steps | None = None) -> None:
         kept: list[Any] = []

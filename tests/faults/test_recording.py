@@ -11,7 +11,7 @@ import jwt
 import pytest
 
 from app import errors
-from app.db import audit
+from app.db.audit import AuditLog
 from app.db.session import Database, Session
 from app.server.key_set import KeySet
 from tests.contract.cases.setups import SETUPS
@@ -24,7 +24,7 @@ SUCCESS = {"state": "success", "end_date": "2026-01-01T00:05:00Z"}
 def failing(error: Exception, *, times: int = 1) -> Callable[..., Any]:
     """Return what raises ``error`` so often, and then does what the audit does."""
     left = [times]
-    original = audit.transition
+    original = AuditLog.transition
 
     def record(*args: Any, **kwargs: Any) -> dict[str, Any]:
         if left[0]:
@@ -39,7 +39,7 @@ async def test_a_defect_fails_the_task_in_a_session_of_its_own_and_says_so(
     ours: InProcess, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ti = await SETUPS["running"](ours.world)
-    monkeypatch.setattr(audit, "transition", failing(RuntimeError("a defect")))
+    monkeypatch.setattr(AuditLog, "transition", failing(RuntimeError("a defect")))
     async with ours.client(ti) as client:
         answer = await client.patch(f"/task-instances/{ti}/state", json=SUCCESS)
     assert answer.status_code == 409
@@ -58,7 +58,7 @@ async def test_a_defect_fails_the_task_in_a_session_of_its_own_and_says_so(
 
 async def test_a_defect_in_a_fail_fast_dag_stops_the_others(ours: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     ti = await SETUPS["fail_fast"](ours.world)
-    monkeypatch.setattr(audit, "transition", failing(RuntimeError("a defect")))
+    monkeypatch.setattr(AuditLog, "transition", failing(RuntimeError("a defect")))
     async with ours.client(ti) as client:
         assert (await client.patch(f"/task-instances/{ti}/state", json=SUCCESS)).status_code == 409
     rows = await ours.world.connection.fetch("SELECT task_id, state FROM task_instance")
@@ -81,7 +81,7 @@ async def test_a_retryable_error_is_never_a_reason_to_fail(
     ours: InProcess, monkeypatch: pytest.MonkeyPatch, kind: type[errors.RetryableDatabaseError]
 ) -> None:
     ti = await SETUPS["running"](ours.world)
-    monkeypatch.setattr(audit, "transition", failing(kind("injected"), times=1000))
+    monkeypatch.setattr(AuditLog, "transition", failing(kind("injected"), times=1000))
     async with ours.client(ti) as client:
         answer = await client.patch(f"/task-instances/{ti}/state", json=SUCCESS, headers={"correlation-id": "abc"})
         monkeypatch.undo()
@@ -113,7 +113,7 @@ async def test_a_key_set_that_cannot_be_read_fails_no_task(ours: InProcess, monk
 
 async def test_a_retryable_error_in_the_fallback_writes_nothing(ours: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     ti = await SETUPS["running"](ours.world)
-    original = audit.transition
+    original = AuditLog.transition
     calls = iter([RuntimeError("a defect"), errors.DeadlockDetected("injected")])
 
     def record(*args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -121,7 +121,7 @@ async def test_a_retryable_error_in_the_fallback_writes_nothing(ours: InProcess,
             raise error
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(audit, "transition", record)
+    monkeypatch.setattr(AuditLog, "transition", record)
     async with ours.client(ti) as client:
         assert (await client.patch(f"/task-instances/{ti}/state", json=SUCCESS)).status_code == 503
         assert await ours.state(ti) == "running"
@@ -138,7 +138,7 @@ async def test_a_task_that_no_longer_runs_is_not_failed(ours: InProcess, monkeyp
         async with original() as session:
             yield session
 
-    monkeypatch.setattr(audit, "transition", failing(RuntimeError("a defect")))
+    monkeypatch.setattr(AuditLog, "transition", failing(RuntimeError("a defect")))
     monkeypatch.setattr(Database, "fallback", fallback)
     async with ours.client(ti) as client:
         answer = await client.patch(f"/task-instances/{ti}/state", json=SUCCESS)

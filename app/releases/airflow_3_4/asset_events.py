@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import Boolean, Column, DateTime, Integer, String, Text, bindparam, select
+from sqlalchemy import Boolean, Column, ColumnElement, DateTime, Integer, String, Text, bindparam, select
 from sqlalchemy.dialects.postgresql import insert
 
 from app.db.asset_events import AssetEvents, Event
+from app.db.schema import Schema
 from app.db.session import Session
 from app.db.tables import AnyRow, arguments, dag, rows_of
 from app.releases.airflow_3_4.schema import RegionSchema
@@ -24,9 +25,6 @@ class QueuedEvents(AssetEvents):
 
     def __init__(self, schema: RegionSchema) -> None:
         super().__init__(schema)
-        draining = schema.table("dag", Column("dag_id", String, primary_key=True), Column("is_draining", Boolean)).alias()
-        not_running = select(draining.c.dag_id).where(draining.c.dag_id == dag.c.dag_id, draining.c.is_draining)
-        self._consumers = self._consumers.where(~not_running.correlate(dag).exists())
         queue = schema.table(
             "asset_dag_run_queue",
             Column("target_dag_id", String, primary_key=True),
@@ -38,8 +36,14 @@ class QueuedEvents(AssetEvents):
         row = [*(_waiting.c[name] for name in ("dag_id", "event_pk", "asset_pk")), now]
         self._queue = insert(queue).from_select([column.name for column in queue.c], select(*row).order_by(_waiting.c.place))
 
+    def _may_run(self, schema: Schema) -> ColumnElement[bool]:
+        draining = schema.table("dag", Column("dag_id", String, primary_key=True), Column("is_draining", Boolean)).alias()
+        not_running = select(draining.c.dag_id).where(draining.c.dag_id == dag.c.dag_id, draining.c.is_draining)
+        return super()._may_run(schema) & ~not_running.correlate(dag).exists()
+
     async def record(self, session: Session, *, events: Sequence[Event], source: AnyRow, now: datetime) -> list[int]:
-        event_pks = await self._insert(session, events, source, now)
+        told = {**self._parameters(events, source), "timestamp": now}
+        event_pks = await self._through(session, events, await session.scalars(self._insert, told))
         rows = sorted(
             (dag_id, event_pk, event.asset_pk)
             for event, event_pk in zip(events, event_pks, strict=True)

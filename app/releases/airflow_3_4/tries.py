@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
+    CTE,
     Column,
     ColumnElement,
     DateTime,
     Insert,
+    Select,
     String,
-    Update,
     Uuid,
     bindparam,
     case,
@@ -27,11 +28,15 @@ from sqlalchemy import (
     update,
 )
 
+from app.db.recording import Along, Part
 from app.db.schema import Schema, known, writes
 from app.db.session import Session
 from app.db.tables import AnyRow
 from app.db.tries import ENDED, NOTHING, Changes, Tries
 from app.db.uuids import uuid7
+
+ARCHIVED = {"state": "failed", "working_set": None, "archived_reason": "retry", "trigger_id": None}
+FRESH: dict[str, ColumnElement[Any]] = {"working_set": true(), "archived_reason": null(), "external_executor_id": null()}
 
 
 class ArchivedTries(Tries):
@@ -48,9 +53,8 @@ class ArchivedTries(Tries):
         self._schema = schema
         self._table = row = schema.task_instance
         self.live = row.c.working_set.is_(True)
-        self._archiving: dict[frozenset[str], Update] = {}
+        self._ending: dict[tuple[frozenset[str], frozenset[str]], Part] = {}
         self._succeeding: dict[frozenset[str], Insert] = {}
-        self._archived = {"working_set": null(), "archived_reason": "retry", "trigger_id": null()}
         is_archived = (row.c.id == bindparam("pk")) & row.c.working_set.is_(None)
         self._is_archived = select(exists().where(is_archived))
         now = bindparam("now", type_=DateTime(timezone=True))
@@ -61,7 +65,7 @@ class ArchivedTries(Tries):
             .where(row.c.dag_id == bindparam("of_dag"), row.c.run_id == bindparam("of_run"), self.live)
             .where(row.c.state.is_not(None), row.c.state.not_in(["up_for_retry", "running", "restarting"]))
             .values(
-                **self._archived,
+                **{name: value for name, value in ARCHIVED.items() if name != "state"},
                 state=case((has_ended, row.c.state), else_="failed"),
                 end_date=case((ends_now, now), else_=row.c.end_date),
                 duration=case((ends_now, extract("epoch", now - row.c.start_date)), else_=row.c.duration),
@@ -71,28 +75,29 @@ class ArchivedTries(Tries):
         )
         texts = [Column(name, String) for name in ("user_id", "content")]
         moments = [Column(name, DateTime(timezone=True)) for name in ("created_at", "updated_at")]
-        note = schema.table("task_instance_note", Column("ti_id", Uuid, primary_key=True), *texts, *moments)
-        names = [*(column.name for column in texts), *(column.name for column in moments)]
-        kept = select(bindparam("new_id", type_=Uuid), *(note.c[name] for name in names)).where(
-            note.c.ti_id == bindparam("pk")
-        )
-        self._keep_note = insert(note).from_select(["ti_id", *names], kept)
+        self._note = schema.table("task_instance_note", Column("ti_id", Uuid, primary_key=True), *texts, *moments)
+        self._keep_note = self._keeping(self._kept_note(bindparam("new_id", type_=Uuid)))
+
+    def _kept_note(self, pk: ColumnElement[Any]) -> Select[Any]:
+        """Select the note of a try as that of another one."""
+        further = (column for column in self._note.c if column.name != "ti_id")
+        return select(pk, *further).where(self._note.c.ti_id == bindparam("pk"))
+
+    def _keeping(self, note: Select[Any]) -> Insert:
+        return insert(self._note).from_select([column.name for column in self._note.c], note)
 
     async def is_archived(self, session: Session, *, ti_id: uuid.UUID) -> bool:
         return bool(await session.scalar(self._is_archived, {"pk": ti_id}))
 
-    async def begin_next(
-        self,
-        session: Session,
-        *,
-        row: AnyRow,
-        values: Mapping[str, Any],
-        begun: Mapping[str, Any] = NOTHING,
-        now: datetime,
-    ) -> None:
+    def next_begun(
+        self, *, row: AnyRow, values: Mapping[str, Any], begun: Mapping[str, Any] = NOTHING, now: datetime
+    ) -> tuple[Mapping[str, Any], Along]:
         ended = {name: value for name, value in known(self._table, values).items() if name != "state"}
-        await session.execute(self._archive(ended), writes(row.id, ended))
-        await self._succeed(session, [(row.id, {"state": values["state"], **begun})])
+        further = {"state": values["state"], **known(self._table, begun), "id": uuid7()}
+        kind = frozenset(ended), frozenset(further)
+        if kind not in self._ending:
+            self._ending[kind] = self._ended(*kind)
+        return {**ended, **ARCHIVED}, Along(self._ending[kind], {f"next_{name}": further[name] for name in further})
 
     async def end_all(self, session: Session, *, dag_id: str, run_id: str, now: datetime) -> set[uuid.UUID]:
         return set(await session.scalars(self._archive_run, {"of_dag": dag_id, "of_run": run_id, "now": now}))
@@ -116,24 +121,39 @@ class ArchivedTries(Tries):
             await session.execute(self._successor(names), rows)
             await session.execute(self._keep_note, [{"pk": each["pk"], "new_id": each["new_id"]} for each in rows])
 
-    def _archive(self, names: Iterable[str]) -> Update:
-        """Return the statement that ends one try as failed, with these columns; made once for each kind of report."""
-        wanted = frozenset(names)
-        if wanted not in self._archiving:
-            row = self._table
-            ended = {**self._schema.bound(wanted), **self._archived, "state": "failed"}
-            self._archiving[wanted] = update(row).where(row.c.id == bindparam("pk")).values(ended)
-        return self._archiving[wanted]
+    def _ended(self, ended: Collection[str], further: Collection[str]) -> Part:
+        """Return what inserts the successor of a try that is archived by the same statement, and keeps its note.
+
+        :param ended: the columns that were reported of the try, which the successor has too.
+        :param further: those in which it differs.
+        """
+        row = self._table
+        fresh: dict[str, ColumnElement[Any]] = {
+            **self._schema.bound(ended),
+            **FRESH,
+            "trigger_id": null(),
+            "try_number": row.c.try_number + 1,
+            **{name: bindparam(f"next_{name}", type_=row.c[name].type) for name in further},
+        }
+        columns = [column.key for column in row.c]
+
+        def writes(changed: CTE) -> list[CTE]:
+            has_changed = exists(select(changed.c.id))
+            copied = select(*(fresh.get(name, row.c[name]) for name in columns)).where(
+                row.c.id == bindparam("pk"), has_changed
+            )
+            note = self._kept_note(fresh["id"]).where(has_changed)
+            return [insert(row).from_select(columns, copied).cte("begun"), self._keeping(note).cte("kept")]
+
+        return Part(writes)
 
     def _successor(self, names: frozenset[str]) -> Insert:
         """Return the statement that inserts the next try of an archived one, in which these columns differ."""
         if names not in self._succeeding:
             row = self._table
             fresh: dict[str, ColumnElement[Any]] = {
+                **FRESH,
                 "try_number": row.c.try_number + 1,
-                "working_set": true(),
-                "archived_reason": null(),
-                "external_executor_id": null(),
                 **self._schema.bound(names),
             }
             columns = [column.key for column in row.c]
