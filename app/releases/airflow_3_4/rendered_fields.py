@@ -38,19 +38,16 @@ class RenderedFieldsOfTries(RenderedFields):
         of_task = row.c.dag_id == bindparam("dag_id"), row.c.task_id == bindparam("task_id")
         old = select(row.c.id).where(*of_task, row.c.run_id.not_in(newest_runs()))
         before = schema.table("rtif_v1", *key_columns(primary_key=True))
-        self._clean_up = (
-            delete(table).where(table.c.task_instance_id.in_(old)),
-            delete(before).where(
-                before.c.dag_id == bindparam("dag_id"),
-                before.c.task_id == bindparam("task_id"),
-                before.c.run_id.not_in(newest_runs()),
-            ),
+        of_before = delete(before).where(
+            before.c.dag_id == bindparam("dag_id"),
+            before.c.task_id == bindparam("task_id"),
+            before.c.run_id.not_in(newest_runs()),
         )
+        self._clean_up = delete(table).where(table.c.task_instance_id.in_(old)).add_cte(of_before.cte("of_before"))
 
     async def put(self, session: Session, *, ti_id: uuid.UUID, fields: str) -> AnyRow | None:
         return (await session.execute(self._put, {"pk": ti_id, "fields": fields, "new_id": uuid7()})).one_or_none()
 
     async def clean_up(self, session: Session, *, dag_id: str, task_id: str, keep: int) -> None:
         if keep > 0:
-            for statement in self._clean_up:
-                await session.execute(statement, {"dag_id": dag_id, "task_id": task_id, "keep": keep})
+            await session.execute(self._clean_up, {"dag_id": dag_id, "task_id": task_id, "keep": keep})
