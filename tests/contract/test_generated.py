@@ -66,6 +66,7 @@ worker = st.sampled_from(
     [{"hostname": "worker", "pid": 42}, {"hostname": "worker", "pid": 43}, {"hostname": "w2", "pid": 42}]
 )
 key = st.sampled_from(["k1", "return_value", "with/slash"])
+note = st.sampled_from(["text", "other", "", None])
 value = st.one_of(
     st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.text(max_size=20), st.lists(st.integers(), max_size=3)
 )
@@ -115,14 +116,14 @@ def calls(draw: st.DrawFn) -> Step:
         case "xcom":
             method = draw(st.sampled_from(["POST", "POST", "GET", "GET", "DELETE"]))
             query = draw(st.sampled_from(["", "", "?map_index=0", "?map_index=x"]))
-            return Step(who, method, xcom + query, draw(value) if method == "POST" else None)
+            return Step(who, method, xcom + query, draw(value) if method == "POST" else None, first)
         case "variable":
             method = draw(st.sampled_from(["PUT", "GET", "DELETE"]))
             body = {
                 "val": draw(st.text(st.characters(codec="ascii", exclude_characters="\0"), max_size=9)),
                 "description": None,
             }
-            return Step(who, method, f"/variables/{draw(key)}", body if method == "PUT" else None)
+            return Step(who, method, f"/variables/{draw(key)}", body if method == "PUT" else None, first)
         case "read":
             reads = (
                 "/task-instances/count?dag_id=d", "/task-instances/count?dag_id=d&states=running&states=null",
@@ -143,6 +144,7 @@ def calls(draw: st.DrawFn) -> Step:
                     [
                         Step(who, "PATCH", "/task-instances/{ti}/rendered-map-index", "label", first),
                         Step(who, "PATCH", "/task-instances/{ti}/skip-downstream", {"tasks": skipped}, first),
+                        Step(who, "PATCH", "/task-instances/{ti}/dag-run-note", {"note": draw(note)}, first),
                         Step(who, "DELETE", "/task-instances/{ti}/rtif"),
                     ]
                 )
