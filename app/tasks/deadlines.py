@@ -123,4 +123,4 @@ def _callback(encoded: Mapping[str, Any], dag_id: str, *, stays_encoded: bool) -
     try:
         return kind, converted(data)
     except Unknown as error:
-        raise UnknownDeadline(f"an argument of the callback is of the class {error}, which is unknown") from error
+        raise UnknownDeadline(f"an argument of the callback is {error}, which is unknown") from error

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
-from app.dags.base_serialization import Unknown, converted
+from app.dags.base_serialization import Unknown, converted, wrapped
 from app.routes.rendering import RawJson, any_json
 from app.schemas.assets import AssetEventResponse, DagRunAssetReference
 from app.schemas.dag_runs import DagRun
@@ -13,17 +14,15 @@ from app.schemas.task_instances import TIDeferredStatePayload, TIRunContext
 from app.schemas.values import JsonbObject, UtcDateTime
 from app.versions.changes import Change, Version, context_without, without
 
+FAILS = "__fail__"  # the method of a task whose trigger failed
 
-def _downgraded(next_kwargs: Any) -> Any:
-    """Return a deferred task's arguments as older workers read them.
+
+def _value(next_kwargs: Any) -> Any:
+    """Return a deferred task's arguments.
 
     :param next_kwargs: JSON, or its text as a :class:`RawJson`.
     """
-    value = json.loads(next_kwargs.text) if isinstance(next_kwargs, RawJson) else next_kwargs
-    try:
-        return any_json(converted(value))
-    except (Unknown, KeyError, TypeError, AttributeError):
-        return next_kwargs
+    return json.loads(next_kwargs.text) if isinstance(next_kwargs, RawJson) else next_kwargs
 
 
 def _start_date_is_a_time(dag_run: dict[str, Any]) -> None:
@@ -33,8 +32,23 @@ def _start_date_is_a_time(dag_run: dict[str, Any]) -> None:
 
 
 def _next_kwargs_in_the_old_serialization(context: dict[str, Any]) -> None:
-    if context.get("next_kwargs") is not None:
-        context["next_kwargs"] = _downgraded(context["next_kwargs"])
+    if (next_kwargs := context.get("next_kwargs")) is not None:
+        with suppress(Unknown, KeyError, TypeError, AttributeError):
+            context["next_kwargs"] = any_json(converted(_value(next_kwargs)))
+
+
+def _unreadable_next_kwargs_fail_the_task(context: dict[str, Any]) -> None:
+    """A task whose arguments have no older form fails with the reason, as if its trigger had failed."""
+    try:
+        converted(_value(context.get("next_kwargs")))
+    except Unknown as what:
+        error = (
+            f"The deferred task cannot be resumed: its next_kwargs hold {what}, "
+            "which cannot be sent to this worker's Task SDK version. Upgrade the Task SDK on the worker."
+        )
+        context |= {"next_method": FAILS, "next_kwargs": any_json(wrapped({"error": error}))}
+    except (KeyError, TypeError, AttributeError):
+        pass
 
 
 def _no_upstream_map_indexes(context: dict[str, Any]) -> None:
@@ -71,6 +85,11 @@ VERSION = Version(
             "A run that has not started has no start date",
             changed_fields={DagRun: {"start_date": UtcDateTime}},
             downgrades={"ti_run": lambda context: _start_date_is_a_time(context["dag_run"])},
+        ),
+        Change(
+            "Arguments of deferred tasks that have no older form",
+            downgrades={"ti_run": _unreadable_next_kwargs_fail_the_task},
+            by_date_since="2026-10-30",  # the server of Airflow 3.4; older ones send them as they are
         ),
         Change(
             "The arguments of deferred tasks are JSON",

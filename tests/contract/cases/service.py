@@ -18,7 +18,9 @@ from tests.contract.cases.case import (
     X,
     get,
     on,
+    run,
 )
+from tests.contract.cases.setups import SETUPS
 
 CASES: list[Case] = [
     # --- a path with a newline, which is no path
@@ -80,6 +82,12 @@ CASES: list[Case] = [
             ("sample", "POST", RUN_IT, {"note": "noted"}),
             ("sample", "POST", RUN_IT, {"run_after": "2026-02-03T04:05:06Z"}),
         )
+    ),
+    run("resuming with more types, before", "resuming_with_more_types", headers={"Airflow-API-Version": "2025-11-05"}),
+    *(
+        run(f"{name}, before", name, headers={"Airflow-API-Version": "2025-11-05"}, revisions=("3.4",))
+        for name in SETUPS
+        if name.startswith(("resuming_with_a_", "resuming_from_before,"))
     ),
     get("correlation id", "/health", headers={"correlation-id": "abc"}),
 ]  # fmt: skip

@@ -72,6 +72,43 @@ SETUPS["resuming_with_types"] = _in_state(
 SETUPS["resuming_with_a_class"] = _in_state(
     "queued", next_method="resume", next_kwargs={"thing": _instance("my.Thing", {"a": 1})}
 )
+_ASSET = {"name": "a", "uri": "s3://bucket/a", "group": "asset", "extra": {"n": [1]}}
+_IN_SDK = "airflow.sdk.definitions.asset"
+SETUPS["resuming_with_more_types"] = _in_state(
+    "queued",
+    next_method="resume",
+    next_kwargs={
+        "day": _instance("pendulum.date.Date", "2026-01-02"),
+        "zone": _instance("pendulum.tz.timezone.Timezone", "Europe/Paris"),
+        "several": _instance("builtins.set", [3, 1, 2]),
+        "fixed": _instance("builtins.frozenset", ["a"]),
+        "from before": {"__type": "timedelta", "__var": 90.5},
+        "asset": _instance(f"{_IN_SDK}.Asset", {**_ASSET, "watchers": []}, 0),
+        "by name": [_instance(f"{_IN_SDK}.AssetAlias", {"name": "n", "group": "asset"}, 0)],
+    },
+)
+for _name, _held in {
+    "class below": [{"k": _instance("my.Thing", {"a": 1})}],
+    "pod": {"__type": "k8s.V1Pod", "__var": {}},
+    "frozen set of aliases": _instance(
+        "builtins.frozenset", [_instance(f"{_IN_SDK}.AssetAlias", {"name": "n", "group": "g"})]
+    ),
+    "watched asset": _instance(f"{_IN_SDK}.Asset", {**_ASSET, "watchers": [{"name": "w"}]}),
+    "limited asset": _instance(
+        f"{_IN_SDK}.Asset",
+        _ASSET
+        | {
+            "access_control": _instance(
+                f"{_IN_SDK}.access_control.AssetAccessControl",
+                {"producer_teams": ["t"], "consumer_teams": None, "allow_global": False},
+            )
+        },
+    ),
+}.items():
+    SETUPS[f"resuming_with_a_{_name}"] = _in_state("queued", next_method="resume", next_kwargs={"k": _held})
+SETUPS["resuming_from_before, malformed"] = _in_state(
+    "queued", next_method="resume", next_kwargs={"__type": "dict", "__var": {"a": {"b": 1}}}
+)
 SETUPS["resuming_from_before"] = _in_state(
     "queued", next_method="resume", next_kwargs={"__type": "dict", "__var": {"a": {"__type": "dict", "__var": {"b": 1}}}}
 )
