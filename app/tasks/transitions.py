@@ -301,6 +301,8 @@ def _end(
         values["rendered_map_index"] = payload.rendered_map_index
     if isinstance(payload, TITerminalStatePayload) and payload.state.value == "failed" and payload.retry_reason:
         values["retry_reason"] = payload.retry_reason[:RETRY_REASON_LENGTH]
+    if isinstance(payload, TITerminalStatePayload):  # whose process it was, if it says so
+        values |= payload.model_dump(include={"hostname", "pid"}, exclude_unset=True)
     return Accept(values, event=payload.state.value, effects=effects)
 
 

@@ -67,6 +67,12 @@ CASES: list[Case] = [
     ),
     state("failed for a reason", {"state": "failed", **ENDED, "retry_reason": "because " * 100}, **SINCE),
     state("failed for no reason", {"state": "failed", **ENDED, "retry_reason": None}, **SINCE),
+    *(
+        state(f"{end} elsewhere: {body}", {"state": end, **ENDED, **body}, **SINCE)
+        for end in ("failed", "skipped")
+        for body in ({"hostname": "elsewhere", "pid": 7}, {"hostname": None}, {"pid": None})
+    ),
+    state("failed on a host that cannot be", {"state": "failed", **ENDED, "hostname": "h" * 1001}, **SINCE, differs=WORDS, ours=422),
     state("skipped for a reason", {"state": "skipped", **ENDED, "retry_reason": "because"}, **SINCE),
     state("success of a task that is no gate, with a decision", {**OUT, "loop_decision": {"stop": True}}, **SINCE),
     state("success without a decision", {**OUT, "loop_decision": None}, **SINCE),
