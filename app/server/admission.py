@@ -63,7 +63,8 @@ DUE = {Kind.REPORT: 0.5, Kind.RUNNING: 1.0, Kind.TRIGGER: 1.5, Kind.START: 3.0, 
 # when its client has gone; of those who came later none will, if they are served first.
 HOPELESS = patience.DOOR - 0.5
 
-OF_TASK_INSTANCES = {"run": Kind.START, "state": Kind.REPORT}
+WORKLOADS = ("/execution/task-instances/", "/execution/callbacks/")
+OF_WORKLOADS = {"run": Kind.START, "state": Kind.REPORT}
 
 
 def kind_of(method: str, path: str) -> Kind | None:
@@ -73,8 +74,8 @@ def kind_of(method: str, path: str) -> Kind | None:
     """
     if not path.startswith(BELOW) or EXEMPT.fullmatch(path):
         return None
-    if method == "PATCH" and path.startswith("/execution/task-instances/"):
-        return OF_TASK_INSTANCES.get(path.rpartition("/")[2], Kind.RUNNING)
+    if method == "PATCH" and path.startswith(WORKLOADS):
+        return OF_WORKLOADS.get(path.rpartition("/")[2], Kind.RUNNING)
     if method == "POST" and path.startswith("/execution/dag-runs/"):
         return Kind.TRIGGER
     return Kind.RUNNING
