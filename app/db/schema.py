@@ -150,6 +150,13 @@ class Schema:
         """Match task instances but those of earlier passes of a loop: who asks for a task without one means its newest."""
         return true()
 
+    def is_reached(self, table: Any, asker: ColumnElement[uuid.UUID]) -> ColumnElement[bool]:
+        """Match task instances but those of other passes of the loop that a task instance is in.
+
+        :param asker: its id.
+        """
+        return true()
+
     def place(self, table: Any) -> list[ColumnElement[Any]]:
         """Return what is told of the region of a task instance besides its map index, null if it is in none."""
         return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from sqlalchemy import (
     Integer,
     Select,
     Text,
+    Uuid,
     all_,
     bindparam,
     case,
@@ -83,7 +85,8 @@ class Siblings:
         )
         have_not_started = or_(row.c.state.is_(None), row.c.state.not_in(["running", "success", "failed", "skipped"]))
         are_wanted = or_(one_of(row.c.task_id, "whole"), tuple_(row.c.task_id, self._map_index).in_(wanted))
-        self._skip = self._changing(*of_run, are_wanted, have_not_started)
+        are_reached = schema.is_reached(row, bindparam("asker", type_=Uuid))
+        self._skip = self._changing(*of_run, are_wanted, are_reached, have_not_started)
         have_not_ended = or_(row.c.state.is_(None), row.c.state.not_in(["success", "failed", "skipped"]))
         is_other = row.c.task_id != all_(bindparam("spared", type_=ARRAY(Text)))
         self._stop = self._changing(*of_run, is_other, have_not_ended, stops=True)
@@ -123,16 +126,26 @@ class Siblings:
         return self._audit.of_each(stopped, event=event, extra=extra, now=now).cte("logged")
 
     async def skip(
-        self, session: Session, *, dag_id: str, run_id: str, tasks: Sequence[tuple[str, int | None]], now: datetime
+        self,
+        session: Session,
+        *,
+        dag_id: str,
+        run_id: str,
+        tasks: Sequence[tuple[str, int | None]],
+        asker: uuid.UUID,
+        now: datetime,
     ) -> Changed:
         """Skip those of a run's ``tasks`` (id, and map index or None for all) that have neither started nor ended.
 
         They are three arguments, however many they are: a statement takes 32,767.
+
+        :param asker: the id of the task instance that skips them: in the loop that it is in, they are those of its pass.
         """
         places = [task for task in tasks if task[1] is not None]
         wanted: dict[str, Any] = {"whole": [task_id for task_id, map_index in tasks if map_index is None]}
         wanted |= {"task_ids": [task[0] for task in places], "map_indexes": [task[1] for task in places]}
-        row = (await session.execute(self._skip, {"of_dag": dag_id, "of_run": run_id, "now": now, **wanted})).one()
+        wanted |= {"of_dag": dag_id, "of_run": run_id, "asker": asker, "now": now}
+        row = (await session.execute(self._skip, wanted)).one()
         return Changed(row.done, row.left)
 
     async def stop(

@@ -24,6 +24,8 @@ from app.tasks.transitions import NOT_FOUND, Refuse
 async def skip_downstream(service: Service, *, ti_id: uuid.UUID, tasks: Sequence[tuple[str, int | None]]) -> Refuse | None:
     """Skip tasks of a task instance's run that have not started; repeated, it finds nothing left to skip.
 
+    One in a loop skips those of its own pass, one outside those of all passes.
+
     :param tasks: (task id, map index); without a map index all instances of the task.
     :raises RetryableDatabaseError: what was skipped so far stays skipped; the same request goes on from there.
     """
@@ -32,8 +34,8 @@ async def skip_downstream(service: Service, *, ti_id: uuid.UUID, tasks: Sequence
         if own is None:
             return NOT_FOUND
         if tasks:
-            skip = service.storage.siblings.skip
-            await _all(lambda: skip(session, dag_id=own.dag_id, run_id=own.run_id, tasks=tasks, now=utcnow()))
+            skip, of_run = service.storage.siblings.skip, {"dag_id": own.dag_id, "run_id": own.run_id}
+            await _all(lambda: skip(session, **of_run, tasks=tasks, asker=ti_id, now=utcnow()))
     return None
 
 

@@ -89,6 +89,20 @@ class RegionSchema(Schema):
         newest = select(func.max(self.pass_number(other))).where(*same_task, other.c.working_set.is_(True))
         return or_(table.c.region_id == NO_REGION, number.is_(None), number == newest.correlate(table).scalar_subquery())
 
+    def is_reached(self, table: Any, asker: ColumnElement[uuid.UUID]) -> ColumnElement[bool]:
+        asking = self.task_instance.alias()
+        is_same_loop = self._loop(asking) == self._loop(table)
+        is_other_pass = self.pass_number(asking) != self.pass_number(table)
+        return or_(table.c.region_id == NO_REGION, ~exists().where(asking.c.id == asker, is_same_loop, is_other_pass))
+
+    def _loop(self, table: Any) -> ColumnElement[uuid.UUID]:
+        """Return what the region of a task instance's loop, if it is in one, and its forks have in common."""
+        region, above = self.region.alias(), self.region.alias()
+        found = select(func.coalesce(above.c.family_root_id, region.c.family_root_id)).select_from(
+            region.outerjoin(above, above.c.id == region.c.parent_region_id)
+        )
+        return found.where(region.c.id == table.c.region_id).correlate(table).scalar_subquery()
+
     def place(self, table: Any) -> list[ColumnElement[Any]]:
         in_one = table.c.region_id != NO_REGION
         return [

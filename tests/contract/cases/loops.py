@@ -92,6 +92,21 @@ def asked_by(task: str, number: int, state: str = "running") -> str:
     return name
 
 
+def skips(task: str, number: int) -> str:
+    """Return the name of the set-up in which a task instance of the loop's run skips others, which all wait."""
+    name = f"{task} of pass {number} skips"
+
+    async def waiting(world: World) -> Any:
+        pk = (await looping(world))[task, number]
+        await world.connection.execute(
+            "UPDATE task_instance SET state = CASE WHEN id = $1 THEN 'running' END, end_date = NULL, duration = NULL", pk
+        )
+        return pk
+
+    SETUPS[name] = waiting
+    return name
+
+
 ASKING = [("again.numbers", 1), ("again.enough", 0), ("again.double[0]", 1), ("after", -1), ("mapped", 0)]
 READS = [
     *(("GET", f"?{query}") for query in (
@@ -227,6 +242,9 @@ CASES: list[Case] = [
     Case("a run with a loop is cleared again", "POST", "/dag-runs/d/manual__1/clear", setup="gone_back", revisions=SINCE),
     *(of_loop(f"run {version}", "PATCH", "/task-instances/{ti}/run", asking, ENTER, "queued", headers={"Airflow-API-Version": version})
       for asking in (*ASKING, ("again.numbers", 0)) for version in ("2026-10-30", "2026-06-30")),
+    *(Case(f"{task} of pass {number} skips {skipped}", "PATCH", "/task-instances/{ti}/skip-downstream", {"tasks": skipped}, setup=skips(task, number), revisions=SINCE)
+      for task, number in ASKING
+      for skipped in (["again.double", "after"], ["again.numbers", "again.enough"], [["again.double", 1], ["again.numbers", -1], ["again.enough", 0]], ["again.literal", ["mapped", 1]])),
     *(of_loop(f"GET {path}", "GET", path, asking) for asking in (("again.numbers", 0), ("after", -1)) for path in (
         "/task-instances/count?dag_id=d", "/task-instances/count?dag_id=d&task_ids=again.numbers", "/task-instances/count?dag_id=d&states=success",
         "/task-instances/count?dag_id=d&map_index=0", "/task-instances/states?dag_id=d", "/task-instances/states?dag_id=d&task_group_id=again",
