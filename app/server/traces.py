@@ -128,6 +128,9 @@ class Traces:
                 "airflow.task_instance.id": str(row.id),
             }
         )
+        if getattr(row, "region_id", None) is not None:
+            place = ("region_id", str(row.region_id)), ("region_index", row.region_index)
+            span.set_attributes({f"airflow.task_instance.{name}": value for name, value in place})
         span.set_status(StatusCode.OK if state == "success" else StatusCode.ERROR)
         span.end()
 

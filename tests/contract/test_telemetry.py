@@ -19,6 +19,7 @@ import statsd
 from app.settings import DETAIL_LEVEL
 from tests.conftest import empty
 from tests.contract.cases.dag_setups import triggerable
+from tests.contract.cases.loops import looping
 from tests.contract.cases.setups import SETUPS
 from tests.receivers import Collector, Span, StatsReceiver, collecting, listening_for_stats
 from tests.servers import AIRFLOW, Server, airflow_server, our_server, token
@@ -151,6 +152,31 @@ async def test_a_task(traced: tuple[Told, Told], revision: str, report: str, map
     assert ours == theirs
 
 
+@pytest.mark.parametrize(("name", "number"), [("mapped", 1), ("again.numbers", 1), ("again.double[1]", 0)])
+async def test_a_task_in_a_region(traced: tuple[Told, Told], revision: str, name: str, number: int) -> None:
+    """Its span says in which, and where in it."""
+    if revision < "3.4":
+        pytest.skip(f"{revision} has none")
+    told = []
+    run, task = _traceparents()
+    _, trace_id, run_id, _ = run.split("-")
+    known = {trace_id: "the trace", run_id: "the run", task.split("-")[2]: "the task"}
+    for each in traced:
+        before = len(each.collector.spans)
+        async with _connected(each.server) as connection:
+            await empty(connection)
+            ti_id = (await looping(World(connection, revision)))[name, number]
+            await connection.execute("UPDATE dag_run SET context_carrier = $1", json.dumps(_carrier(run)))
+            write = "UPDATE task_instance SET state = 'running', context_carrier = $2 WHERE id = $1"
+            await connection.execute(write, ti_id, json.dumps(_carrier(task)))
+        async with each.server.client(ti_id, headers=NEWEST) as client:
+            assert (await client.patch(f"/task-instances/{ti_id}/state", json=REPORTS["success"])).status_code == 204
+        told.append([_comparable(span, known) for span in each.collector.wait_for(before + 1)[before:]])
+    theirs, ours = told
+    assert ours == theirs
+    assert "airflow.task_instance.region_id" in ours[0]["attributes"]
+
+
 async def test_who_has_no_span(traced: tuple[Told, Told], revision: str) -> None:
     """A run that is not sampled has none, nor one without a context; what comes last shows that nothing came before."""
     unsampled, sampled = _traceparents("00"), _traceparents()
@@ -189,7 +215,8 @@ async def _contexts(connection: asyncpg.Connection) -> dict[str, tuple[str, str 
     """Return the contexts of a triggered run and of its tasks."""
     rows = await connection.fetch(
         """SELECT '' AS task_id, context_carrier FROM dag_run WHERE dag_id = 'sample'
-        UNION ALL SELECT task_id || map_index, context_carrier FROM task_instance WHERE dag_id = 'sample'"""
+        UNION ALL SELECT task_id || coalesce(told->>'map_index', told->>'region_index'), context_carrier
+        FROM task_instance, to_jsonb(task_instance) AS told WHERE dag_id = 'sample'"""
     )
     found = {row["task_id"]: json.loads(row["context_carrier"])["__var"] for row in rows}
     return {task_id: (carrier.pop("traceparent"), carrier.pop("tracestate", None)) for task_id, carrier in found.items()}
