@@ -83,6 +83,7 @@ def test_many_rows_are_updated_only_after_they_were_locked() -> None:
         "callbacks.py",
         "connection_tests.py",
         "dag_runs.py",
+        "deadlines.py",
         "hitl.py",
         "partitions.py",
     }  # of other tables, by their keys

@@ -8,15 +8,17 @@ from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 
-from sqlalchemy import DateTime, Double, Table, Text, Update, bindparam, cast, delete, func, or_, select, tuple_, update
-from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by, insert
+from sqlalchemy import DateTime, Table, Text, Update, bindparam, delete, func, or_, select, tuple_, update
+from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 from sqlalchemy.sql.dml import ReturningInsert
 
+from app.db import deadlines
 from app.db.filtered import Filtered, one_of
 from app.db.schema import Schema, known
 from app.db.session import Session
 from app.db.tables import (
     AnyRow,
+    arguments,
     as_text,
     asset,
     asset_alias,
@@ -26,8 +28,6 @@ from app.db.tables import (
     dag_run_note,
     dagrun_asset_event,
     date_of,
-    deadline,
-    deadline_alert,
     log_template,
     task_instance,
 )
@@ -64,17 +64,20 @@ async def state(session: Session, *, dag_id: str, run_id: str) -> str | None:
     return found
 
 
-_CREATED_VERSION = select(dag_run.c.created_dag_version_id, dag_run.c.bundle_version).where(
-    dag_run.c.dag_id == bindparam("dag_id"), dag_run.c.run_id == bindparam("run_id")
-)
+_TO_CLEAR = select(
+    dag_run.c.created_dag_version_id,
+    dag_run.c.bundle_version,
+    deadlines.intervals_without_length.label("intervals"),
+).where(dag_run.c.dag_id == bindparam("dag_id"), dag_run.c.run_id == bindparam("run_id"))
 
 
-async def created_version(session: Session, *, dag_id: str, run_id: str) -> AnyRow | None:
-    """Return the Dag version, and that of its bundle, that a run was made from, or None when there is no such run.
+async def to_clear(session: Session, *, dag_id: str, run_id: str) -> AnyRow | None:
+    """Return what clearing a run depends on beside its rows, or None when there is no such run.
 
-    The version itself is None for a run of Airflow 2, and when it was cleaned up.
+    The Dag version that it was made from (None for a run of Airflow 2, and when it was cleaned up), that of its bundle, and
+    the ``intervals`` that do not tell the length of its deadlines, by the id of the alert.
     """
-    return (await session.execute(_CREATED_VERSION, {"dag_id": dag_id, "run_id": run_id})).one_or_none()
+    return (await session.execute(_TO_CLEAR, {"dag_id": dag_id, "run_id": run_id})).one_or_none()
 
 
 _PREVIOUS = Filtered(
@@ -285,38 +288,19 @@ async def lock(session: Session, *, dag_id: str, run_id: str) -> AnyRow | None:
     return (await session.execute(_LOCK, {"dag_id": dag_id, "run_id": run_id})).one_or_none()
 
 
-_interval = func.to_jsonb(deadline_alert.c.interval, type_=JSONB)
-_seconds = cast(func.coalesce(_interval["__data__"].astext, _interval[()].astext), Double)
-_has_length = or_(func.jsonb_typeof(_interval) == "number", _interval["__classname__"].astext == "datetime.timedelta")
-_queued_at = bindparam("new_queued_at", type_=DateTime(timezone=True))
-_put_off = (
-    update(deadline)
-    .where(
-        deadline.c.dagrun_id == bindparam("pk"),
-        deadline.c.missed.is_(False),
-        deadline_alert.c.id == deadline.c.deadline_alert_id,
-        deadline_alert.c.reference["reference_type"].as_string() == "DagRunQueuedAtDeadline",
-        _has_length,
-    )
-    .values(
-        deadline_time=_queued_at + func.make_interval(0, 0, 0, 0, 0, 0, _seconds),
-        last_updated_at=_queued_at,
-    )
-    .cte("put_off")
-)
-
-
 @cache
 def _writing(names: frozenset[str]) -> Update:
     """Return the statement that sets these columns of a run; made once a kind."""
     values = {name: bindparam(f"new_{name}", type_=dag_run.c[name].type) for name in sorted(names)}
-    return update(dag_run).where(dag_run.c.id == bindparam("pk")).values(values).add_cte(_put_off)
+    return update(dag_run).where(dag_run.c.id == bindparam("pk")).values(values).add_cte(deadlines.put_off)
 
 
-async def write(session: Session, *, run_pk: int, values: Mapping[str, Any]) -> None:
+async def write(session: Session, *, run_pk: int, values: Mapping[str, Any], lengths: Mapping[uuid.UUID, timedelta]) -> None:
     """Set columns of a locked run, and put off the deadlines that count from when it was queued; one statement.
 
     :param values: ``queued_at``, and others.
+    :param lengths: of those deadlines whose alert does not tell it, by the alert's id; without one they stay.
     """
     parameters = {f"new_{name}": value for name, value in values.items()}
+    parameters |= arguments(["alerts", "lengths"], list(lengths.items()))
     await session.execute(_writing(frozenset(values)), {"pk": run_pk, **parameters})

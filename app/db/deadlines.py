@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import bindparam, insert, select
+from sqlalchemy import JSON, DateTime, Double, Interval, Uuid, bindparam, case, cast, func, insert, or_, select, update
+from sqlalchemy.dialects.postgresql import JSONB
 
 from app.db.session import Session
-from app.db.tables import AnyRow, callback, deadline, deadline_alert, serialized_dag
+from app.db.tables import AnyRow, callback, dag_run, deadline, deadline_alert, rows_of, serialized_dag
 from app.db.uuids import uuid7
 
 _ALERTS = (
@@ -26,6 +27,36 @@ async def alerts(session: Session, *, version_id: uuid.UUID) -> Sequence[AnyRow]
     return (await session.execute(_ALERTS, {"version_id": version_id})).all()
 
 
+# Deadlines that a run which is queued again puts off.
+_counts_from_queue = deadline.c.missed.is_(False) & (
+    deadline_alert.c.reference["reference_type"].as_string() == "DagRunQueuedAtDeadline"
+)
+_interval = func.to_jsonb(deadline_alert.c.interval, type_=JSONB)
+_seconds = cast(func.coalesce(_interval["__data__"].astext, _interval[()].astext), Double)
+_has_length = or_(func.jsonb_typeof(_interval) == "number", _interval["__classname__"].astext == "datetime.timedelta")
+# Of such deadlines of a run (``dag_run``) the intervals that do not tell their length, by alert; null if there are none.
+intervals_without_length = (
+    select(func.json_object_agg(deadline_alert.c.id, deadline_alert.c.interval, type_=JSON))
+    .join_from(deadline, deadline_alert, deadline_alert.c.id == deadline.c.deadline_alert_id)
+    .where(deadline.c.dagrun_id == dag_run.c.id, _counts_from_queue)
+    .where(_interval["__classname__"].astext != "datetime.timedelta")
+    .correlate(dag_run)
+    .scalar_subquery()
+)
+_queued_at = bindparam("new_queued_at", type_=DateTime(timezone=True))
+_told = rows_of("told", alert=Uuid, length=Interval)
+_length = case(
+    (_has_length, func.make_interval(0, 0, 0, 0, 0, 0, _seconds)),
+    else_=select(_told.c.length).where(_told.c.alert == deadline_alert.c.id).scalar_subquery(),
+)
+# Puts off the deadlines of a run (``pk``) that count from when it was queued, and whose length is known or told.
+put_off = (
+    update(deadline)
+    .where(deadline.c.dagrun_id == bindparam("pk"), deadline_alert.c.id == deadline.c.deadline_alert_id)
+    .where(_counts_from_queue, _length.is_not(None))
+    .values(deadline_time=_queued_at + _length, last_updated_at=_queued_at)
+    .cte("put_off")
+)
 _CALLBACK, _DEADLINE = insert(callback), insert(deadline)
 
 

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from app.dags import mapping, serialized_dag
@@ -18,7 +18,7 @@ from app.db.tables import AnyRow
 from app.db.tries import ENDED
 from app.releases import Revision
 from app.settings import Settings
-from app.tasks import triggering
+from app.tasks import deadlines, triggering
 from app.tasks.clock import utcnow
 from app.tasks.service import Service
 from app.tasks.transitions import Refuse
@@ -72,7 +72,7 @@ async def clear(service: Service, *, dag_id: str, run_id: str) -> Refuse | None:
         dag = await dags.to_trigger(reading, dag_id=dag_id)
         if refusal := triggering.refuse_dag(dag, dag_id):
             return refusal
-        run = await dag_runs.created_version(reading, dag_id=dag_id, run_id=run_id)
+        run = await dag_runs.to_clear(reading, dag_id=dag_id, run_id=run_id)
         if run is None:
             return _no_such_run(run_id)
         newest = await dags.newest_version(reading, dag_id=dag_id)
@@ -85,7 +85,8 @@ async def clear(service: Service, *, dag_id: str, run_id: str) -> Refuse | None:
     if may_move and (run.created_dag_version_id is None or reruns_on_newest(service.settings, newest[1])):
         unversioned = newest[1]["dag"].get("disable_bundle_versioning")
         version = Version(*newest, None if unversioned or dag is None else dag.bundle_version, is_newest=True)
-    return await _clear(service, dag_id, run_id, version)
+    lengths = await deadlines.lengths(service, run.intervals or {}, dag_id=dag_id, run_id=run_id)
+    return await _clear(service, dag_id, run_id, version, lengths)
 
 
 def reruns_on_newest(settings: Settings, data: Mapping[str, Any]) -> bool:
@@ -94,7 +95,9 @@ def reruns_on_newest(settings: Settings, data: Mapping[str, Any]) -> bool:
     return settings.rerun_with_latest_version if wish is None else bool(wish)
 
 
-async def _clear(service: Service, dag_id: str, run_id: str, version: Version) -> Refuse | None:
+async def _clear(
+    service: Service, dag_id: str, run_id: str, version: Version, lengths: Mapping[uuid.UUID, timedelta]
+) -> Refuse | None:
     now, storage = utcnow(), service.storage
     async with service.database.transaction() as session:
         run = await dag_runs.lock(session, dag_id=dag_id, run_id=run_id)
@@ -112,7 +115,7 @@ async def _clear(service: Service, dag_id: str, run_id: str, version: Version) -
         revision, traces = service.revision, service.traces
         plan_ = plan(run, rows, version, ended=ended, returned=returned, now=now, revision=revision, traces=traces)
         await storage.tries.begin_all(session, changes=plan_.tasks)
-        await dag_runs.write(session, run_pk=run.id, values=plan_.run)
+        await dag_runs.write(session, run_pk=run.id, values=plan_.run, lengths=lengths)
         await storage.task_instances.create(session, rows=plan_.new_tasks, now=now)
     if service.stats.are_on:
         triggering.count_tasks(service.stats, plan_.new_tasks, dag_id=dag_id, run_type=run.run_type)

@@ -1,7 +1,8 @@
-"""Deadlines of a new run: when it must have ended by each of its Dag's alerts, and what is called if it has not."""
+"""Deadlines of runs: when one must have ended by each of its Dag's alerts, and what is called if it has not."""
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -45,6 +46,21 @@ async def planned(service: Service, session: Session, *, run: Mapping[str, Any],
                 raise
             about = {"dag_id": run["dag_id"], "run_id": run["run_id"]}
             log.warning("a run is made without one of its deadlines", reason=str(error), **about)
+    return found
+
+
+async def lengths(service: Service, intervals: Mapping[str, Any], **about: str) -> dict[uuid.UUID, timedelta]:
+    """Return how long intervals are that variables tell. One whose variable does not is left out.
+
+    :param intervals: by alert.
+    :param about: what they belong to, for the log.
+    """
+    found = {}
+    for alert_id, interval in intervals.items():
+        try:
+            found[uuid.UUID(alert_id)] = await _interval(service, interval)
+        except UnknownDeadline as error:
+            log.warning("a deadline is not put off", reason=str(error), **about)
     return found
 
 

@@ -388,9 +388,27 @@ SETUPS |= {
 }
 
 
-@setup
-async def to_clear_with_a_serialized_deadline(world: World) -> Any:
-    ti = await SETUPS["to_clear, success"](world)
-    interval = json.dumps({"__classname__": "datetime.timedelta", "__version__": 2, "__data__": 90.5})
-    await world.connection.execute("UPDATE deadline_alert SET interval = $1", interval)
-    return ti
+def _with_intervals(interval: Any) -> Setup:
+    """Write a run whose deadlines are of one length, and the variables that may say it."""
+
+    async def make(world: World) -> Any:
+        ti = await SETUPS["to_clear, success"](world)
+        for key, value in (("length", "60"), ("word", "long")):
+            await world.insert("variable", key=key, val=value, is_encrypted=False)
+        await world.connection.execute("UPDATE deadline_alert SET interval = $1", json.dumps(interval))
+        return ti
+
+    return make
+
+
+def _by_variable(key: str) -> dict[str, Any]:
+    name = "airflow.sdk.definitions.deadline.VariableInterval"
+    return {"__classname__": name, "__version__": 0, "__data__": {"key": key}}
+
+
+SETUPS |= {
+    "to_clear_with_a_serialized_deadline": _with_intervals(
+        {"__classname__": "datetime.timedelta", "__version__": 2, "__data__": 90.5}
+    ),
+    **{f"to_clear_with_a_deadline_by {key}": _with_intervals(_by_variable(key)) for key in ("length", "word", "none")},
+}

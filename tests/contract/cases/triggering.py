@@ -158,7 +158,11 @@ CASES: list[Case] = [
     on("sample", "POST", RUN_IT, {}, token="none"),
     # --- cleared runs
     *(on(name, "POST", f"{RUN_IT}/clear", **NEW) for name in SETUPS if name.startswith("to_clear,")),
-    on("to_clear_with_a_serialized_deadline", "POST", f"{RUN_IT}/clear", **NEW, differs=CLEARED_DEADLINES, ours=204),
+    *(
+        on(name, "POST", f"{RUN_IT}/clear", revisions=(revision,), **({"differs": CLEARED_DEADLINES, "ours": 204} if revision == "3.3" else {}))
+        for name in SETUPS if name.startswith("to_clear_with_a_")
+        for revision in ("3.3", "3.4")
+    ),
     on("to_clear, success", "POST", f"{RUN_IT}/clear", revisions=("3.2",)),
     on("to_clear, of a bundle version without a version", "POST", f"{RUN_IT}/clear", revisions=("3.2",)),
     *(on(name, "POST", f"{RUN_IT}/clear") for name in ("sample", "stale_sample", "sample_with_import_errors", "sample_that_ran")),
