@@ -21,9 +21,10 @@ from app.db.stage import Stage
 from app.db.tables import AnyRow
 from app.errors import UnknownInDag
 from app.tasks import deadlines, threads
+from app.tasks.carriers import Carriers
 from app.tasks.deadlines import UnusableVariable
 from app.tasks.service import Service
-from app.tasks.triggering import Carriers, new_task
+from app.tasks.triggering import new_task
 
 HOST, PID = "rehearsal", 1
 MOST_TASKS = 10_000  # of a run

@@ -40,6 +40,7 @@ AIRFLOW_3_2 = Revision(
         inherit_user=False,
         ids_without_double_dots=False,
         conf_tells_span_detail=False,
+        conf_tells_trace=False,
         sampled_flag="01",
         clearing_may_move_versions=False,
         moving_verifies=False,

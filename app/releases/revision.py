@@ -40,6 +40,7 @@ class Runs:
     :param inherit_user: whether they are told to be triggered by whoever triggered the run of the task.
     :param ids_without_double_dots: whether the id of a run that is made must not hold ``..``.
     :param conf_tells_span_detail: whether a run's conf may ask for more spans of its tasks.
+    :param conf_tells_trace: whether it may put the run into a trace that there is, and say whether it is sampled.
     :param sampled_flag: the W3C trace flags of runs that are made, without an opinion of a tracer.
     :param clearing_may_move_versions: whether a run that is cleared may move to its Dag's newest version.
     :param moving_verifies: whether a cleared run that moves to another version has its task instances at once, whatever its
@@ -52,6 +53,7 @@ class Runs:
     inherit_user: bool = True
     ids_without_double_dots: bool = True
     conf_tells_span_detail: bool = True
+    conf_tells_trace: bool = True
     sampled_flag: str = "00"
     clearing_may_move_versions: bool = True
     moving_verifies: bool = True

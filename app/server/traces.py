@@ -70,23 +70,33 @@ class Traces:
         sending.start()
         await asyncio.to_thread(sending.join, FLUSHED_WITHIN)
 
-    def run_carrier(self, *, detail: int, is_sampled: bool, attributes: Mapping[str, str]) -> dict[str, str]:
-        """Return the context of a new run's trace.
+    def run_carrier(
+        self, *, detail: int, is_sampled: bool | None, attributes: Mapping[str, str], parent: Mapping[str, str] | None
+    ) -> dict[str, str]:
+        """Return the context of a new run's trace, or of its place in a trace that there is.
 
         :param detail: the level that the run asks for; 0 for none.
-        :param is_sampled: whatever the sampler says.
+        :param is_sampled: whatever the sampler says; None: as it says.
         :param attributes: of the run, for the sampler.
+        :param parent: the carrier of what it is part of.
         """
-        trace_id = self._ids.generate_trace_id()
-        decision = self._provider.sampler.should_sample(None, trace_id, "dag_run", attributes=dict(attributes))
-        state = decision.trace_state or TraceState()
-        flags = TraceFlags.SAMPLED if is_sampled or decision.decision is Decision.RECORD_AND_SAMPLE else TraceFlags.DEFAULT
+        context = _w3c.extract(parent or {})
+        around = trace.get_current_span(context).get_span_context()
+        trace_id, state = self._ids.generate_trace_id(), None
+        if around.is_valid:
+            trace_id, state = around.trace_id, around.trace_state
+        if is_sampled is None:
+            within = context if around.is_valid else None
+            decision = self._provider.sampler.should_sample(within, trace_id, "dag_run", attributes=dict(attributes))
+            is_sampled = decision.decision is Decision.RECORD_AND_SAMPLE
+            state = state if decision.trace_state is None else decision.trace_state
+        state = state or TraceState()
         return _carrier(
             SpanContext(
                 trace_id,
                 self._ids.generate_span_id(),
                 is_remote=False,
-                trace_flags=TraceFlags(flags),
+                trace_flags=TraceFlags(TraceFlags.SAMPLED if is_sampled else TraceFlags.DEFAULT),
                 trace_state=state.update(DETAIL_LEVEL, str(detail)) if detail else state,
             )
         )

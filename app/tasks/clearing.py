@@ -19,10 +19,10 @@ from app.db.tries import ENDED
 from app.releases import Revision
 from app.settings import Settings
 from app.tasks import deadlines, triggering
+from app.tasks.carriers import Carriers
 from app.tasks.clock import utcnow
 from app.tasks.service import Service
 from app.tasks.transitions import Refuse
-from app.tasks.triggering import Carriers
 
 if TYPE_CHECKING:  # what is not installed is not looked for
     from app.server.traces import Traces

@@ -30,9 +30,9 @@ from app.schemas.task_instances import (
     TITerminalStatePayload,
 )
 from app.tasks import transitions, triggering
+from app.tasks.carriers import Carriers
 from app.tasks.service import Service
 from app.tasks.transitions import Accept, Decision, Refuse
-from app.tasks.triggering import Carriers
 
 log = structlog.get_logger(__name__)
 

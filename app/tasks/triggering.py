@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import getpass
 import re
-import secrets
 import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from app.dags import partitions, serialized_dag, timetables
 from app.dags.base_serialization import place_of_reserved
@@ -26,17 +25,14 @@ from app.releases import Revision
 from app.schemas.base import DagRunType
 from app.schemas.dag_runs import TriggerDAGRunPayload
 from app.server.stats import Stats
-from app.settings import DETAIL_LEVEL, Settings
+from app.settings import Settings
 from app.tasks import deadlines, threads
+from app.tasks.carriers import Carriers
 from app.tasks.clock import utcnow
 from app.tasks.service import Service
 from app.tasks.transitions import Refuse
 
-if TYPE_CHECKING:  # what is not installed is not looked for
-    from app.server.traces import Traces
-
 LONGEST_RUN_ID = 250  # characters, of dag_run.run_id
-MAX_TRACE_VALUE = 256  # characters, of a value of a W3C tracestate
 # What Airflow itself generates; such an id is valid whatever [scheduler] allowed_run_id_pattern says.
 GENERATED_RUN_ID = r"^(?:manual|scheduled|asset_triggered)__(?:\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\+00:00)$"
 
@@ -206,53 +202,6 @@ def new_task(task: PlannedTask, dag_id: str, run_id: str, *, carriers: Carriers,
         "span_status": "not_started",
         **task.values,
     }
-
-
-class Carriers:
-    """The contexts of a new trace, serialized as the scheduler reads them: the parents of the run's and its tasks' spans.
-
-    :param traces: what decides whether it is sampled, and knows each task by a span; without it nobody will ask.
-    :param conf: of the run, which may ask for more spans of its tasks.
-    :param about: the run, for whatever decides.
-    :param known: the context of a run that has one.
-    """
-
-    def __init__(
-        self,
-        traces: Traces | None,
-        revision: Revision,
-        conf: Any,
-        *,
-        about: Mapping[str, str],
-        known: Mapping[str, Any] | None = None,
-    ) -> None:
-        detail = _span_detail(conf) if revision.runs.conf_tells_span_detail and isinstance(conf, Mapping) else 0
-        self._traces = traces
-        if known is not None:
-            self._run: dict[str, Any] = dict(known)
-        elif traces is None:
-            self._run = {"traceparent": f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-{revision.runs.sampled_flag}"}
-            self._run |= {"tracestate": f"{DETAIL_LEVEL}={detail}"} if detail else {}
-        else:
-            self._run = traces.run_carrier(detail=detail, is_sampled=revision.runs.sampled_flag == "01", attributes=about)
-
-    @property
-    def of_run(self) -> dict[str, Any]:
-        """The run's."""
-        return {"__type": "dict", "__var": self._run}
-
-    def of_task(self) -> dict[str, Any]:
-        """Return that of one more task instance."""
-        return self.of_run if self._traces is None else {"__type": "dict", "__var": self._traces.task_carrier(self._run)}
-
-
-def _span_detail(conf: Mapping[str, Any]) -> int:
-    """Return the detail that a run's conf asks for, as a whole number; 0 when it asks for none that is one."""
-    try:
-        level = int(conf.get(DETAIL_LEVEL) or 0)
-        return level if len(str(level)) <= MAX_TRACE_VALUE else 0
-    except (TypeError, ValueError, OverflowError):
-        return 0
 
 
 def refuse_dag(dag: AnyRow | None, dag_id: str) -> Refuse | None:

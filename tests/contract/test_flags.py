@@ -45,6 +45,7 @@ SHOWN_BY = {
     "runs.inherit_user": f"{TRIGGERED} {{'note': 'noted'}} on sample 2026-04-06 ('3.3',)",
     "runs.ids_without_double_dots": "POST /dag-runs/sample/a..b {} on sample",
     "runs.conf_tells_span_detail": f"{TRIGGERED} {TRACED} on sample traced",
+    "runs.conf_tells_trace": f"{TRIGGERED} {{'conf': {{'x': 5, 'airflow/trace_sampled': True}}}} on sample traced",
     "runs.sampled_flag": f"{TRIGGERED} {{'note': 'noted'}} on sample 2026-04-06 ('3.3',)",
     "runs.moving_verifies": "POST /dag-runs/sample/r1/clear on to_clear, queued, on the newest version ('3.3',)",
     "runs.empty_maps_are_skipped": f"{DATED}, mapped",

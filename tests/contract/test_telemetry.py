@@ -17,6 +17,7 @@ import pytest
 import statsd
 
 from app.settings import DETAIL_LEVEL
+from app.tasks.carriers import PARENT, SAMPLED
 from tests.conftest import empty
 from tests.contract.cases.dag_setups import triggerable
 from tests.contract.cases.loops import looping
@@ -209,6 +210,28 @@ async def test_new_traces(traced: tuple[Told, Told], revision: str) -> None:
     theirs, ours = told
     assert ours == theirs
     assert all(shape["traces"] == 1 and shape["spans"] == len(shape["contexts"]) > 2 for shape in ours)
+
+
+@pytest.mark.parametrize(("flags", "wishes"), [("00", {}), ("01", {}), ("00", {SAMPLED: True}), ("01", {SAMPLED: False})])
+async def test_a_run_in_a_trace_of_others(
+    traced: tuple[Told, Told], revision: str, flags: str, wishes: dict[str, bool]
+) -> None:
+    """Where its conf puts it into one, it is sampled as that is, or as it wishes."""
+    parent, _ = _traceparents(flags)
+    told = []
+    for each in traced:
+        async with _connected(each.server) as connection, each.server.client(headers=NEWEST) as client:
+            await empty(connection)
+            ti_id = await triggerable(World(connection, revision))
+            client.headers["Authorization"] = f"Bearer {token(ti_id)}"
+            conf = {PARENT: {"traceparent": parent, "tracestate": "theirs=1"}, DETAIL_LEVEL: 2, **wishes}
+            assert (await client.post("/dag-runs/sample/manual__2", json={"conf": conf})).status_code == 204
+            contexts = await _contexts(connection)
+            is_in_it = {traceparent.split("-")[1] == parent.split("-")[1] for traceparent, _ in contexts.values()}
+            told.append((_shape(contexts), is_in_it))
+    theirs, ours = told
+    assert ours == theirs
+    assert ours[1] == {revision >= "3.4"}
 
 
 async def _contexts(connection: asyncpg.Connection) -> dict[str, tuple[str, str | None]]:

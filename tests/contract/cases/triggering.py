@@ -90,6 +90,29 @@ INVALID: dict[str, tuple[Any, ...]] = {
 }
 
 
+SAMPLED, PARENT = "airflow/trace_sampled", "airflow/dagrun_parent_trace_context"
+DETAILED = {"airflow/task_span_detail_level": 2}
+THEIRS = f"00-{'a1' * 16}-{'b2' * 8}-01"
+TRACES = [{SAMPLED: True}, {SAMPLED: False}, {SAMPLED: "True"}, {PARENT: {"traceparent": THEIRS, "tracestate": "a=1, b=2"}}]
+PLACES_IN_TRACES: list[dict[str, Any]] = [
+    {PARENT: THEIRS},
+    {PARENT: THEIRS, SAMPLED: True},
+    *(
+        {PARENT: {"traceparent": THEIRS, "tracestate": state}, **DETAILED}
+        for state in ("a=1,airflow/task_span_detail_level=1", ",".join(f"k{n}={n}" for n in range(32)))
+    ),
+    *(
+        {PARENT: {"traceparent": THEIRS, "tracestate": state}}
+        for state in ("", "a=1,a=2", "a", "A=1", "t@v=1,,b=2", ",".join(f"k{n}={n}" for n in range(33)), 5)
+    ),
+    *(
+        {PARENT: told}
+        for told in (f"00-{'0' * 32}-{'b2' * 8}-01", f"{THEIRS}-more", THEIRS.upper(), {"tracestate": "a=1"}, 5, None)
+    ),
+    {PARENT: {"traceparent": f"01-{THEIRS[3:]}-more", "tracestate": "a=1"}},
+]
+
+
 CASES: list[Case] = [
     # --- triggered runs
     on("sample", "POST", RUN_IT, {}),
@@ -153,6 +176,8 @@ CASES: list[Case] = [
         on("sample", "POST", RUN_IT, {"conf": {"x": 5, "airflow/task_span_detail_level": level}}, note="traced")
         for level in (1, 2, 0, "2", "x", None, 1.5, True, [])
     ),
+    *(on("sample", "POST", RUN_IT, {"conf": {"x": 5, **wishes}}, note="traced") for wishes in TRACES),
+    *(on("sample", "POST", RUN_IT, {"conf": {"x": 5, **wishes}}, note="traced", revisions=("3.4",)) for wishes in PLACES_IN_TRACES),
     on("sample", "POST", RUN_IT, {"unknown": 1}),
     on("sample", "POST", RUN_IT, {"conf": 1}),
     on("sample", "POST", RUN_IT, {}, token="none"),
