@@ -91,9 +91,12 @@ class RegionSchema(Schema):
 
     def is_reached(self, table: Any, asker: ColumnElement[uuid.UUID]) -> ColumnElement[bool]:
         asking = self.task_instance.alias()
-        is_same_loop = self._loop(asking) == self._loop(table)
-        is_other_pass = self.pass_number(asking) != self.pass_number(table)
-        return or_(table.c.region_id == NO_REGION, ~exists().where(asking.c.id == asker, is_same_loop, is_other_pass))
+        own_loop, own_pass = (  # asked once
+            select(value).where(asking.c.id == asker).correlate(None).scalar_subquery()
+            for value in (self._loop(asking), self.pass_number(asking))
+        )
+        is_of_another = self._loop(table).is_distinct_from(own_loop)
+        return or_(own_pass.is_(None), table.c.region_id == NO_REGION, is_of_another, self.pass_number(table) == own_pass)
 
     def _loop(self, table: Any) -> ColumnElement[uuid.UUID]:
         """Return what the region of a task instance's loop, if it is in one, and its forks have in common."""
