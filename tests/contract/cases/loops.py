@@ -6,7 +6,7 @@ import json
 from itertools import product
 from typing import Any
 
-from tests.contract.cases.case import ABSENT, ENTER, WORDS, Case, X
+from tests.contract.cases.case import ABSENT, ENTER, UNASKED, WORDS, Case, X
 from tests.contract.cases.dag_setups import triggerable, version_id, write_version
 from tests.contract.cases.setups import SETUPS, setup
 from tests.world import EPOCH, World, ti_id
@@ -173,6 +173,15 @@ async def triggers_a_loop(world: World) -> Any:
 
 
 @setup
+async def skips_without_a_version(world: World) -> Any:
+    """Its run's version of the Dag was cleaned up."""
+    pk = await SETUPS[skips("again.numbers", 1)](world)
+    await world.connection.execute("UPDATE task_instance SET dag_version_id = NULL")
+    await world.connection.execute("UPDATE dag_run SET created_dag_version_id = NULL")
+    return pk
+
+
+@setup
 async def stopped_in_a_pass_that_is_over(world: World) -> Any:
     """Its loop has gone back to the first pass, since the gate of that was cleared."""
     pk = (await looping(world))["again.numbers", 1]
@@ -245,6 +254,7 @@ CASES: list[Case] = [
     *(Case(f"{task} of pass {number} skips {skipped}", "PATCH", "/task-instances/{ti}/skip-downstream", {"tasks": skipped}, setup=skips(task, number), revisions=SINCE)
       for task, number in ASKING
       for skipped in (["again.double", "after"], ["again.numbers", "again.enough"], [["again.double", 1], ["again.numbers", -1], ["again.enough", 0]], ["again.literal", ["mapped", 1]])),
+    Case("skip downstream, of no version", "PATCH", "/task-instances/{ti}/skip-downstream", {"tasks": ["again.double", "after"]}, setup="skips_without_a_version", revisions=SINCE, differs=UNASKED, ours=204),
     *(of_loop(f"GET {path}", "GET", path, asking) for asking in (("again.numbers", 0), ("after", -1)) for path in (
         "/task-instances/count?dag_id=d", "/task-instances/count?dag_id=d&task_ids=again.numbers", "/task-instances/count?dag_id=d&states=success",
         "/task-instances/count?dag_id=d&map_index=0", "/task-instances/states?dag_id=d", "/task-instances/states?dag_id=d&task_group_id=again",
