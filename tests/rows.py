@@ -21,12 +21,28 @@ MOMENT = re.compile(r"20\d\d-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)")
 
 async def rows(connection: asyncpg.Connection, tables: Collection[str] | None = None) -> Counter[str]:
     """Return every row of these tables, or of all, as masked text."""
+    return _masked(await stored(connection, tables))
+
+
+async def stored(
+    connection: asyncpg.Connection, tables: Collection[str] | None = None, *, without: Collection[str] = ()
+) -> Counter[tuple[str, str]]:
+    """Return every row of these tables, or of all but those ``without``, as it is, with its table."""
     if tables is None:
         found = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
-        tables = [row["tablename"] for row in found]
+        tables = [row["tablename"] for row in found if row["tablename"] not in without]
     row = r"replace(to_json(t)::text, '\u0000', '\u2400')::jsonb::text"  # jsonb cannot hold a NUL that json does
     query = " UNION ALL ".join(f"SELECT '{table}', {row} FROM \"{table}\" t" for table in tables)
-    return Counter(f"{table}: {masked(row, table)}" for table, row in await connection.fetch(query))
+    return Counter((table, row) for table, row in await connection.fetch(query))
+
+
+def changes(before: Counter[tuple[str, str]], after: Counter[tuple[str, str]]) -> tuple[Counter[str], Counter[str]]:
+    """Return the masked rows that are gone, and those that came."""
+    return _masked(before - after), _masked(after - before)
+
+
+def _masked(found: Counter[tuple[str, str]]) -> Counter[str]:
+    return Counter(f"{table}: {masked(row, table)}" for table, row in found.elements())
 
 
 def masked(text: str, table: str = "") -> str:

@@ -118,7 +118,7 @@ stops the server and the database; the data stays for the next start.""",
     dev.add_argument(
         "--airflow",
         choices=RELEASES,
-        help=f"whose tables a new database gets ({RELEASES[-1]})",
+        help="whose tables a new database gets (those of the newest release that is no preview)",
     )
     dev.add_argument(
         "--data", type=Path, metavar="FOLDER", help="data folder (/var/lib/execution-api for root, else ~/.local/share/...)"

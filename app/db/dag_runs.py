@@ -266,6 +266,8 @@ async def set_note(session: Session, *, dag_id: str, run_id: str, note: str, now
 _LOCK = (
     select(
         dag_run.c.id,
+        dag_run.c.dag_id,
+        dag_run.c.run_id,
         dag_run.c.state,
         dag_run.c.run_type,
         dag_run.c.logical_date,

@@ -48,17 +48,30 @@ class Regions:
         """
         return set()
 
-    async def end(self, session: Session, *, row: AnyRow, values: Mapping[str, Any]) -> None:
-        """End the try of a task instance of such a pass, as failed: none follows it.
+    async def expand_anew(self, session: Session, *, rows: Sequence[AnyRow], now: datetime) -> set[uuid.UUID]:
+        """Let the mapped tasks of a run that is cleared be expanded anew, if they were expanded before regions were known.
+
+        :param rows: all its task instances, locked; the run is locked too.
+        :returns: the ids of those that are over for good. Those that run are not yet among them.
+        """
+        return set()
+
+    def may_be_over(self, row: AnyRow) -> bool:
+        """Say whether a task instance may be over for good: who asks :meth:`is_over` locks the run first."""
+        return False
+
+    async def is_over(self, session: Session, *, row: AnyRow) -> bool:
+        """Say whether a task instance is over for good: its loop has gone back, or its task is expanded anew.
+
+        :param row: with its place; the run is locked.
+        """
+        return False
+
+    async def end(self, session: Session, *, row: AnyRow, values: Mapping[str, Any]) -> bool:
+        """End the try of such a task instance, as failed: none follows it.
 
         :param row: locked to end the try.
         :param values: its columns that say when it ended.
+        :returns: whether it was the last that kept its task from being expanded anew.
         """
         raise NotImplementedError
-
-    async def is_over(self, session: Session, *, row: AnyRow) -> bool:
-        """Say whether a task instance is of a pass to which its loop has gone back since.
-
-        :param row: with its place; the run is locked, if it has one.
-        """
-        return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.dags import mapping, serialized_dag
 from app.dags.mapping import Lengths
-from app.dags.serialized_dag import TaskToRepeat, UnknownWeightRule
+from app.dags.serialized_dag import UNMAPPED, PlannedTask, TaskToRepeat, UnknownWeightRule
 from app.db import dag_runs, dags
 from app.db.tables import AnyRow
 from app.db.tries import ENDED
@@ -107,13 +107,25 @@ async def _clear(
         if not rows:
             return None
         over = await storage.regions.go_back(session, rows=rows, now=now)
-        rows = [row for row in rows if row.id not in over]
+        replaced = await storage.regions.expand_anew(session, rows=rows, now=now)
+        expanded = {row.task_id for row in rows if row.id in replaced}
+        rows = [row for row in rows if row.id not in over | replaced]
+        expanded -= {row.task_id for row in rows}  # of these some run, and keep the others waiting
         ended = await storage.tries.end_all(session, dag_id=dag_id, run_id=run_id, now=now)
         returned: Lengths = mapping.NOT_YET
         if version.is_newest and mapping.depends_on_results(version.data["dag"]):
             returned = await storage.xcoms.mapped_lengths(session, dag_id=dag_id, run_id=run_id)
-        revision, traces = service.revision, service.traces
-        plan_ = plan(run, rows, version, ended=ended, returned=returned, now=now, revision=revision, traces=traces)
+        plan_ = plan(
+            run,
+            rows,
+            version,
+            ended=ended,
+            expanded=expanded,
+            returned=returned,
+            now=now,
+            revision=service.revision,
+            traces=service.traces,
+        )
         await storage.tries.begin_all(session, changes=plan_.tasks)
         await dag_runs.write(session, run_pk=run.id, values=plan_.run, lengths=lengths)
         await storage.task_instances.create(session, rows=plan_.new_tasks, now=now)
@@ -130,6 +142,7 @@ def plan(
     version: Version,
     *,
     ended: set[uuid.UUID],
+    expanded: set[str],
     returned: Lengths,
     now: datetime,
     revision: Revision,
@@ -138,13 +151,14 @@ def plan(
     """Decide what clearing a run writes: pure.
 
     :param run: the run, locked.
-    :param rows: all its task instances, locked.
+    :param rows: its task instances, locked, but for those that are over for good.
     :param ended: ids of those whose try was ended just now.
+    :param expanded: ids of mapped tasks that are expanded anew.
     :param returned: how much its tasks have returned to be mapped over.
     """
     about = {
-        "airflow.dag_id": rows[0].dag_id,
-        "airflow.dag_run.run_id": rows[0].run_id,
+        "airflow.dag_id": run.dag_id,
+        "airflow.dag_run.run_id": run.run_id,
         "airflow.dag_run.run_type": run.run_type,
     }
     conf = None if run.conf is None else json.loads(run.conf)
@@ -189,7 +203,9 @@ def plan(
             values["state"] = "removed"
         tasks.append((row.id, values))
     lengths = mapping.NOT_YET if verifies else returned  # the scheduler expands the others
-    new = _added(run, rows, version, lengths, carriers=carriers, now=now) if is_verified else []
+    present = {row.task_id for row in rows} | expanded
+    new = _added(run, present, version, lengths, carriers=carriers, now=now) if is_verified else []
+    new += unexpanded(run.dag_id, run.run_id, (version.pk, version.data), expanded, now=now)
     lost = sum(row.task_id not in known for row in rows) if is_verified and run.state != "running" else 0
     return Clearing(run_values, tasks, new, lost)
 
@@ -229,17 +245,37 @@ def _gone(
     return {row.id for row in rows if is_gone(row)}
 
 
-def _added(
-    run: AnyRow, rows: Sequence[AnyRow], version: Version, returned: Lengths, *, carriers: Carriers, now: datetime
+def unexpanded(
+    dag_id: str, run_id: str, version: tuple[uuid.UUID, Mapping[str, Any]], tasks: Collection[str], *, now: datetime
 ) -> list[dict[str, Any]]:
-    """Return the columns of the task instances that only the newest version has."""
-    present = {row.task_id for row in rows}
+    """Return the columns of what stands for mapped tasks until the scheduler has expanded them.
+
+    :param version: a Dag version's primary key and serialized Dag; without those of the tasks that it does not map.
+    """
+    pk, data = version
+    if not tasks:
+        return []
+    repeated, own = mapping.repeated(data["dag"]), {"priority_weight": 1, "task_display_name": None}
+    planned = [
+        PlannedTask(task_id, UNMAPPED, True, None, False, {**own, **task.values, "max_tries": task.retries})
+        for task_id, task in serialized_dag.tasks_to_repeat(data).items()
+        if task_id in tasks and repeated[task_id].is_mapped
+    ]
+    return [triggering.new_task(task, dag_id, run_id, carriers=None, now=now) | {"dag_version_id": pk} for task in planned]
+
+
+def _added(
+    run: AnyRow, present: Collection[str], version: Version, returned: Lengths, *, carriers: Carriers, now: datetime
+) -> list[dict[str, Any]]:
+    """Return the columns of the task instances that only the newest version has.
+
+    :param present: ids of the tasks that the run has.
+    """
     logical_date = None if run.run_type == "backfill" else run.logical_date  # a backfill runs tasks of any date
     with suppress(UnknownWeightRule):  # the scheduler adds them then, once it looks at the run
         planned = serialized_dag.planned_tasks(version.data, logical_date, returned)
         return [
-            triggering.new_task(task, rows[0].dag_id, rows[0].run_id, carriers=carriers, now=now)
-            | {"dag_version_id": version.pk}
+            triggering.new_task(task, run.dag_id, run.run_id, carriers=carriers, now=now) | {"dag_version_id": version.pk}
             for task in planned
             if task.task_id not in present
         ]

@@ -9,7 +9,7 @@ from app.dags import serialized_dag
 from app.db import dag_runs, dags
 from app.db.tables import AnyRow
 from app.schemas.task_instances import TIServerTerminatedPayload
-from app.tasks import transitions
+from app.tasks import clearing, transitions
 from app.tasks.clock import utcnow
 from app.tasks.service import Service
 from app.tasks.transitions import NOT_FOUND, Accept, Refuse
@@ -41,15 +41,18 @@ async def _end_cleared(service: Service, ti_id: uuid.UUID, payload: TIServerTerm
             return None if await storage.tries.is_archived(session, ti_id=ti_id) else UNKNOWN
         version = await dags.version_of_run(session, dag_id=seen.dag_id, run_id=seen.run_id)
     async with service.database.transaction() as session:
-        if seen.pass_number is not None:  # its loop may go back only before or after this
+        if storage.regions.may_be_over(seen):  # its run may be cleared only before or after this
             await dag_runs.lock(session, dag_id=seen.dag_id, run_id=seen.run_id)
         row = await storage.task_instances.lock(session, ti_id=ti_id)
         if row is None:
             return None  # somebody else has ended it meanwhile
         decision = transitions.terminated(row, payload, now)
         if isinstance(decision, Accept):
-            if row.pass_number is not None and await storage.regions.is_over(session, row=row):
-                await storage.regions.end(session, row=row, values=decision.values)
+            if storage.regions.may_be_over(row) and await storage.regions.is_over(session, row=row):
+                is_last = await storage.regions.end(session, row=row, values=decision.values)
+                if is_last and version is not None:
+                    new = clearing.unexpanded(row.dag_id, row.run_id, version, {row.task_id}, now=now)
+                    await storage.task_instances.create(session, rows=new, now=now)
             else:
                 begun = _after_clearing(row, version)
                 values, along = storage.tries.next_begun(row=row, values=decision.values, begun=begun, now=now)

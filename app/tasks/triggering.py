@@ -183,7 +183,7 @@ async def _planned(
     return NewRun(values, tasks)
 
 
-def new_task(task: PlannedTask, dag_id: str, run_id: str, *, carriers: Carriers, now: datetime) -> dict[str, Any]:
+def new_task(task: PlannedTask, dag_id: str, run_id: str, *, carriers: Carriers | None, now: datetime) -> dict[str, Any]:
     """Return the columns of a task instance that was never tried, but for its Dag version, and what repeats it."""
     return {
         "id": uuid7(),
@@ -198,7 +198,7 @@ def new_task(task: PlannedTask, dag_id: str, run_id: str, *, carriers: Carriers,
         "hostname": "",
         "unixname": getpass.getuser(),
         "updated_at": now,
-        "context_carrier": carriers.of_task(),
+        "context_carrier": None if carriers is None else carriers.of_task(),
         "span_status": "not_started",
         **task.values,
     }

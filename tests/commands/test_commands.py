@@ -471,17 +471,19 @@ class TestDev:
         assert again.process.wait(30) == 0
         assert not (data / "postgres" / "postmaster.pid").exists()
 
-    def test_the_tables_of_another_airflow(self, dev: Callable[[], Dev], data: Path) -> None:
-        one = Dev(data.with_name("of-3.2"), free_port(), "--airflow", "3.2")
+    @pytest.mark.parametrize(("release", "newest_date"), [("3.2", "2026-04-06"), ("3.4", "2026-10-30")])
+    def test_the_tables_of_another_airflow(self, dev: Callable[[], Dev], data: Path, release: str, newest_date: str) -> None:
+        one = Dev(data.with_name(f"of-{release}"), free_port(), "--airflow", release)
         try:
             printed = one.until_ready()
-            assert "Point an Airflow 3.2 at it" in printed
+            assert f"Point an Airflow {release} at it" in printed
             assert '"dag_id":"sample"' in paste_curl(printed).text
+            assert httpx.get(f"{one.url}/openapi.json").json()["info"]["version"] == newest_date
         finally:
             one.process.send_signal(signal.SIGINT)
             assert one.process.wait(30) == 0
-        done = run("dev", "--data", str(data), "--port", str(free_port()), "--airflow", "3.2")
-        assert_one_sentence(done, f"--data {data}", "tables of Airflow 3.3, not of 3.2")
+        done = run("dev", "--data", str(data), "--port", str(free_port()), "--airflow", release)
+        assert_one_sentence(done, f"--data {data}", f"tables of Airflow 3.3, not of {release}")
 
     def test_kill_9_leaves_nothing_that_blocks_the_next_start(self, dev: Callable[[], Dev]) -> None:
         one = dev()

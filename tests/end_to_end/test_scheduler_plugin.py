@@ -14,7 +14,6 @@ import asyncpg
 import pytest
 
 from app.commands.embedded import EmbeddedPostgres
-from tests.conftest import REVISIONS
 from tests.end_to_end.installation import Airflow
 from tests.servers import AIRFLOW, ROOT, our_server
 
@@ -67,7 +66,7 @@ async def _until(connection: asyncpg.Connection, question: str, seconds: float) 
         await asyncio.sleep(0.2)
 
 
-@pytest.mark.parametrize("version", [AIRFLOW[revision] for revision in REVISIONS])
+@pytest.mark.parametrize("version", AIRFLOW.values())
 async def test_a_dag_changes_while_its_run_goes_on(
     version: str, plugin: Path, postgres: EmbeddedPostgres, tmp_path: Path
 ) -> None:

@@ -16,7 +16,6 @@ from app.db.holders import Held, Picture, look
 from app.db.session import Database
 from app.settings import DatabaseSettings
 from app.settings.database_url import async_url
-from tests.conftest import REVISIONS
 from tests.end_to_end.installation import Airflow
 from tests.servers import AIRFLOW
 
@@ -46,7 +45,7 @@ def _task(picture: Picture) -> Held:
     return held
 
 
-@pytest.mark.parametrize("version", [AIRFLOW[revision] for revision in REVISIONS])
+@pytest.mark.parametrize("version", AIRFLOW.values())
 async def test_a_scheduler_in_its_critical_section(postgres: EmbeddedPostgres, tmp_path: Path, version: str) -> None:
     name = f"held_by_{version}"
     postgres.create_database(name)

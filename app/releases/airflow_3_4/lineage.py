@@ -108,6 +108,11 @@ class Lineage:
             return None
         return Pass(self._regions[region.parent[0]], region.parent[1]) if region.parent else Pass(region, index)
 
+    def of_task(self, task_id: str) -> Region | None:
+        """Return the region of a mapped task that is in no loop, if it has one."""
+        own = (each for each in self if each.node_id == task_id and each.parent is None and each.source is None)
+        return next(own, None)
+
     def forks(self, region: Region) -> Iterator[Region]:
         """Yield the forks that followed from a region, one from the other."""
         while (fork := self._forks.get(region.id)) is not None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ARRAY, DateTime, Uuid, any_, bindparam, case, extract, func, select, update
+from sqlalchemy import ARRAY, DateTime, Uuid, any_, bindparam, case, exists, extract, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from app.dags.loops import GATE, Loop
@@ -53,6 +53,8 @@ class RegionsOfRuns(Regions):
                 **OVER,
             )
         )
+        of_task = *of_run, row.c.task_id == bindparam("task_id"), row.c.id != bindparam("but"), row.c.working_set.is_(True)
+        self._has_others = select(exists().where(*of_task))
         self._gates = select(row.c.task_id, row.c.region_id, row.c.map_index.label("region_index")).where(
             *of_run, row.c.operator == GATE, row.c.working_set.is_(True)
         )
@@ -106,15 +108,34 @@ class RegionsOfRuns(Regions):
         await session.execute(self._fork, forks)
         return set(over)
 
+    async def expand_anew(self, session: Session, *, rows: Sequence[AnyRow], now: datetime) -> set[uuid.UUID]:
+        old = [row for row in rows if _is_without_region(row)]
+        if not old:
+            return set()
+        run = {"dag_id": old[0].dag_id, "run_id": old[0].run_id}
+        lineage = await self._lineages.of_run(session, **run)
+        without = sorted({row.task_id for row in old if lineage.of_task(row.task_id) is None})
+        if without:
+            regions = [Region(uuid7(), task_id).columns(**run, now=now) for task_id in without]
+            await session.execute(self._create, regions)
+        over = [row.id for row in old if row.state not in STOPPED]
+        await session.execute(self._end, {"ids": over, "now": now})
+        return set(over)
+
+    def may_be_over(self, row: AnyRow) -> bool:
+        return row.pass_number is not None or _is_without_region(row)
+
     async def is_over(self, session: Session, *, row: AnyRow) -> bool:
-        if row.region_id is None:
-            return False
         lineage = await self._lineages.of_run(session, dag_id=row.dag_id, run_id=row.run_id)
+        if _is_without_region(row):
+            return lineage.of_task(row.task_id) is not None
         return lineage.is_superseded(row.region_id, row.region_index)
 
-    async def end(self, session: Session, *, row: AnyRow, values: Mapping[str, Any]) -> None:
+    async def end(self, session: Session, *, row: AnyRow, values: Mapping[str, Any]) -> bool:
         ended = {**values, **OVER, "state": "failed"}
         await session.execute(self._schema.setting(ended), writes(row.id, ended))
+        of_task = {"dag_id": row.dag_id, "run_id": row.run_id, "task_id": row.task_id, "but": row.id}
+        return _is_without_region(row) and not await session.scalar(self._has_others, of_task)
 
     async def _passes(self, session: Session, lineage: Lineage, run: dict[str, str]) -> dict[str, list[Pass]]:
         """Return, by the id of each loop that a run has, its passes: those with a gate that no fork has taken over."""
@@ -124,6 +145,11 @@ class RegionsOfRuns(Regions):
             if at is not None and not lineage.is_superseded(gate.region_id, gate.region_index):
                 passes[at.region.node_id].append(at)
         return passes
+
+
+def _is_without_region(row: AnyRow) -> bool:
+    """Say whether a task instance is one of several that were expanded by a release that knew no regions."""
+    return row.region_id is None and row.map_index >= 0
 
 
 def _is_after(first: dict[uuid.UUID, Pass], lineage: Lineage, row: AnyRow) -> bool:
