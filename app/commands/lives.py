@@ -75,7 +75,8 @@ async def live(stage: Stage, service: Service, asking: Asking, dag_id: str) -> L
 
 def _promised(dag_id: str, version: uuid.UUID) -> dict[str, Any]:
     """Return the columns of a run from which its deadlines are reckoned."""
-    return {"created_dag_version_id": version, "dag_id": dag_id, "logical_date": None, "queued_at": datetime.now(UTC)}
+    named = {"dag_id": dag_id, "run_id": "rehearsal", "created_dag_version_id": version}
+    return {**named, "logical_date": None, "queued_at": datetime.now(UTC)}
 
 
 def _unknown(data: Data, service: Service) -> Iterator[tuple[str, str]]:
@@ -126,9 +127,10 @@ class _Run:
         """
         dag_id, run_id, tasks = self._dag_id, self._run_id, self._data["dag"]["tasks"]
         is_refused = await self._trigger()
-        await samples.queue(self._session, dag_id=dag_id, run_id=run_id)
+        storage = self._service.storage
+        await samples.queue(self._session, storage, dag_id=dag_id, run_id=run_id)
         outlets = {task["__var"]["task_id"]: serialized_dag.outlets_of(task["__var"]) for task in tasks}
-        rows = await samples.tasks(self._session, dag_id=dag_id, run_id=run_id, most=MOST_TASKS)
+        rows = await samples.tasks(self._session, storage, dag_id=dag_id, run_id=run_id, most=MOST_TASKS)
         for number, row in enumerate(rows):
             ti_id = row.id
             await self._start(ti_id)
@@ -192,8 +194,7 @@ class _Run:
 
     async def _again(self, row: AnyRow, *, tries: int) -> uuid.UUID:
         """Let the scheduler and a worker begin once more, and return the id of the try."""
-        which = {"dag_id": self._dag_id, "run_id": self._run_id, "task_id": row.task_id, "map_index": row.map_index}
-        ti_id = await samples.queue_one(self._session, **which, tries=tries)
+        ti_id = await samples.queue_one(self._session, self._service.storage, task=row, tries=tries)
         await self._start(ti_id)
         return ti_id
 

@@ -99,8 +99,9 @@ class Reading:
             if run is None:
                 return
             which = {"dag_id": dag_id, "run_id": run.run_id}
-            tasks = await samples.tasks(session, **which, most=MOST_TASKS)
-            xcoms = await samples.xcoms(session, **which, most=MOST_XCOMS)
+            storage = self._service.storage
+            tasks = await samples.tasks(session, storage, **which, most=MOST_TASKS)
+            xcoms = await samples.xcoms(session, storage, **which, most=MOST_XCOMS)
         path = f"{named}/{quoted(run.run_id)}"
         self.found.counts["run"] += 1
         await self._read(f"/dag-runs/{path}")

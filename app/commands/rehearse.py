@@ -17,7 +17,7 @@ from app.commands.lives import Life, live
 from app.commands.reads import Reading, Readings
 from app.db import samples
 from app.db.stage import WRITTEN, Stage
-from app.errors import ConfigurationError, RetryableDatabaseError
+from app.errors import RetryableDatabaseError
 from app.releases import Revision
 from app.server.auth import Tokens
 from app.server.draining import Readiness
@@ -59,8 +59,7 @@ def run(settings: Settings, *, most: int | None, against: str | None, as_json: b
 
     :param most: Dags at most; None for all.
     :param against: URL of the execution API of Airflow's own server, to compare with; or None.
-    :raises ConfigurationError: when the configuration cannot serve, the database is of a release that is served as a
-        preview, or the other server does not answer.
+    :raises ConfigurationError: when the configuration cannot serve, or the other server does not answer.
     """
     found = asyncio.run(rehearse(settings, most=most, against=against, told=_to_standard_error))
     if as_json:
@@ -80,10 +79,6 @@ async def rehearse(
     :raises ConfigurationError: see :func:`run`.
     """
     revision = await checks.require_database(settings.database)
-    if revision.is_preview:
-        raise ConfigurationError(
-            f"a database of Airflow {revision.name}, which is served as a preview, cannot be rehearsed on"
-        )
     stage = Stage(settings.database)
     service = _service(settings, stage, revision)
     asking = Asking(service)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 
-from sqlalchemy import bindparam, func, select, text
+from sqlalchemy import ColumnElement, MetaData, Update, bindparam, func, select, text, update
 
 from app.db.session import Session
-from app.db.tables import AnyRow, asset, asset_active, connection, dag, variable
+from app.db.storage import Storage
+from app.db.tables import AnyRow, asset, asset_active, connection, dag, dag_run, variable
 
 _DAGS = select(dag.c.dag_id).where(dag.c.is_stale.is_(False))
 _VARIABLES = select(variable.c.key.label("name"), variable.c.team_name).order_by(variable.c.key)
@@ -22,23 +23,6 @@ _ASSETS = (
 # What a Dag's newest run has, by the keys of its tables, however large they are. A run without a date is as good: by the
 # order of ids, those of a Dag that has no run would be looked for among all.
 _RUN = text("SELECT run_id, logical_date FROM dag_run WHERE dag_id = :dag_id ORDER BY logical_date DESC LIMIT 1")
-_TASKS = text("""
-    SELECT id, task_id, map_index FROM task_instance WHERE dag_id = :dag_id AND run_id = :run_id
-     ORDER BY task_id, map_index LIMIT :most
-""")
-_XCOMS = text("""
-    SELECT x.task_id, x.map_index, x.key FROM xcom x JOIN dag_run r ON r.id = x.dag_run_id
-     WHERE r.dag_id = :dag_id AND r.run_id = :run_id ORDER BY x.task_id, x.map_index, x.key LIMIT :most
-""")
-# The scheduler's part, on a stage: there alone task instances are a temporary table.
-_QUEUE = text("""
-    UPDATE pg_temp.task_instance SET state = 'queued', queued_dttm = now(), try_number = try_number + 1
-     WHERE dag_id = :dag_id AND run_id = :run_id
-""")
-_QUEUE_ONE = text("""
-    UPDATE pg_temp.task_instance SET state = 'queued', queued_dttm = now(), try_number = try_number + :tries
-     WHERE dag_id = :dag_id AND run_id = :run_id AND task_id = :task_id AND map_index = :map_index RETURNING id
-""")
 
 
 async def dags(session: Session, *, most: int | None) -> list[str]:
@@ -71,26 +55,57 @@ async def newest_run(session: Session, *, dag_id: str) -> AnyRow | None:
     return (await session.execute(_RUN, {"dag_id": dag_id})).one_or_none()
 
 
-async def tasks(session: Session, *, dag_id: str, run_id: str, most: int) -> Sequence[AnyRow]:
-    """Return id, task id and map index of task instances of a run."""
-    return (await session.execute(_TASKS, {"dag_id": dag_id, "run_id": run_id, "most": most})).all()
+async def tasks(session: Session, storage: Storage, *, dag_id: str, run_id: str, most: int) -> Sequence[AnyRow]:
+    """Return id, task id and map index of the last tries of a run's tasks, and what :func:`queue_one` asks for."""
+    row = storage.schema.task_instance
+    key = [row.c[name].label(f"key_{name}") for name in storage.schema.key]
+    found = (
+        select(row.c.id, row.c.task_id, storage.schema.map_index(row).label("map_index"), *key)
+        .where(row.c.dag_id == dag_id, row.c.run_id == run_id, storage.tries.live)
+        .order_by(row.c.task_id, row.c.map_index)
+        .limit(most)
+    )
+    return (await session.execute(found)).all()
 
 
-async def xcoms(session: Session, *, dag_id: str, run_id: str, most: int) -> Sequence[AnyRow]:
+async def xcoms(session: Session, storage: Storage, *, dag_id: str, run_id: str, most: int) -> Sequence[AnyRow]:
     """Return task id, map index and key of XComs of a run."""
-    return (await session.execute(_XCOMS, {"dag_id": dag_id, "run_id": run_id, "most": most})).all()
+    of_run = select(dag_run.c.id).where(dag_run.c.dag_id == dag_id, dag_run.c.run_id == run_id).scalar_subquery()
+    rows = storage.xcoms.rows
+    found = (
+        select(rows.c.task_id, rows.c.map_index.label("map_index"), rows.c.key)
+        .where(rows.c.dag_id == dag_id, rows.c.run_id == run_id, rows.c.dag_run_id == of_run)
+        .order_by(rows.c.task_id, rows.c.map_index, rows.c.key)
+        .limit(most)
+    )
+    return (await session.execute(found)).all()
 
 
-async def queue(session: Session, *, dag_id: str, run_id: str) -> None:
+async def queue(session: Session, storage: Storage, *, dag_id: str, run_id: str) -> None:
     """Queue all tasks of a run on a stage."""
-    await session.execute(_QUEUE, {"dag_id": dag_id, "run_id": run_id})
+    row = storage.schema.task_instance
+    await session.execute(_queued(storage, row.c.dag_id == dag_id, row.c.run_id == run_id, tries=1))
 
 
-async def queue_one(session: Session, *, dag_id: str, run_id: str, task_id: str, map_index: int, tries: int) -> uuid.UUID:
+async def queue_one(session: Session, storage: Storage, *, task: AnyRow, tries: int) -> uuid.UUID:
     """Queue a task of a run on a stage, and return its id.
 
+    :param task: from :func:`tasks`.
     :param tries: how many tries this begins: none when it resumes or was rescheduled.
     """
-    which = {"dag_id": dag_id, "run_id": run_id, "task_id": task_id, "map_index": map_index}
-    ti_id: uuid.UUID = await session.scalar(_QUEUE_ONE, {**which, "tries": tries})
+    row = storage.schema.task_instance
+    same = [row.c[name] == getattr(task, f"key_{name}") for name in storage.schema.key]
+    statement = _queued(storage, *same, tries=tries)
+    ti_id: uuid.UUID = await session.scalar(statement.returning(*statement.table.primary_key))
     return ti_id
+
+
+def _queued(storage: Storage, *where: ColumnElement[bool], tries: int) -> Update:
+    """Return the scheduler's part, on a stage: there alone task instances are a temporary table."""
+    row = storage.schema.task_instance
+    on_stage = row.to_metadata(MetaData(), schema="pg_temp")
+    before = on_stage.c.try_number
+    number = func.greatest(before, 1) if storage.tries.counts_ahead else before + tries
+    last = select(row.c.id).where(*where, storage.tries.live)
+    values = {"state": "queued", "queued_dttm": func.now(), "try_number": number}
+    return update(on_stage).where(on_stage.c.id.in_(last)).values(values)

@@ -81,6 +81,7 @@ class Values:
         of_run: FromClause | None = None,
         place: Sequence[ColumnElement[Any]] | None = None,
     ) -> None:
+        self.rows = rows
         self._bound: Mapping[str, Any] = {}
         oldest_first = [date_of(dag_run), rows.c.timestamp, dag_run.c.id]
         newest_first = [each.desc() for each in oldest_first]
