@@ -10,7 +10,7 @@ import os
 import random
 import signal
 import subprocess
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import count
 from pathlib import Path, PurePosixPath
@@ -44,16 +44,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     seed = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout
 
+    releases: dict[str, list[str]] = defaultdict(list)  # of each test
+    for item in items:
+        if (revision := _revision(item)) is not None:
+            releases[item.nodeid.replace(revision, "")].append(revision)
+
     def is_left_out(item: pytest.Item) -> bool:
-        params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-        if params.get("revision") not in REVISIONS:  # of none, or asked for by name
+        if (revision := _revision(item)) is None:
             return False
-        test = item.nodeid.replace(params["revision"], "")
-        return params["revision"] not in random.Random(seed + test).sample(REVISIONS, 2)
+        test = item.nodeid.replace(revision, "")
+        return len(releases[test]) > 2 and revision not in random.Random(seed + test).sample(releases[test], 2)
 
     left_out = [item for item in items if is_left_out(item)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if not is_left_out(item)]
+
+
+def _revision(item: pytest.Item) -> str | None:
+    """Return the metadata revision that a test is to run on, if it is to run on several."""
+    callspec = getattr(item, "callspec", None)
+    return None if callspec is None else callspec.params.get("revision")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

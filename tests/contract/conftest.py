@@ -7,7 +7,14 @@ from contextlib import ExitStack
 
 import pytest
 
+from tests.conftest import REVISIONS
 from tests.servers import AIRFLOW, Server, airflow_server, our_server, with_pods
+
+
+@pytest.fixture(scope="session", params=sorted({*REVISIONS, "3.4"}))
+def revision(request: pytest.FixtureRequest) -> str:
+    """Compare with each Airflow, the preview too."""
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
