@@ -42,10 +42,14 @@ PUBLIC = "relnamespace = 'public'::regnamespace"
 HELD = f"""
     SELECT mode, coalesce(relname, locktype) AS what, granted
       FROM pg_locks l JOIN pg_stat_activity a USING (pid) LEFT JOIN pg_class c ON c.oid = l.relation
-     WHERE application_name = 'execution-api' AND (NOT granted OR locktype IN ('advisory', 'tuple') OR c.{PUBLIC})
+     WHERE datname = current_database() AND application_name = 'execution-api'
+       AND (NOT granted OR locktype IN ('advisory', 'tuple') OR c.{PUBLIC})
        AND relkind IS DISTINCT FROM 'i'
 """
-IS_HERE = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'execution-api' AND xact_start IS NOT NULL"
+IS_HERE = """
+    SELECT count(*) FROM pg_stat_activity
+     WHERE datname = current_database() AND application_name = 'execution-api' AND xact_start IS NOT NULL
+"""
 
 
 @dataclass
