@@ -232,6 +232,7 @@ async def each_operation(
     async with AsyncExitStack() as stack:
         targets = [await stack.enter_async_context(serving(postgres, name, folder)) for name in names]
         asking = {each.name: operations.Asking(each.connection, each.running, each.lives) for each in targets}
+        scans = {each.name: await operations.scans(each.connection) for each in targets}
         known = {target.name: await trips(postgres, folder, target, asking[target.name]) for target in targets}
         for number in range(options.rounds):
             for operation in operations.OPERATIONS:
@@ -244,7 +245,13 @@ async def each_operation(
                             outcomes.append(await load.each(requests, seconds=options.seconds))
                         written = await target.connection.fetchval(f"{WRITTEN} - $1", log)
                         target.note(f"{operation.name} WAL bytes", float(written / outcomes[0].requests))
-        return {target.name: target.figures for target in targets}
+    for target in targets:
+        counted = await asyncpg.connect(postgres.url(database(postgres, target.name)))
+        for table, count in (await operations.scans(counted)).items():
+            if count > (before := scans[target.name].get(table, 0)):
+                target.note(f"{operations.SCANS}{table}", count - before)
+        await counted.close()
+    return {target.name: target.figures for target in targets}
 
 
 async def trips(

@@ -60,28 +60,35 @@ async def fill(connection: asyncpg.Connection, revision: str, *, task_instances:
         "UPDATE task_instance SET state = 'success' WHERE id IN (SELECT id FROM task_instance ORDER BY id DESC LIMIT $1)",
         ENDED,
     )
+    await push(connection, world, "task_instance.state = 'success'")
     if world.keeps_tries:
-        await connection.execute(
-            "INSERT INTO xcom_v2 (id, task_instance_id, key, value, timestamp)"
-            " SELECT uuidv7(), id, 'return_value', '1', now() FROM task_instance WHERE state = 'success'"
-        )
         await connection.execute(
             "INSERT INTO rtif_v2 (id, task_instance_id, rendered_fields, k8s_pod_yaml) SELECT uuidv7(), id, '{}', 'null'"
             f" FROM task_instance WHERE state = 'success' AND {OF_NEWEST_RUNS}"
         )
-        await connection.execute("VACUUM ANALYZE", timeout=600)
-        return
-    await connection.execute(
-        "INSERT INTO xcom (dag_run_id, task_id, map_index, key, dag_id, run_id, value, timestamp)"
-        " SELECT dag_run.id, task_id, map_index, 'return_value', dag_id, run_id, '1', now()"
-        " FROM task_instance JOIN dag_run USING (dag_id, run_id) WHERE task_instance.state = 'success'"
-    )
-    await connection.execute(
-        "INSERT INTO rendered_task_instance_fields (dag_id, task_id, run_id, map_index, rendered_fields, k8s_pod_yaml)"
-        " SELECT dag_id, task_id, run_id, map_index, '{}', 'null' FROM task_instance WHERE state = 'success'"
-        f" AND {OF_NEWEST_RUNS}"
-    )
+    else:
+        await connection.execute(
+            "INSERT INTO rendered_task_instance_fields (dag_id, task_id, run_id, map_index, rendered_fields, k8s_pod_yaml)"
+            " SELECT dag_id, task_id, run_id, map_index, '{}', 'null' FROM task_instance WHERE state = 'success'"
+            f" AND {OF_NEWEST_RUNS}"
+        )
     await connection.execute("VACUUM ANALYZE", timeout=600)
+
+
+async def push(connection: asyncpg.Connection, world: World, which: str) -> None:
+    """Push an XCom of each task instance for which a condition holds."""
+    if world.keeps_tries:
+        statement = (
+            "INSERT INTO xcom_v2 (id, task_instance_id, key, value, timestamp)"
+            " SELECT uuidv7(), id, 'return_value', '1', now() FROM task_instance"
+        )
+    else:
+        statement = (
+            "INSERT INTO xcom (dag_run_id, task_id, map_index, key, dag_id, run_id, value, timestamp)"
+            " SELECT dag_run.id, task_id, map_index, 'return_value', dag_id, run_id, '1', now()"
+            " FROM task_instance JOIN dag_run USING (dag_id, run_id)"
+        )
+    await connection.execute(f"{statement} WHERE {which}", timeout=600)
 
 
 async def tasks(connection: asyncpg.Connection, state: str, limit: int) -> list[Task]:

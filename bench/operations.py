@@ -1,6 +1,7 @@
 """What one request of each operation costs: CPU here and in PostgreSQL, round trips, write-ahead log, latency.
 
-Operations that end something get task instances of their own; the others ask for one that runs.
+Operations that end something get task instances of their own; the others ask for one that runs. Every task instance has an
+XCom and a row in the audit log, so that ``--task-instances`` makes all large tables large.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 import asyncpg
 
+from bench import data
 from bench.driver import END, RENDERED, RUN, VALUE, Load, Task, heartbeat
 from tests.relay import Relay
 from tests.world import World
@@ -22,6 +24,8 @@ ASSETS = 50  # pairs of them, so that eight workers seldom emit the same
 RUNS = 2000  # of each Dag whose runs are stopped, skipped or cleared, each once: enough for three rounds
 OTHERS = 10  # tasks of such a run that are stopped, skipped or cleared
 TASKS = 50  # of a run that is triggered
+LARGE = 10_000  # rows
+SCANS = "sequential scans of "
 METRICS = {
     "server CPU ms": "Server CPU of a request, ms",
     "PostgreSQL CPU ms": "PostgreSQL's CPU of a request, ms",
@@ -104,6 +108,7 @@ OPERATIONS = (
 async def fill(connection: asyncpg.Connection, revision: str) -> None:
     """Write what operations need beside the Dag ``bench``."""
     world = World(connection, revision)
+    index = "region_index" if world.keeps_tries else "map_index"
     await world.dag("consumer")
     for number in range(ASSETS):
         for part in "ab":
@@ -120,7 +125,7 @@ async def fill(connection: asyncpg.Connection, revision: str) -> None:
         RUNS,
     )
     await connection.execute(
-        "INSERT INTO task_instance (id, dag_id, task_id, run_id, map_index, state, try_number, max_tries, pool, pool_slots,"
+        f"INSERT INTO task_instance (id, dag_id, task_id, run_id, {index}, state, try_number, max_tries, pool, pool_slots,"
         " queue, priority_weight, operator, custom_operator_name, hostname, unixname, pid, executor_config, context_carrier,"
         " task_display_name, updated_at, start_date, end_date, dag_version_id)"
         " SELECT uuidv7(), run.dag_id, 't' || n, run.run_id, -1,"
@@ -132,11 +137,12 @@ async def fill(connection: asyncpg.Connection, revision: str) -> None:
         " WHERE run.dag_id IN ('fast', 'skipping', 'cleared')",
         OTHERS,
     )
+    await data.push(connection, world, "dag_id = 'bench' AND task_instance.state <> 'success'")
     await connection.execute(
-        "INSERT INTO xcom (dag_run_id, task_id, map_index, key, dag_id, run_id, value, timestamp)"
-        " SELECT dag_run.id, task_id, map_index, 'return_value', dag_id, run_id, '1', now()"
-        " FROM task_instance JOIN dag_run USING (dag_id, run_id)"
-        " WHERE task_instance.state = 'running' AND dag_id = 'bench'"
+        "INSERT INTO log (dttm, dag_id, task_id, run_id, map_index, event, owner, try_number)"
+        f" SELECT now(), dag_id, task_id, run_id, {index}, 'running', 'airflow', 1 FROM task_instance"
+        " WHERE dag_id = 'bench'",
+        timeout=600,
     )
     await connection.execute("VACUUM ANALYZE", timeout=600)
 
@@ -194,9 +200,26 @@ async def round_trips(operation: Operation, asking: Asking, base_url: str, throu
     return (through.trips - before) / outcome.requests if outcome.statuses.keys() <= {200, 201, 204} else None
 
 
+async def scans(connection: asyncpg.Connection) -> dict[str, int]:
+    """Return how often each large table was read from end to end; this connection does so no more.
+
+    A session's scans are counted when it has ended, or been idle for ten seconds.
+    """
+    await connection.execute("SET enable_seqscan = off")
+    await connection.execute("SELECT pg_stat_force_next_flush()")
+    return dict(await connection.fetch("SELECT relname, seq_scan FROM pg_stat_user_tables WHERE n_live_tup >= $1", LARGE))
+
+
 def tables(found: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
     """Return a table for each metric: a row an operation, a column a target, and how many times less ours takes."""
-    return "\n\n".join(f"{title}\n\n{_table(found, metric)}" for metric, title in METRICS.items())
+    metrics = (f"{title}\n\n{_table(found, metric)}" for metric, title in METRICS.items())
+    scanned = (f"- {target}: {_scanned(figures) or 'none'}" for target, figures in found.items())
+    return "\n\n".join([*metrics, f"Sequential scans of tables of {LARGE:,} rows and more\n\n" + "\n".join(scanned)])
+
+
+def _scanned(figures: Mapping[str, Sequence[float]]) -> str:
+    counts = {name.removeprefix(SCANS): sum(values) for name, values in figures.items() if name.startswith(SCANS)}
+    return ", ".join(f"{table} {count:g}" for table, count in counts.items())
 
 
 def _table(found: Mapping[str, Mapping[str, Sequence[float]]], metric: str) -> str:
