@@ -5,7 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from tests.contract.cases.case import BETTER_REFUSAL, END, ENTER, MAR, RUN_IT, STRANGER, WORDS, Case, on, run, state
+from tests.contract.cases.case import (
+    BETTER_REFUSAL,
+    END,
+    ENTER,
+    ERROR_SHAPE,
+    MAR,
+    RUN_IT,
+    STRANGER,
+    WORDS,
+    Case,
+    on,
+    run,
+    state,
+)
 from tests.contract.cases.setups import SETUPS, Setup
 from tests.world import EPOCH, World
 
@@ -59,6 +72,11 @@ OTHERWISE |= {
     for lengths in ("", "known lengths, ")
 }
 OTHERWISE["run another task's token"] = (STRANGER, 403)
+OTHERWISE |= {  # the fields of the state that was asked for, and not those of all states
+    f"state {name} under the older date": (ERROR_SHAPE, 422) for name in ("retry with a policy", "awaiting input")
+}
+_LABELLED = {"state": "success", "end_date": END, "rendered_map_index": "label"}
+OTHERWISE[on("running", "PATCH", "/task-instances/{ti}/state", _LABELLED, note="2025-04-11").name] = (ERROR_SHAPE, 422)
 
 CASES = [
     *(state(f"terminated, {name}", DEAD, name, **SINCE) for name in SETUPS if name.startswith("cleared")),
