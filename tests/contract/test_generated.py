@@ -22,7 +22,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from tests.conftest import empty
+from tests.conftest import REVISIONS, empty
 from tests.contract.edges import FIELDS, POOLS, Field, kept_difference
 from tests.contract.test_differential import assert_refusal, shown
 from tests.rows import rows
@@ -267,6 +267,12 @@ async def in_step(clones: tuple[Clone, Clone]) -> None:
         if used[0][name] != used[1][name]:
             for clone in clones:
                 await clone.connection.execute("SELECT setval($1, $2)", f'"{name}"', max(each[name] for each in used))
+
+
+@pytest.fixture(scope="session", params=REVISIONS)
+def revision(request: pytest.FixtureRequest) -> str:
+    """Compare with the Airflows that are released; a preview is asked for by name, as ``REVISIONS=3.4``."""
+    return str(request.param)
 
 
 @pytest.mark.parametrize("_", [f"SEQUENCES_SEED={SEED}"])
