@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import date
 from functools import lru_cache
@@ -36,6 +37,10 @@ from app.versions.dispatch import REFUSALS, Dispatcher
 VERSION_HEADER = b"airflow-api-version"
 READS = ("GET", "HEAD")
 ECHOED_INPUT = 1000  # bytes of a refused value that the answer repeats; the rest of a 10 MB body helps nobody
+
+# While they make models, FastAPI and pydantic silence warnings in the whole process: so one thread at a time makes any. The
+# event loop waits for one date's at most, some 35 ms: those of all dates are made before the first routes are.
+_MAKING = threading.Lock()
 
 _date = TypeAdapter(date)
 
@@ -71,7 +76,8 @@ class VersionedApp(FastAPI):
             self.middleware_stack = self.middleware_stack or await asyncio.to_thread(self.build_middleware_stack)
 
     def build_middleware_stack(self) -> ASGIApp:
-        self._make_routes(self)
+        with _MAKING:
+            self._make_routes(self)
         stack = super().build_middleware_stack()
         assert isinstance(stack, ServerErrorMiddleware)
         return stack.app
@@ -84,7 +90,8 @@ class VersionedApp(FastAPI):
 
     def _rendered(self) -> bytes:
         """Return the document as FastAPI answers it; to build and render it takes as long as a hundred requests."""
-        return bytes(JSONResponse(self.openapi()).body)
+        with _MAKING:
+            return bytes(JSONResponse(self.openapi()).body)
 
 
 class ApiVersions:
@@ -109,7 +116,9 @@ class ApiVersions:
     def app(self, version: str) -> Dispatcher:
         """Return the application of a served date, built on first use."""
         if version not in self._apps:
-            self._apps[version] = build_app(self._service, version, self._bodies)
+            with _MAKING:
+                if version not in self._apps:
+                    self._apps[version] = build_app(self._service, version, self._bodies)
         return self._apps[version]
 
     async def make_ready(self) -> None:

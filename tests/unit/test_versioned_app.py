@@ -40,6 +40,26 @@ async def test_routes_are_made_once_beside_the_event_loop() -> None:
     assert made_in[0] != threading.get_ident()
 
 
+async def test_one_application_is_made_at_a_time() -> None:
+    """What FastAPI silences while it makes routes, it silences for the process: another thread would end that too early."""
+    happened, second_began, go_on = list[str](), threading.Event(), threading.Event()
+
+    def first(_: FastAPI) -> None:
+        happened.append("first begins")
+        assert go_on.wait(10)
+        happened.append("first ends")
+
+    def second(_: FastAPI) -> None:
+        happened.append("second begins")
+        second_began.set()
+
+    making = [asyncio.create_task(VersionedApp(make_routes).make_ready()) for make_routes in (first, second)]
+    await asyncio.to_thread(second_began.wait, 0.5)
+    go_on.set()
+    await asyncio.gather(*making)
+    assert happened.index("first ends") == happened.index("first begins") + 1
+
+
 async def test_the_document_is_made_once_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     made_in = list[int]()
 
