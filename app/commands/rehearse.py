@@ -96,7 +96,7 @@ async def rehearse(
                 told(f"{len(found.lives)} of {len(dag_ids)} Dags")
 
         await _each(dag_ids, reading.dag, stage, written=())
-        await _each(dag_ids, live_one, stage, written=WRITTEN)
+        await _each(dag_ids, live_one, stage, written=(*WRITTEN, *revision.storage.schema.written))
     except RetryableDatabaseError as error:
         return replace(found, trouble=f"the database could not do it: {error or error.reason}")
     finally:

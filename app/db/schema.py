@@ -100,9 +100,11 @@ class Schema:
     :param names: by table, what this release calls columns that Airflow 3.3 calls otherwise.
     :param further: by table, the columns that Airflow 3.3 does not have.
     :ivar key: the columns by which rows name a task instance across its tries.
+    :ivar written: the tables that tasks write to here, and which Airflow 3.3 does not have.
     """
 
     key: tuple[str, ...] = Coordinates._fields
+    written: tuple[str, ...] = ()
 
     def __init__(
         self,

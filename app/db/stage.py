@@ -26,7 +26,7 @@ from app.settings import DatabaseSettings
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
-# What tasks, and those who trigger and clear runs, write, of all releases together.
+# What tasks, and those who trigger and clear runs, write; a release's own tables are in its `Schema.written`.
 WRITTEN = (
     "asset_alias_asset_event",
     "asset_dag_run_queue",
@@ -38,14 +38,11 @@ WRITTEN = (
     "dag_run_note",
     "dagrun_asset_event",
     "deadline",
-    "dynamic_region",
     "hitl_detail",
     "hitl_detail_history",
     "log",
     "partitioned_asset_key_log",
     "rendered_task_instance_fields",
-    "rtif_v1",
-    "rtif_v2",
     "task_instance",
     "task_instance_history",
     "task_instance_note",
@@ -54,8 +51,6 @@ WRITTEN = (
     "task_state_store",
     "trigger",
     "xcom",
-    "xcom_v1",
-    "xcom_v2",
 )
 FIRST_ID = 2**30  # of rows on the stage: far above those that tables which are not copied refer to
 

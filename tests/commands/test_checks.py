@@ -141,13 +141,13 @@ async def test_connections_are_counted_over_replicas(url: str, admin: asyncpg.Co
 
 
 async def test_a_missing_grant_is_told(url: str, admin: asyncpg.Connection) -> None:
-    await admin.execute("CREATE ROLE blind LOGIN; GRANT SELECT ON alembic_version TO blind")
+    await admin.execute("CREATE ROLE ungranted LOGIN; GRANT SELECT ON alembic_version TO ungranted")
     try:
-        results = await found(url.replace("postgres@", "blind@"))
+        results = await found(url.replace("postgres@", "ungranted@"))
         assert "permission denied for table variable" in said(results, "tables", passed=False)
         assert not checks.may_still_pass(list(results.values()))
     finally:
-        await admin.execute("DROP OWNED BY blind; DROP ROLE blind")
+        await admin.execute("DROP OWNED BY ungranted; DROP ROLE ungranted")
 
 
 async def test_it_waits_for_what_others_still_do(postgres: EmbeddedPostgres) -> None:

@@ -36,6 +36,7 @@ class RegionSchema(Schema):
     """
 
     key = (*Coordinates._fields, "region_id")
+    written = ("dynamic_region", "rtif_v1", "rtif_v2", "xcom_v1", "xcom_v2")
 
     def __init__(self) -> None:
         super().__init__(
