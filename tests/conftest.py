@@ -61,9 +61,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _revision(item: pytest.Item) -> str | None:
-    """Return the metadata revision that a test is to run on, if it is to run on several."""
-    callspec = getattr(item, "callspec", None)
-    return None if callspec is None else callspec.params.get("revision")
+    """Return the metadata revision, or the version of Airflow, that a test is to run on, if it is to run on several."""
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    found = params.get("revision") or params.get("version")
+    return found if isinstance(found, str) else None
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -40,7 +40,7 @@ ECHOED_INPUT = 1000  # bytes of a refused value that the answer repeats; the res
 
 # While they make models, FastAPI and pydantic silence warnings in the whole process: so one thread at a time makes any. The
 # event loop waits for one date's at most, some 35 ms: those of all dates are made before the first routes are.
-_MAKING = threading.Lock()
+_MAKING = threading.RLock()
 
 _date = TypeAdapter(date)
 
@@ -176,6 +176,11 @@ def build_app(service: Service, version: str, bodies: Bodies) -> Dispatcher:
 
     :param bodies: what this process holds of bodies, whatever their date.
     """
+    with _MAKING:
+        return _built(service, version, bodies)
+
+
+def _built(service: Service, version: str, bodies: Bodies) -> Dispatcher:
     undone = tuple(changes.undone(VERSIONS, version, server=service.revision.newest_api_date))
     models = OlderModels(undone)
     routers = [

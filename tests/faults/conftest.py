@@ -73,7 +73,10 @@ async def ours(
     logs.configure(form="json")  # as in production: the tests' own libraries would paint each traceback for a second
     application = create_app(settings)
     async with application.router.lifespan_context(application):
-        service: Service = application.routes[1].app.service  # type: ignore[attr-defined]
+        execution: Any = application.routes[1].app  # type: ignore[attr-defined]
+        service: Service = execution.service
+        # What is made in a thread is made now: pytest changes the process' filters of warnings between a test's phases.
+        await execution._versions.make_ready()
         running = InProcess(application, service, World(connection, revision))
 
         engine = service.database.engine

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 
 import pytest
 
 from tests.api.test_bad_input import OPERATIONS, PUBLIC, VALID, Operation
 from tests.security.conftest import Stranger, forget_peak, head, peak, stranger, witness
-from tests.servers import Server, token
+from tests.servers import Server, our_server, token
 from tests.world import World, ti_id
 
 TI = ti_id("attacked")
 NESTED = b"[" + b"[]," * (20 * 2**20 // 3) + b"[]]"  # 20 MiB that once took 540 MiB and 2 to 3 s
 GUARDED = [o for o in OPERATIONS if o.name not in PUBLIC]
 READS_NOTHING = "Expect: 100-continue"  # the server says "100 Continue" when it begins to read the body, and not before
+
+
+@pytest.fixture(scope="module")
+def newest(make_database: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Run a server that has every operation."""
+    with our_server(make_database("3.4"), tmp_path_factory.mktemp("newest")) as running:
+        yield running
 
 
 async def asked(stranger: Stranger, operation: Operation, *lines: str) -> None:
@@ -29,7 +37,7 @@ async def asked(stranger: Stranger, operation: Operation, *lines: str) -> None:
     ("token_of", "status"), [(None, 401), ("nobody", 403), ("another", 403)], ids=["none", "forged", "another's"]
 )
 async def test_a_body_is_not_read_before_the_token(
-    attacked: Server, operation: Operation, token_of: str | None, status: int
+    newest: Server, operation: Operation, token_of: str | None, status: int
 ) -> None:
     """Whatever the operation: the answer comes, and the client was never told to send its body."""
     is_own = "{task_instance_id}" in operation.path or "{connection_test_id}" in operation.path
@@ -38,7 +46,7 @@ async def test_a_body_is_not_read_before_the_token(
     forged = token(TI, secret="s" * 64)
     others = token(ti_id("another"), scope="workload" if "{connection_test_id}" in operation.path else "execution")
     lines = {None: [], "nobody": [f"Authorization: Bearer {forged}"], "another": [f"Authorization: Bearer {others}"]}
-    async with stranger(attacked) as attacker:
+    async with stranger(newest) as attacker:
         await asked(attacker, operation, *lines[token_of])
         answer = await attacker.answer(has_body=operation.method != "HEAD")
     assert answer.status == status, answer
