@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,8 +76,10 @@ async def ours(
     async with application.router.lifespan_context(application):
         execution: Any = application.routes[1].app  # type: ignore[attr-defined]
         service: Service = execution.service
-        # What is made in a thread is made now: pytest changes the process' filters of warnings between a test's phases.
-        await execution._versions.make_ready()
+        # Until what a thread makes is made: pytest changes the process' filters of warnings between a test's phases.
+        async with asyncio.timeout(60):
+            while execution._versions.app(execution._versions.newest).app.middleware_stack is None:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
         running = InProcess(application, service, World(connection, revision))
 
         engine = service.database.engine
