@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from tests.contract.cases.case import (
@@ -21,7 +22,9 @@ from tests.contract.cases.case import (
     on,
     state,
 )
-from tests.contract.cases.dag_setups import IN_PARTITIONS, WAITING, since
+from tests.contract.cases.dag_setups import since, write_version
+from tests.contract.cases.setups import SETUPS, setup
+from tests.world import EPOCH, World
 
 
 def emitted(note: str, *events: dict[str, Any], outlet: dict[str, Any] = A1, **options: Any) -> Case:
@@ -38,6 +41,177 @@ def through(name: str, uri: str, extra: Any = None, **more: Any) -> dict[str, An
 
 NEW_ASSET = ("new", "s3://bucket/new")
 BY_NAME, BY_URI = {"name": "second", "type": "AssetNameRef"}, {"uri": "s3://bucket/first", "type": "AssetUriRef"}
+
+
+@setup
+async def outlets(world: World) -> Any:
+    """Assets with consumers: by asset (one paused), by name, by uri and by alias."""
+    first, second = await world.asset("first"), await world.asset("second")
+    await world.asset("inactive", active=False)
+    for dag_id, paused in (
+        ("c2", False),
+        ("c1", False),
+        ("paused", True),
+        ("by_name", False),
+        ("by_uri", False),
+        ("by_alias", False),
+    ):
+        await world.dag(dag_id, is_paused=paused)
+    for dag_id, asset in (("c2", first), ("c1", first), ("paused", first), ("c1", second)):
+        await world.scheduled_by(dag_id, asset)
+    await world.insert("dag_schedule_asset_name_reference", name="second", dag_id="by_name", created_at=EPOCH)
+    await world.insert("dag_schedule_asset_uri_reference", uri="s3://bucket/first", dag_id="by_uri", created_at=EPOCH)
+    alias = await world.insert("asset_alias", "id", name="alias", group="asset")
+    await world.insert(
+        "dag_schedule_asset_alias_reference", alias_id=alias, dag_id="by_alias", created_at=EPOCH, updated_at=EPOCH
+    )
+    return await world.one_running("d")
+
+
+async def _queued_already(world: World) -> Any:
+    """An event of ``first`` for which ``c1`` is queued, and has no run yet."""
+    ti = await outlets(world)
+    asset = await world.connection.fetchval("SELECT id FROM asset WHERE name = 'first'")
+    await world.insert("asset_event", asset_id=asset, extra={}, source_map_index=-1, timestamp=EPOCH)
+    await world.insert("asset_dag_run_queue", asset_id=asset, target_dag_id="c1", created_at=EPOCH)
+    return ti
+
+
+SETUPS["queued already"] = _queued_already
+
+
+@setup
+async def partitioned_run(world: World) -> Any:
+    ti = await outlets(world)
+    await world.connection.execute("UPDATE dag_run SET partition_key = 'p1'")
+    return ti
+
+
+@setup
+async def partitioned_consumer(world: World) -> Any:
+    ti = await outlets(world)
+    await world.connection.execute("UPDATE dag SET timetable_partitioned = true WHERE dag_id = 'c1'")
+    return ti
+
+
+@setup
+async def asset_events(world: World) -> Any:
+    """Two assets of one name's past and present, one alias; events of both, one of which made two runs."""
+    ti = await world.one_running("d")
+    old = await world.asset("a", "s3://bucket/old", active=False)
+    now = await world.asset("a")
+    other = await world.asset("b")
+    alias = await world.insert("asset_alias", "id", name="alias", group="asset")
+    for asset in (old, other):
+        await world.insert("asset_alias_asset", alias_id=alias, asset_id=asset)
+    run = await world.connection.fetchval("SELECT id FROM dag_run")
+    later = await world.run("d", "later", logical_date=None, data_interval_start=None, data_interval_end=None)
+    for number, asset in enumerate((old, now, other, now)):
+        event = await world.insert(
+            "asset_event",
+            "id",
+            asset_id=asset,
+            extra={"n": number},
+            source_task_id="t",
+            source_dag_id="p",
+            source_run_id="r",
+            source_map_index=-1,
+            timestamp=EPOCH.replace(minute=number * 10),
+            partition_key="key" if number == 3 else None,
+        )
+        if number == 1:
+            for run_pk in (run, later):
+                await world.insert("dagrun_asset_event", dag_run_id=run_pk, event_id=event)
+        if number == 2:
+            await world.insert("asset_alias_asset_event", alias_id=alias, event_id=event)
+    return ti
+
+
+@setup
+async def asset_events_that_say(world: World) -> Any:
+    ti = await asset_events(world)
+    said = """UPDATE asset_event SET extra = '{"x": "y", "z": "w", "n": 2}', partition_key = 'key' WHERE id >= 3"""
+    await world.connection.execute(said)
+    return ti
+
+
+# The key of the run whose success each mapper maps.
+AT = "2026-02-03T04:05:06"
+MAPPED: dict[str, tuple[str, ...]] = {
+    "identity": ("p1",),
+    "an allowed key": ("p1",),
+    "no allowed key": ("p1",),
+    "hours": (AT, "2026-03-29T02:30:00"),
+    "hours of offsets": ("2026-02-03T04:05+0530",),
+    "hours in Paris": (AT, "2026-03-29T02:30:00"),
+    "hours in Paris with offsets": ("2026-10-25T02:30:00", "2026-03-29T02:30:00"),
+    "hours in Paris of offsets": ("2026-02-03T04:05+0000",),
+    "days": (AT, "p1"),
+    "weeks": (AT,),
+    "weeks in Paris": (AT,),
+    "months": (AT,),
+    "quarters": ("2026-06-30T04:05:06",),
+    "quarters in Paris": ("2026-06-30T04:05:06",),
+    "years": ("2026-06-30T04:05:06",),
+    "days of an offset": ("2026-06-30T04:05:06",),
+    "a product": ("eu|2026-06-30T04:05:06", "eu"),
+    "a product by colons": ("eu:2026-06-30T04:05:06:2026",),
+    "a chain": ("2026-06-30T04:05:06",),
+    "a fixed key": ("p1",),
+    "a rollup": (AT,),
+    "a rollup of all": (AT,),
+    "a rollup of some": (AT,),
+    "a rollup of segments": ("a",),
+    "weeks to days": (AT,),
+    "weeks to days before": (AT,),
+    "months to days": (AT,),
+    "months to days before": ("2026-03-03T04:05:06",),
+    "quarters to months": ("2026-11-03T04:05:06",),
+    "years to months before": ("2026-11-03T04:05:06",),
+    "days to hours": ("2026-11-03T04:05:06",),
+    "hours to minutes": ("2026-11-03T04:05:06",),
+    "more than it may": (AT,),
+    "two assets of a mapper each": (AT,),
+}
+
+
+async def partitioned(world: World, name: str, key: str) -> Any:
+    """Let ``c1`` wait for partitions of both assets of a run."""
+    ti = await outlets(world)
+    await write_version(world, name, dag_id="c1")
+    await world.connection.execute("UPDATE dag SET timetable_partitioned = true WHERE dag_id = 'c1'")
+    await world.connection.execute(
+        "UPDATE dag_run SET partition_key = $1, partition_date = $2 WHERE dag_id = 'd'", key, EPOCH
+    )
+    return ti
+
+
+IN_PARTITIONS = {
+    f"partitions, {name}{f', {key}' if number else ''}": (name, key)
+    for name, keys in MAPPED.items()
+    for number, key in enumerate(keys)
+}
+SETUPS |= {setup_: partial(partitioned, name=name, key=key) for setup_, (name, key) in IN_PARTITIONS.items()}
+
+
+async def _waiting(world: World, *, ran: bool = False, **values: Any) -> Any:
+    """Let ``c1`` wait for the partition of the run already."""
+    ti = await SETUPS["partitions, identity"](world)
+    row = {"target_dag_id": "c1", "partition_key": "p1", "created_at": EPOCH, "updated_at": EPOCH}
+    if world.revision != "3.2":
+        row |= {"partition_date": EPOCH, "rollup_fingerprint": {}, **values}
+    if ran:
+        row["created_dag_run_id"] = await world.run("c1")
+    await world.insert("asset_partition_dag_run", **row)
+    return ti
+
+
+SETUPS["waiting already"] = _waiting
+SETUPS["waiting without a date"] = partial(_waiting, partition_date=None)
+SETUPS["waiting with another date"] = partial(_waiting, partition_date=EPOCH.replace(year=2025))
+SETUPS["waited before"] = partial(_waiting, ran=True)
+WAITING = tuple(name for name in SETUPS if name.startswith("wait"))
+
 
 CASES: list[Case] = [
     # --- assets and their events

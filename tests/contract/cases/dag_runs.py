@@ -2,7 +2,37 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.contract.cases.case import Case, get
+from tests.contract.cases.setups import setup
+from tests.world import EPOCH, World
+
+
+@setup
+async def several_runs(world: World) -> Any:
+    await world.dag("d", next_dagrun=EPOCH)
+    for name in ("blue", "amber"):
+        await world.insert("dag_tag", name=name, dag_id="d")
+    ti = None
+    for number, state in enumerate(("success", "failed", "success", "running")):
+        date = EPOCH.replace(day=1 + number)
+        await world.run(
+            "d",
+            f"run{number}",
+            logical_date=date,
+            run_after=date,
+            state=state,
+            conf={"n": number},
+            end_date=None if state == "running" else date.replace(hour=1),
+            note="noted" if number == 2 else None,
+        )
+        ti = await world.running("d", "job", f"run{number}", state="success" if number < 3 else "running", duration=1.5)
+        await world.ti("d", "other", f"run{number}", state=("failed", None, "skipped", "queued")[number])
+        await world.ti("d", "mapped", f"run{number}", map_index=0, state="success")
+        await world.ti("d", "mapped", f"run{number}", map_index=1, state="upstream_failed")
+    return ti
+
 
 CASES: list[Case] = [
     get("dag", "/dags/d", "several_runs"),

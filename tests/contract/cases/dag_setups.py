@@ -8,7 +8,9 @@ from functools import partial
 from typing import Any
 
 from tests.contract import serialized
-from tests.contract.cases.setups import SETUPS, Setup, archive, ask, outlets, setup
+from tests.contract.cases.hitl import ask
+from tests.contract.cases.setups import SETUPS, Setup, setup
+from tests.contract.cases.task_instance_setups import archive
 from tests.servers import AIRFLOW
 from tests.world import EPOCH, World, ti_id
 
@@ -104,86 +106,6 @@ async def with_serialized(world: World) -> Any:
 async def mapped_with_serialized(world: World) -> Any:
     await with_serialized(world)
     return await world.running("d", "mapped", map_index=0)
-
-
-# --- consumers by partitions
-
-# The key of the run whose success each mapper maps.
-AT = "2026-02-03T04:05:06"
-MAPPED: dict[str, tuple[str, ...]] = {
-    "identity": ("p1",),
-    "an allowed key": ("p1",),
-    "no allowed key": ("p1",),
-    "hours": (AT, "2026-03-29T02:30:00"),
-    "hours of offsets": ("2026-02-03T04:05+0530",),
-    "hours in Paris": (AT, "2026-03-29T02:30:00"),
-    "hours in Paris with offsets": ("2026-10-25T02:30:00", "2026-03-29T02:30:00"),
-    "hours in Paris of offsets": ("2026-02-03T04:05+0000",),
-    "days": (AT, "p1"),
-    "weeks": (AT,),
-    "weeks in Paris": (AT,),
-    "months": (AT,),
-    "quarters": ("2026-06-30T04:05:06",),
-    "quarters in Paris": ("2026-06-30T04:05:06",),
-    "years": ("2026-06-30T04:05:06",),
-    "days of an offset": ("2026-06-30T04:05:06",),
-    "a product": ("eu|2026-06-30T04:05:06", "eu"),
-    "a product by colons": ("eu:2026-06-30T04:05:06:2026",),
-    "a chain": ("2026-06-30T04:05:06",),
-    "a fixed key": ("p1",),
-    "a rollup": (AT,),
-    "a rollup of all": (AT,),
-    "a rollup of some": (AT,),
-    "a rollup of segments": ("a",),
-    "weeks to days": (AT,),
-    "weeks to days before": (AT,),
-    "months to days": (AT,),
-    "months to days before": ("2026-03-03T04:05:06",),
-    "quarters to months": ("2026-11-03T04:05:06",),
-    "years to months before": ("2026-11-03T04:05:06",),
-    "days to hours": ("2026-11-03T04:05:06",),
-    "hours to minutes": ("2026-11-03T04:05:06",),
-    "more than it may": (AT,),
-    "two assets of a mapper each": (AT,),
-}
-
-
-async def partitioned(world: World, name: str, key: str) -> Any:
-    """Let ``c1`` wait for partitions of both assets of a run."""
-    ti = await outlets(world)
-    await write_version(world, name, dag_id="c1")
-    await world.connection.execute("UPDATE dag SET timetable_partitioned = true WHERE dag_id = 'c1'")
-    await world.connection.execute(
-        "UPDATE dag_run SET partition_key = $1, partition_date = $2 WHERE dag_id = 'd'", key, EPOCH
-    )
-    return ti
-
-
-IN_PARTITIONS = {
-    f"partitions, {name}{f', {key}' if number else ''}": (name, key)
-    for name, keys in MAPPED.items()
-    for number, key in enumerate(keys)
-}
-SETUPS |= {setup_: partial(partitioned, name=name, key=key) for setup_, (name, key) in IN_PARTITIONS.items()}
-
-
-async def _waiting(world: World, *, ran: bool = False, **values: Any) -> Any:
-    """Let ``c1`` wait for the partition of the run already."""
-    ti = await SETUPS["partitions, identity"](world)
-    row = {"target_dag_id": "c1", "partition_key": "p1", "created_at": EPOCH, "updated_at": EPOCH}
-    if world.revision != "3.2":
-        row |= {"partition_date": EPOCH, "rollup_fingerprint": {}, **values}
-    if ran:
-        row["created_dag_run_id"] = await world.run("c1")
-    await world.insert("asset_partition_dag_run", **row)
-    return ti
-
-
-SETUPS["waiting already"] = _waiting
-SETUPS["waiting without a date"] = partial(_waiting, partition_date=None)
-SETUPS["waiting with another date"] = partial(_waiting, partition_date=EPOCH.replace(year=2025))
-SETUPS["waited before"] = partial(_waiting, ran=True)
-WAITING = tuple(name for name in SETUPS if name.startswith("wait"))
 
 
 # --- triggered

@@ -24,7 +24,9 @@ from tests.contract.cases.case import (
     run,
     state,
 )
+from tests.contract.cases.setups import SETUPS, Setup, setup
 from tests.contract.cases.tries import DEAD, SINCE
+from tests.world import EPOCH, World, ti_id
 
 BEFORE = {"Airflow-API-Version": "2026-06-30"}
 NOTE = f"{TI}/dag-run-note"
@@ -56,6 +58,53 @@ WRITES: tuple[tuple[str, str, Any], ...] = (
 
 def _dated(date: str) -> dict[str, Any]:
     return {**SINCE, "headers": {"Airflow-API-Version": date}}
+
+
+@setup
+async def queued_with_reschedules(world: World) -> Any:
+    """Two waits, of which the second was written first."""
+    ti = await world.one("d")
+    for minute in (5, 3):
+        since = EPOCH.replace(minute=minute)
+        times = {"start_date": since, "end_date": since, "reschedule_date": since}
+        await world.insert("task_reschedule", ti_id=ti, duration=0, **times)
+    return ti
+
+
+@setup
+async def noted(world: World) -> Any:
+    """A run with a note that somebody wrote."""
+    ti = await world.one_running("d")
+    run_pk = await world.connection.fetchval("SELECT id FROM dag_run")
+    written = {"user_id": "somebody", "content": "before", "created_at": EPOCH, "updated_at": EPOCH}
+    await world.insert("dag_run_note", dag_run_id=run_pk, **written)
+    return ti
+
+
+def _callback(state: str) -> Setup:
+    async def make(world: World) -> Any:
+        callback = ti_id("callback")
+        kind = {
+            "type": "executor",
+            "fetch_method": "import_path",
+            "data": {"__var": {}, "__type": "dict"},
+            "priority_weight": 1,
+        }
+        await world.insert("callback", id=callback, state=state, created_at=EPOCH, **kind)
+        await world.insert("variable", key="v", val="v", is_encrypted=False)
+        return callback
+
+    return make
+
+
+SETUPS |= {f"callback_{state}": _callback(state) for state in ("scheduled", "queued", "running", "success")}
+
+
+@setup
+async def with_a_slashed_connection(world: World) -> Any:
+    plain = {"conn_type": "http", "is_encrypted": False, "is_extra_encrypted": False}
+    await world.insert("connection", conn_id="a/b", **plain)
+    return await world.one_running("d")
 
 
 CASES: list[Case] = [

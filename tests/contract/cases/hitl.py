@@ -2,7 +2,55 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.contract.cases.case import ASK, ASKED_ANEW, BETTER_REFUSAL, HITL, NEW, PARK, RESPONSE, Case, on, state
+from tests.contract.cases.setups import setup
+from tests.world import EPOCH, World
+
+
+async def ask(world: World, ti: Any, **values: Any) -> None:
+    defaults = {
+        "options": ["yes", "no"],
+        "subject": "Well?",
+        "body": "text",
+        "defaults": ["no"],
+        "multiple": False,
+        "params": {"p": {"value": 1}},
+        "params_input": {},
+        "assignees": [{"id": "1", "name": "ann"}],
+        "created_at": EPOCH,
+    }
+    await world.insert("hitl_detail", ti_id=ti, **{**defaults, **values})
+
+
+@setup
+async def asked(world: World) -> Any:
+    ti = await world.one_running("d")
+    await ask(world, ti)
+    return ti
+
+
+@setup
+async def asked_barely(world: World) -> Any:
+    ti = await world.one_running("d")
+    await ask(world, ti, body=None, defaults=None, assignees=[], params={})
+    return ti
+
+
+@setup
+async def answered(world: World) -> Any:
+    ti = await world.one_running("d")
+    await ask(
+        world,
+        ti,
+        responded_at=EPOCH.replace(microsecond=250000),
+        responded_by={"id": "2", "name": "bob"},
+        chosen_options=["yes"],
+        params_input={"p": 2},
+    )
+    return ti
+
 
 CASES: list[Case] = [
     *(on(s, "GET", HITL) for s in ("running", "asked", "asked_barely", "answered", "nothing")),

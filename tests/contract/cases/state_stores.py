@@ -2,7 +2,26 @@
 
 from __future__ import annotations
 
-from tests.contract.cases.case import BETTER_REFUSAL, NEW, STORE, Case, on
+from typing import Any
+
+from tests.contract.cases.case import BETTER_REFUSAL, NEW, RUN, STORE, Case, on
+from tests.contract.cases.setups import setup
+from tests.world import EPOCH, World
+
+
+@setup
+async def state_stores(world: World) -> Any:
+    ti = await world.one_running("d")
+    run = await world.connection.fetchval("SELECT id FROM dag_run")
+    for task_id, key in (("job", "kept"), ("job", "with/slash"), ("elsewhere", "kept")):
+        key_of = {"dag_run_id": run, "dag_id": "d", "run_id": RUN, "task_id": task_id, "map_index": -1, "key": key}
+        await world.insert("task_state_store", **key_of, value='{"a": [1, 2.5]}', updated_at=EPOCH, expires_at=EPOCH)
+    asset = await world.asset("a")
+    await world.asset("gone", active=False)
+    for key in ("kept", "other"):
+        await world.insert("asset_state_store", asset_id=asset, key=key, value='"v"', updated_at=EPOCH)
+    return ti
+
 
 CASES: list[Case] = [
     *(on("state_stores", "GET", f"{STORE}/{key}", **NEW) for key in ("kept", "with/slash", "none")),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.contract.cases.case import (
     BETTER_REFUSAL,
     CUT,
@@ -28,6 +30,50 @@ from tests.contract.cases.case import (
     run,
     state,
 )
+from tests.contract.cases.setups import setup
+from tests.world import EPOCH, World
+
+
+@setup
+async def with_left_xcoms(world: World) -> Any:
+    ti = await world.one("d")
+    await world.xcom("d", "job", "left", 1)
+    await world.xcom("d", "job", "over", 2)
+    await world.insert("task_reschedule", ti_id=ti, start_date=EPOCH, end_date=EPOCH, duration=0, reschedule_date=EPOCH)
+    return ti
+
+
+@setup
+async def triggered_by_assets(world: World) -> Any:
+    ti = await world.one("d")
+    asset = await world.asset("a")
+    event = await world.insert(
+        "asset_event",
+        "id",
+        asset_id=asset,
+        extra={"k": 1},
+        source_task_id="t",
+        source_dag_id="p",
+        source_run_id="r",
+        source_map_index=-1,
+        timestamp=EPOCH,
+    )
+    alias = await world.insert("asset_alias", "id", name="alias", group="asset")
+    await world.insert("asset_alias_asset_event", alias_id=alias, event_id=event)
+    run = await world.connection.fetchval("SELECT id FROM dag_run")
+    await world.insert("dagrun_asset_event", dag_run_id=run, event_id=event)
+    return ti
+
+
+@setup
+async def downstream(world: World) -> Any:
+    ti = await world.one_running("d")
+    for number, each in enumerate((None, "scheduled", "queued", "running", "success", "failed", "deferred", "skipped")):
+        await world.ti("d", f"t{number}", state=each)
+    for index in range(3):
+        await world.ti("d", "m", map_index=index, state=None)
+    return ti
+
 
 CASES: list[Case] = [
     # --- run

@@ -9,7 +9,8 @@ from typing import Any
 
 from tests.contract.cases.case import ABSENT, ASK, DEFER, END, ENTER, PARK, RESPONSE, RUN
 from tests.contract.cases.dag_setups import version_id, write_version
-from tests.contract.cases.setups import archive, ask
+from tests.contract.cases.hitl import ask
+from tests.contract.cases.task_instance_setups import archive
 from tests.contract.cases.tries import DEAD
 from tests.world import EPOCH, World, ti_id
 

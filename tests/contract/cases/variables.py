@@ -2,7 +2,44 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from cryptography.fernet import Fernet
+
 from tests.contract.cases.case import BETTER_REFUSAL, ERROR_SHAPE, NEW, Case, get, on
+from tests.contract.cases.setups import setup
+from tests.servers import FERNET_KEY
+from tests.world import World
+
+
+@setup
+async def variables(world: World) -> Any:
+    encrypted = Fernet(FERNET_KEY).encrypt(b"decrypted").decode()
+    await world.insert("variable", key="clear", val="in clear", is_encrypted=False)
+    await world.insert("variable", key="secret", val=encrypted, is_encrypted=True)
+    await world.insert("variable", key="rotten", val="gAAAA-not-decryptable", is_encrypted=True)
+    await world.insert("variable", key="with/slash", val="s", is_encrypted=False, description="old")
+    await world.insert("variable", key="empty", val="", is_encrypted=False)
+    return await world.one_running("d")
+
+
+@setup
+async def of_a_team(world: World) -> Any:
+    """A variable and a connection of a team, and a variable of none, where nobody asks for teams."""
+    await world.connection.execute("INSERT INTO team VALUES ('red')")
+    for name, team in (("red", "red"), ("nobody", None)):
+        await world.insert("variable", key=f"of_{name}", val="v", is_encrypted=False, description="old", team_name=team)
+    plain = {"is_encrypted": False, "is_extra_encrypted": False}
+    await world.insert("connection", conn_id="of_red", conn_type="http", team_name="red", **plain)
+    return await world.one_running("d")
+
+
+@setup
+async def many_variables(world: World) -> Any:
+    for key in ("b", "a_1", "a%2", "ab", "z"):
+        await world.insert("variable", key=key, val="v", is_encrypted=False)
+    return await world.one_running("d")
+
 
 CASES: list[Case] = [
     # --- variables

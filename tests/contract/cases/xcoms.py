@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from typing import Any
+
 from tests.contract.cases.case import (
     BETTER_REFUSAL,
     EACH_ONCE,
@@ -9,11 +12,58 @@ from tests.contract.cases.case import (
     JSON_HEADER,
     NEW,
     OWN_DATE,
+    RUN,
     RUN_DATES,
     Case,
     X,
     get,
 )
+from tests.contract.cases.setups import setup
+from tests.world import EPOCH, World
+
+
+@setup
+async def with_xcoms(world: World) -> Any:
+    await world.dag("d")
+    ti = None
+    for number, run_id in enumerate(("early", RUN)):
+        date = EPOCH.replace(day=1 + number)
+        await world.run("d", run_id, logical_date=date, run_after=date)
+        ti = await world.running("d", "job", run_id, try_number=1)
+        await world.xcom("d", "job", "return_value", {"run": run_id, "n": [1, 2.5, None, "é"]}, run_id)
+        await world.xcom("d", "job", "a/key with spaces", "slashes", run_id)
+        for index in range(6):
+            await world.ti("d", "mapped", run_id, map_index=index, state="success")
+            await world.xcom("d", "mapped", "return_value", index * 10 + number, run_id, map_index=index)
+    await world.xcom("d", "job", "null", None)
+    await world.xcom("d", "job", "early_only", 1, "early")
+    await world.dag("other")
+    await world.run("other", "its own")
+    await world.running("other", "job", "its own")
+    await world.xcom("other", "job", "return_value", "from another Dag", "its own")
+    return ti
+
+
+@setup
+async def with_namesakes(world: World) -> Any:
+    """Runs of two more Dags have the asking run's id, as scheduled ones of one moment do."""
+    ti = await with_xcoms(world)
+    for dag_id in ("one more", "and another"):
+        await world.dag(dag_id)
+        await world.run(dag_id, RUN, logical_date=EPOCH.replace(day=2), run_after=EPOCH.replace(day=2))
+    return ti
+
+
+@setup
+async def with_undated(world: World) -> Any:
+    """An old run without a logical date, with a task instance and an XCom, beside those of :func:`with_xcoms`."""
+    ti = await with_xcoms(world)
+    before = EPOCH - timedelta(days=1)
+    await world.run("d", "undated", logical_date=None, data_interval_start=None, data_interval_end=None, run_after=before)
+    await world.running("d", "job", "undated", state="success")
+    await world.xcom("d", "job", "return_value", "old", "undated")
+    return ti
+
 
 CASES: list[Case] = [
     get("xcom", f"{X}/job/return_value", "with_xcoms"),
