@@ -57,9 +57,12 @@ class UnknownTimetable(UnknownInDag):
     """A timetable that tells no interval here; the message says which, and why."""
 
 
-def manual_interval(timetable: Mapping[str, Any], run_after: datetime, *, trusted: Sequence[str] = ()) -> Interval:
+def manual_interval(
+    timetable: Mapping[str, Any], run_after: datetime, *, strictly_before: bool = True, trusted: Sequence[str] = ()
+) -> Interval:
     """Return start and end of the data interval of a run that is triggered to run after ``run_after``.
 
+    :param strictly_before: whether an interval that a change of clocks leaves without length gives way to the one before.
     :param trusted: prefixes of the classes that may be imported.
     :raises UnknownInDag: when it is none of Airflow's own and not trusted, or when it tells no interval.
     """
@@ -70,11 +73,11 @@ def manual_interval(timetable: Mapping[str, Any], run_after: datetime, *, truste
         return _utc(run_after - _delta(fields.get("interval", 0.0))), run_after
     match kind.rpartition(".")[2] if kind.startswith("airflow.timetables.") else "":
         case "CronDataIntervalTimetable":
-            return _Cron(fields["expression"], zone(fields["timezone"])).last_complete(run_after)
+            return _Cron(fields["expression"], zone(fields["timezone"]), strictly_before).last_complete(run_after)
         case "DeltaDataIntervalTimetable":
             return _utc(run_after - _delta(fields["delta"])), run_after
-        case "AssetOrTimeSchedule":
-            return manual_interval(fields["timetable"], run_after, trusted=trusted)
+        case "AssetOrTimeSchedule" | "AssetAndTimeSchedule":
+            return manual_interval(fields["timetable"], run_after, strictly_before=strictly_before, trusted=trusted)
         case "EventsTimetable":
             moment = _event(fields, run_after)
             return moment, moment
@@ -113,8 +116,9 @@ def _event(fields: Mapping[str, Any], run_after: datetime) -> datetime:
 class _Cron:
     """A cron expression in a time zone, where clocks are put forward and back."""
 
-    def __init__(self, expression: str, zone: tzinfo) -> None:
+    def __init__(self, expression: str, zone: tzinfo, strictly_before: bool) -> None:
         self._expression, self._zone = PRESETS.get(expression, expression), zone
+        self._strictly_before = strictly_before
 
     def last_complete(self, moment: datetime) -> Interval:
         """Return the last interval that was complete at ``moment``.
@@ -139,7 +143,10 @@ class _Cron:
         found: datetime = cron.get_prev(datetime) if back else cron.get_next(datetime)
         if self._every_hour(cron):  # by elapsed time, so that an hour that comes twice has runs twice
             return _utc(moment + (found - local))
-        return _utc(localized(found, self._zone))
+        stepped = _utc(localized(found, self._zone))
+        while back and self._strictly_before and stepped >= moment:  # a time that clocks skip falls on a later one
+            stepped = _utc(localized(cron.get_prev(datetime), self._zone))
+        return stepped
 
     @staticmethod
     def _every_hour(cron: croniter) -> bool:

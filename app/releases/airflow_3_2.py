@@ -46,6 +46,7 @@ AIRFLOW_3_2 = Revision(
         moving_verifies=False,
         empty_maps_are_skipped=False,
         conf_is_plain=False,
+        intervals_have_length=False,
     ),
     xcoms=XComs(of_tries=False),
     deadlines=Deadlines(

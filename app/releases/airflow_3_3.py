@@ -18,7 +18,13 @@ AIRFLOW_3_3 = Revision(
     newest_api_date="2026-06-30",
     storage=Storage(_SCHEMA, _TRIES, XComsOfRuns(_SCHEMA), RenderedFieldsOfRuns(_SCHEMA, _TRIES)),
     tasks=Tasks(cleared_end_first=False, starts_tell_wait=False, bare_ids_skip_all=False, reschedules_by_time=False),
-    runs=Runs(conf_tells_trace=False, moving_verifies=False, empty_maps_are_skipped=False, conf_is_plain=False),
+    runs=Runs(
+        conf_tells_trace=False,
+        moving_verifies=False,
+        empty_maps_are_skipped=False,
+        conf_is_plain=False,
+        intervals_have_length=False,
+    ),
     deadlines=Deadlines(callbacks_stay_encoded=False, bad_ones_are_left_out=False),
     xcoms=XComs(of_tries=False),
 )

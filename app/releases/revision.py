@@ -46,6 +46,8 @@ class Runs:
     :param moving_verifies: whether a cleared run that moves to another version has its task instances at once, whatever its
         state; else one that is over.
     :param empty_maps_are_skipped: whether a task that is mapped over nothing, and waits for nothing, is skipped at once.
+    :param intervals_have_length: whether a cron's interval that a change of clocks leaves without length gives way to the
+        one before it.
     :param conf_is_plain: whether a run's conf must not hold keys to which serialization gives a meaning.
     """
 
@@ -59,6 +61,7 @@ class Runs:
     moving_verifies: bool = True
     empty_maps_are_skipped: bool = True
     conf_is_plain: bool = True
+    intervals_have_length: bool = True
 
 
 @dataclass(frozen=True, slots=True)

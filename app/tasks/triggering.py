@@ -149,7 +149,10 @@ async def _planned(
         return _value_error(message)
     interval: tuple[datetime | None, datetime | None] = (None, None)
     if logical_date is not None:
-        ask_interval = partial(timetables.manual_interval, dag["timetable"], run_after, trusted=trusted)
+        strictly = revision.runs.intervals_have_length
+        ask_interval = partial(
+            timetables.manual_interval, dag["timetable"], run_after, strictly_before=strictly, trusted=trusted
+        )
         interval = await threads.asked(ask_interval, trusted, what=f"the timetable {dag['timetable']['__type']}")
     about = {
         "airflow.dag_id": dag_id,

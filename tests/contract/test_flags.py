@@ -19,7 +19,7 @@ from app import main
 from app.releases import REVISIONS, Revision
 from tests.conftest import empty
 from tests.contract.cases import CASES
-from tests.contract.cases.case import ABSENT, Case
+from tests.contract.cases.case import ABSENT, MAR, Case
 from tests.contract.cases.setups import SETUPS
 from tests.contract.test_differential_in_teams import CASES as CASES_IN_TEAMS
 from tests.faults.conftest import InProcess, connection, ours, url
@@ -50,6 +50,9 @@ SHOWN_BY = {
     "runs.moving_verifies": "POST /dag-runs/sample/r1/clear on to_clear, queued, on the newest version ('3.3',)",
     "runs.empty_maps_are_skipped": f"{DATED}, mapped",
     "runs.conf_is_plain": f"{TRIGGERED} {{'conf': {{'a': [{{'b': {{'__var': 1}}}}]}}}} on sample reserved ('3.4',)",
+    "runs.intervals_have_length": (
+        f"{TRIGGERED} {{'logical_date': '{MAR}', 'run_after': '{MAR}'}} on sample, daily interval at two {MAR} ('3.3',)"
+    ),
     "runs.clearing_may_move_versions": "POST /dag-runs/sample/r1/clear on to_clear, success ('3.3',)",
     "deadlines.average_of_successes": f"{DATED}, deadline after an average of too few that succeeded",
     "deadlines.callbacks_stay_encoded": f"{DATED}, deadline after it was queued ('3.2', '3.3', '3.4')",

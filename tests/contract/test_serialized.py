@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator, Mapping
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.contract.serialized import RELEASES, asked, kept
-from tests.servers import AIRFLOW, airflow_environment
+from tests.servers import AIRFLOW, airflow_environment, clean_environment
 
 # Of each minor the newest release and the one that the tests run a server of; of the others one a day, in turn.
 ALWAYS = {"3.2.2", "3.3.2", *AIRFLOW.values()}
@@ -203,6 +205,17 @@ def test_every_key_of_a_release_s_schema_is_known(release: str) -> None:
         assert set(definitions[name]["properties"]) - READ[place] - IGNORED[place] == set(), place
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("release", sorted(ALWAYS))
+def test_the_corpus_has_every_timetable_mapper_and_window(release: str) -> None:
+    """A class that a new release brings is noticed before a Dag has it."""
+    python, script = airflow_environment(release) / "bin" / "python", Path(__file__).with_name("ask_classes.py")
+    told = subprocess.run([python, script], env=clean_environment(), check=True, capture_output=True, text=True).stdout
+    classes = set(json.loads(told.splitlines()[-1]))
+    assert len(classes) > 15
+    assert classes - {each for data in kept(release).values() for each in _classes(data["dag"]["timetable"])} == set()
+
+
 @pytest.mark.parametrize("release", RELEASES)
 def test_every_key_is_known(release: str) -> None:
     for name, data in kept(release).items():
@@ -251,6 +264,13 @@ def _group_keys(group: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for kind, child in group["children"].values():
         if kind == "taskgroup":
             yield from _group_keys(child)
+
+
+def _classes(value: Any) -> Iterator[str]:
+    if isinstance(value, dict) and isinstance(value.get("__type"), str):
+        yield value["__type"]
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _classes(part)
 
 
 def _nested(value: Any) -> set[str]:

@@ -110,7 +110,7 @@ async def mapped_with_serialized(world: World) -> Any:
 
 # --- triggered
 
-SETUPS |= {f"sample, {name}": partial(triggerable, name=name) for name in names()}
+SETUPS |= {f"sample, {name}": partial(triggerable, name=name) for name in names(AIRFLOW["3.4"])}
 SETUPS["sample"] = triggerable
 
 

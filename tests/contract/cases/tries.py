@@ -10,7 +10,6 @@ from tests.contract.cases.case import (
     END,
     ENTER,
     ERROR_SHAPE,
-    MAR,
     RUN_IT,
     STRANGER,
     WORDS,
@@ -53,17 +52,6 @@ GONE = ("tried_already", "labelled_and_tried_already")
 # What is answered otherwise than there, and on purpose, by name.
 _BEYOND = ("2147483648", "1099511627776", "9223372036854775808", "-2147483649", "2**40 in queued")
 OTHERWISE: dict[str, tuple[str, int]] = {f"heartbeat pid of {pid}": (BETTER_REFUSAL, 409) for pid in _BEYOND}
-OTHERWISE |= {  # intervals around a change of the clocks are as 3.3 has them
-    on(f"sample, {name}", "POST", RUN_IT, {"logical_date": when, "run_after": when}, note=when, revisions=("3.3",)).name: (
-        "3.3's intervals",
-        204,
-    )
-    for name, when in (
-        ("daily interval at two", MAR),
-        ("daily interval at two", "2026-10-25T00:30:00Z"),
-        ("every other hour", MAR),
-    )
-}
 OTHERWISE |= {
     on(f"to_clear, {lengths}on the newest version, no more mapped", "POST", f"{RUN_IT}/clear", revisions=("3.3",)).name: (
         "what nothing maps any more stays where it is",

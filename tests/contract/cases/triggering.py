@@ -126,6 +126,7 @@ CASES: list[Case] = [
     # On 3.2 a run runs after now: what its interval is then, not masked as such, is the same for two servers all day.
     *(on(f"sample, {name}", "POST", RUN_IT, WHEN, revisions=("3.2",)) for name in DAILY),
     on("sample", "POST", RUN_IT, _at(FEB), note="run after a date that 3.2 does not take"),
+    *(on("sample, assets and time", "POST", RUN_IT, _at(when), revisions=("3.4",)) for when in (FEB, MAR)),
     on("sample, a cron that never comes", "POST", RUN_IT, WHEN, differs=BETTER_REFUSAL, ours=400),
     on("sample, a cron that never comes", "POST", RUN_IT, {}),
     *(on(f"sample on Mars, {name}", "POST", RUN_IT, WHEN, differs=BETTER_REFUSAL, ours=400) for name in ASKED_ZONES),
@@ -177,7 +178,10 @@ CASES: list[Case] = [
         for level in (1, 2, 0, "2", "x", None, 1.5, True, [])
     ),
     *(on("sample", "POST", RUN_IT, {"conf": {"x": 5, **wishes}}, note="traced") for wishes in TRACES),
-    *(on("sample", "POST", RUN_IT, {"conf": {"x": 5, **wishes}}, note="traced", revisions=("3.4",)) for wishes in PLACES_IN_TRACES),
+    *(
+        on("sample", "POST", RUN_IT, {"conf": {"x": 5, **wishes}}, note=f"traced {number}", revisions=("3.4",))
+        for number, wishes in enumerate(PLACES_IN_TRACES, start=1)
+    ),
     on("sample", "POST", RUN_IT, {"unknown": 1}),
     on("sample", "POST", RUN_IT, {"conf": 1}),
     on("sample", "POST", RUN_IT, {}, token="none"),
