@@ -116,30 +116,38 @@ class ExecutionApi:
     async def follow(self) -> None:
         """Look every second whether the database was migrated; serve as it is then, and nothing while that is unknown.
 
-        What the first requests would wait for is made before.
+        What the first requests would wait for is made before. After whatever a look meets there is another one: a process
+        that has stopped looking would serve the next migration's tables as what they were.
         """
         ready: ApiVersions | None = None
         while True:
-            if ready is not self._versions and self._versions is not None:
-                ready = self._versions
-                await ready.make_ready()
-            await asyncio.sleep(LOOK_EVERY)
-            assert self.service is not None
             try:
-                revision = await releases.of(self.service.database)
-            except RetryableDatabaseError:
-                continue
-            except ConfigurationError as error:
-                if self._is_known.is_set():
-                    self._is_known.clear()
-                    log.error("requests are refused", error=str(error))
-                continue
-            if revision is not self.service.revision:
+                if ready is not self._versions and self._versions is not None:
+                    ready = self._versions
+                    await ready.make_ready()
+                await asyncio.sleep(LOOK_EVERY)
+                await self._look()
+            except Exception:  # whatever it is: not to look again costs more
+                log.exception("what follows the metadata revision has failed, and goes on")
+
+    async def _look(self) -> None:
+        """Look once."""
+        assert self.service is not None
+        try:
+            revision = await releases.of(self.service.database)
+        except RetryableDatabaseError:
+            return
+        except ConfigurationError as error:
+            if self._is_known.is_set():
                 self._is_known.clear()
-                metrics.BUILD.labels(__version__, self.service.revision.name).set(0)
-                self.service.database.forget_connections()  # what they prepared was for the tables as they were
-                await asyncio.to_thread(self.open, replace(self.service, revision=revision))
-            self._is_known.set()
+                log.error("requests are refused", error=str(error))
+            return
+        if revision is not self.service.revision:
+            self._is_known.clear()
+            metrics.BUILD.labels(__version__, self.service.revision.name).set(0)
+            self.service.database.forget_connections()  # what they prepared was for the tables as they were
+            await asyncio.to_thread(self.open, replace(self.service, revision=revision))
+        self._is_known.set()
 
     def gauges(self) -> dict[Gauge, Callable[[], float]]:
         """Return what tells how many requests are held."""
@@ -227,7 +235,7 @@ def create_app(settings: Settings | None = None, *, readiness: Readiness | None 
                 stats=(stats := await asyncio.to_thread(_stats, settings)),  # it may ask a name server
             )
         )
-        following = asyncio.create_task(api.follow())
+        beside = [asyncio.create_task(api.follow()), asyncio.create_task(_look_at_keys(tokens))]
         gc.collect()
         gc.freeze()  # what start-up made lives on: no full collection shall walk it again
         gc.enable()
@@ -236,7 +244,8 @@ def create_app(settings: Settings | None = None, *, readiness: Readiness | None 
         if tokens.weakness:
             log.warning("the key of the task tokens is weak", reason=tokens.weakness)
         yield
-        following.cancel()
+        for task in beside:
+            task.cancel()
         sampling.stop()
         lag.stop()
         await database.close()
@@ -263,6 +272,12 @@ def create_app(settings: Settings | None = None, *, readiness: Readiness | None 
         ],
         lifespan=lifespan,
     )
+
+
+async def _look_at_keys(tokens: Tokens) -> None:
+    """Say it where the tokens that are renewed here will be refused; tasks that end before that are served."""
+    if (reason := await tokens.refusal_of_own()) is not None:
+        log.error("tokens that are renewed here will be refused", reason=reason)
 
 
 def _traces(settings: Settings) -> Traces | None:

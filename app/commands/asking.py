@@ -80,7 +80,7 @@ class Asking:
             raise Unserved(self._name(method, path), reason) from error
         except RetryableDatabaseError:
             raise
-        except Exception as error:
+        except Exception as error:  # a defect, or a foreign class' own
             raise Unserved(self._name(method, path), f"a defect: {type(error).__name__} in {_place(error)}") from error
 
     async def require(self, method: str, path: str, *, ti_id: uuid.UUID | None = None, json: Any = None) -> httpx.Response:

@@ -129,7 +129,7 @@ def translated() -> Iterator[None]:
     """Raise our own errors for the driver's and for those of values, with the first error as ``__cause__``."""
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # which of them are the driver's is asked there
         raise_ours(error)
         raise
 

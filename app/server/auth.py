@@ -127,6 +127,20 @@ class Tokens:
         """Return the ids of the keys of ``trusted_jwks_url``, as they are now; none if they cannot be read."""
         return await self._key_set.read() if self._key_set else frozenset()
 
+    async def refusal_of_own(self) -> str | None:
+        """Return why a token that we sign is refused; None if it is not, or if the key set cannot be read now.
+
+        It is where the key set lacks our key, or all that we have is a secret. Airflow's own server says nothing of it, and
+        refuses its own tokens.
+        """
+        try:
+            await self._decoded(self.mint({"sub": str(uuid.UUID(int=0)), "scope": EXECUTION}))
+        except KeySetUnavailable:
+            return None
+        except Exception as error:  # whatever a key that is not for its algorithm makes PyJWT raise
+            return str(error)
+        return None
+
     async def _is_still_good(self, token: TaskToken) -> bool:
         now = time.time()
         if now >= token.expires + self.settings.leeway:

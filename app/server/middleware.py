@@ -147,7 +147,7 @@ class Observed:
             await self.app(scope, receive, observe)
         except ClientDisconnect:  # it hears nothing: the answer is for our count and the log
             await send_json(observe, CLIENT_GONE, {"detail": "The client has gone"})
-        except Exception:
+        except Exception:  # a defect, whatever it is
             log.exception("unexpected error", method=scope["method"], path=scope["path"])
             if status:
                 raise  # the answer is under way: the server must cut the connection

@@ -176,7 +176,7 @@ async def report_state(service: Service, *, ti_id: uuid.UUID, payload: TIStateUp
         decision, row = await _record_state_in_turn(service, ti_id, payload)
     except (RetryableDatabaseError, RejectedByDatabase):
         raise
-    except Exception:
+    except Exception:  # a defect, whatever it is
         log.exception("the reported state could not be recorded", ti_id=str(ti_id), state=str(payload.state))
         return await _fail_unrecorded(service, ti_id, payload)
     if service.traces is not None and isinstance(payload, TRIES_END) and isinstance(decision, Accept):

@@ -191,7 +191,7 @@ class Secrets:
             return await self._backend_calls.call(ask, **arguments)
         except SecretsBackendTimeout:
             raise
-        except Exception as error:
+        except Exception as error:  # a foreign backend's own, whatever it is
             if any(kind.__name__ == ACCESS_DENIED for kind in type(error).__mro__):
                 message = f"The secrets backend denies access to {name!r}"
                 raise RefusedRequest(403, {"reason": "access_denied", "message": message}) from error

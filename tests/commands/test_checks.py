@@ -13,10 +13,13 @@ import pytest
 from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from structlog.testing import capture_logs
 
+from app import settings
 from app.commands import checks
 from app.commands.checks import Check
 from app.commands.embedded import EmbeddedPostgres, free_port
+from app.main import create_app
 from tests.certificates import write_certificate
 from tests.conftest import reachable
 from tests.pgbouncer import pgbouncer
@@ -80,21 +83,31 @@ async def test_tokens_are_verified_as_the_scheduler_signs_them(url: str, tmp_pat
     private = Ed25519PrivateKey.generate()
     (tmp_path / "key.pem").write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     public = jwt.algorithms.OKPAlgorithm.to_jwk(private.public_key(), as_dict=True)
-    settings = {
+    own = {
         "AIRFLOW__API_AUTH__JWT_PRIVATE_KEY_PATH": str(tmp_path / "key.pem"),
         "AIRFLOW__API_AUTH__JWT_KID": "ours",
         "AIRFLOW__API_AUTH__TRUSTED_JWKS_URL": str(tmp_path / "keys.json"),
     }
-    results = await found(url, **settings)
+    results = await found(url, **own)
     assert "cannot be read" in said(results, "jwks", passed=False)
     assert checks.may_still_pass(list(results.values()))
     (tmp_path / "keys.json").write_text(json.dumps({"keys": [{**public, "kid": "theirs", "alg": "EdDSA"}]}))
-    results = await found(url, **settings)
+    results = await found(url, **own)
     assert "1 usable key(s)" in said(results, "jwks", passed=True)
     assert "no trusted key has this token's kid" in said(results, "keys", passed=False)
     (tmp_path / "keys.json").write_text(json.dumps({"keys": [{**public, "kid": "ours", "alg": "EdDSA"}]}))
-    results = await found(url, **settings, AIRFLOW__API_AUTH__JWT_ISSUER="me")
+    results = await found(url, **own, AIRFLOW__API_AUTH__JWT_ISSUER="me")
     assert "verified by a key of trusted_jwks_url" in said(results, "keys", passed=True)
+    results = await found(url, AIRFLOW__API_AUTH__TRUSTED_JWKS_URL=str(tmp_path / "keys.json"))
+    assert "signed with [api_auth] jwt_secret is not verified by a key of trusted_jwks_url" in said(
+        results, "keys", passed=False
+    )
+    trusting = {**airflow_settings(url), "AIRFLOW__API_AUTH__TRUSTED_JWKS_URL": str(tmp_path / "keys.json")}
+    application = create_app(settings.load({"AIRFLOW_HOME": "/nonexistent", **trusting}))
+    with capture_logs() as logs:
+        async with application.router.lifespan_context(application), asyncio.timeout(20):
+            while not any("will be refused" in line["event"] for line in logs):
+                await asyncio.sleep(0.01)
     results = await found(url, AIRFLOW__API_AUTH__JWT_ALGORITHM="RS256")
     assert "none of which jwt_secret can sign with" in said(results, "keys", passed=False)
 

@@ -472,8 +472,9 @@ class TestDev:
         assert not (data / "postgres" / "postmaster.pid").exists()
 
     @pytest.mark.parametrize(("release", "newest_date"), [("3.2", "2026-04-06"), ("3.4", "2026-10-30")])
-    def test_the_tables_of_another_airflow(self, dev: Callable[[], Dev], data: Path, release: str, newest_date: str) -> None:
-        one = Dev(data.with_name(f"of-{release}"), free_port(), "--airflow", release)
+    def test_the_tables_of_another_airflow(self, data: Path, release: str, newest_date: str) -> None:
+        other = data.with_name(f"of-{release}")
+        one = Dev(other, free_port(), "--airflow", release)
         try:
             printed = one.until_ready()
             assert f"Point an Airflow {release} at it" in printed
@@ -482,8 +483,8 @@ class TestDev:
         finally:
             one.process.send_signal(signal.SIGINT)
             assert one.process.wait(30) == 0
-        done = run("dev", "--data", str(data), "--port", str(free_port()), "--airflow", release)
-        assert_one_sentence(done, f"--data {data}", f"tables of Airflow 3.3, not of {release}")
+        done = run("dev", "--data", str(other), "--port", str(free_port()), "--airflow", "3.3")
+        assert_one_sentence(done, f"--data {other}", f"tables of Airflow {release}, not of 3.3")
 
     def test_kill_9_leaves_nothing_that_blocks_the_next_start(self, dev: Callable[[], Dev]) -> None:
         one = dev()

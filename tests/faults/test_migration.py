@@ -10,12 +10,13 @@ import asyncpg
 import pytest
 
 from app import main
-from app.main import create_app
+from app.main import ExecutionApi, create_app
 from app.releases import AIRFLOW_3_2, AIRFLOW_3_3, AIRFLOW_3_4, Revision
 from app.server import patience
 from app.settings import DatabaseSettings, Settings, TokenSettings
 from app.settings.database_url import async_url
 from app.tasks.service import Service
+from app.versions.building import ApiVersions
 from tests.contract.cases.setups import SETUPS
 from tests.faults.conftest import InProcess
 from tests.history import History, Worker, queue, violations
@@ -29,8 +30,23 @@ STORE = "/store/ti/{ti}/k"  # since 3.3
 async def test_what_is_served_follows_the_revision(
     make_database: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The tables are 3.3's all the time; what is said of them changes."""
+    """The tables are 3.3's all the time; what is said of them changes. A look that fails is not the last one."""
     monkeypatch.setattr(main, "LOOK_EVERY", 0.01)
+    open_ = ExecutionApi.open
+    failures: list[str] = []
+
+    async def fail_to_make_ready(versions: ApiVersions) -> None:
+        failures.append("make_ready")
+        raise RuntimeError
+
+    def fail_to_open(api: ExecutionApi, service: Service) -> None:
+        if api.service is not None and "open" not in failures:
+            failures.append("open")
+            raise RuntimeError
+        open_(api, service)
+
+    monkeypatch.setattr(ApiVersions, "make_ready", fail_to_make_ready)
+    monkeypatch.setattr(ExecutionApi, "open", fail_to_open)
     url = make_database("3.3")
     admin = await asyncpg.connect(url)
     say = "UPDATE alembic_version SET version_num = $1"
@@ -71,6 +87,7 @@ async def test_what_is_served_follows_the_revision(
             answer = await client.get("/openapi.json")
             assert answer.json()["info"]["version"] == "2026-06-30"
         assert application.routes[1].app.service.revision is AIRFLOW_3_3  # type: ignore[attr-defined]
+        assert failures == ["make_ready", "open", "make_ready"]
     await admin.close()
 
 

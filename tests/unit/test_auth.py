@@ -9,6 +9,7 @@ import threading
 import time
 import uuid
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -268,6 +269,28 @@ async def test_no_entry_of_a_key_set_costs_the_others(entries: list[Any]) -> Non
 def test_a_weak_key_is_told(settings: TokenSettings, said: str | None) -> None:
     weakness = Tokens(settings).weakness
     assert weakness is None if said is None else said in (weakness or "")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (TokenSettings(secret="s" * 64), "no trusted key has this token's kid"),
+        (TokenSettings(secret="s" * 64, key_id="first"), "The specified alg value is not allowed"),
+        (TokenSettings(private_key=pem(ED_KEY)), "no trusted key has this token's kid"),
+        (TokenSettings(private_key=pem(ED_KEY), key_id="first"), "The specified alg value is not allowed"),
+        (TokenSettings(private_key=pem(RSA_KEY), key_id="first"), None),
+    ],
+    ids=str,
+)
+async def test_a_key_that_the_key_set_lacks_is_told(settings: TokenSettings, said: str | None, tmp_path: Path) -> None:
+    """What it signs is refused, so each task that outlives its first token would end."""
+    assert await Tokens(settings).refusal_of_own() is None, "without a key set our own key verifies"
+    path = tmp_path / "jwks.json"
+    tokens = Tokens(replace(settings, trusted_jwks_url=str(path)))
+    assert await tokens.refusal_of_own() is None, "nobody knows"
+    write_key_set(path, ("first", RSA_KEY))
+    await tokens.trusted_key_ids()
+    assert await tokens.refusal_of_own() == said
 
 
 async def test_who_asks_is_not_to_blame_for_a_key_set_that_cannot_be_read(
