@@ -10,8 +10,8 @@ round; the table shows medians. Examples::
     python -m bench --target ours --target "ours, sparing"  # heartbeats recorded every 30 s
     python -m bench --operations --rounds 2 --seconds 1   # every operation: six minutes
     python -m bench --bodies --rounds 3                  # what one large request costs others
-    python -m bench --curve --seconds 4 --json docs/performance/curve.json  # 25 minutes
-    python -m bench --curve --target ours --speed 0.25   # served at a quarter of a CPU: 2 minutes
+    python -m bench --curve --rounds 1 --seconds 4 --json docs/performance/curve.json  # 25 minutes
+    python -m bench --curve --target ours --speed 0.25 --rounds 2  # served at a quarter of a CPU: 3 minutes
 """
 
 from __future__ import annotations
@@ -175,6 +175,7 @@ async def breaking_points(
                 server.process.pid,
                 target.lives,
                 seconds=options.seconds,
+                rounds=options.rounds,
                 speeds=options.speed or curve.SPEEDS,
             )
         if options.speed:

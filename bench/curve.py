@@ -12,7 +12,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from itertools import product
 from typing import Any
 
 from bench.driver import Client, Task, life, quantile
@@ -93,21 +94,28 @@ class Point:
 
 
 async def closed_loops(
-    base_url: str, pid: int, lives: Iterator[Task], *, seconds: float, speeds: Sequence[float] = SPEEDS
+    base_url: str, pid: int, lives: Iterator[Task], *, seconds: float, rounds: int, speeds: Sequence[float] = SPEEDS
 ) -> list[dict[str, float | str]]:
     """Return a record for each speed of the server, number of workers and kind of pauses.
 
     :param pid: of the server, whose CPU is bounded meanwhile.
+    :param rounds: how often each load is put on, one round after the other; the record is of the time when most was served,
+        since what else happens on a machine only ever takes away, and of all times what was lost and left unanswered.
     """
-    found: list[dict[str, float | str]] = []
-    for speed in speeds:
-        with quota(pid, speed):
-            for name, pauses in PAUSES.items():
-                for workers in WORKERS:
+    found: dict[tuple[float, str, int], Point] = {}
+    for _ in range(rounds):
+        for speed in speeds:
+            with quota(pid, speed):
+                for (name, pauses), workers in product(PAUSES.items(), WORKERS):
                     point = await Overload(base_url, pid, lives, pauses).workers(workers, seconds=seconds)
-                    found.append({"loop": "closed", "speed": speed, "pauses": name, **asdict(point)})
+                    before = found.get((speed, name, workers), point)
+                    found[speed, name, workers] = replace(
+                        max(point, before, key=lambda each: each.served),
+                        lost=max(point.lost, before.lost),
+                        unanswered=max(point.unanswered, before.unanswered),
+                    )
                     await asyncio.sleep(SPARE)
-    return found
+    return [{"loop": "closed", "speed": key[0], "pauses": key[1], **asdict(point)} for key, point in found.items()]
 
 
 async def arrivals(base_url: str, pid: int, lives: Iterator[Task], *, seconds: float) -> list[dict[str, float | str]]:
