@@ -1,7 +1,8 @@
 """Fixtures: a real PostgreSQL for the whole run, databases cloned from templates, real server processes.
 
 With ``--two-releases`` each test that runs on every metadata revision runs on two of them, drawn for each test anew with
-every commit: a run does not grow with the releases, and what one leaves out another one runs.
+every change of ``app/``: a run does not grow with the releases, what one leaves out another one runs, and a mended test is run as
+it failed.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ OPTIONS |= {"max_prepared_transactions": "2"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--two-releases", action="store_true", help="run each test on two releases, others with each commit")
+    parser.addoption("--two-releases", action="store_true", help="run each test on two releases, others with each change of app/")
 
 
 def pytest_configure() -> None:
@@ -39,10 +40,10 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out of the cross of tests and releases what another commit's run has."""
+    """Leave out of the cross of tests and releases what the run of another ``app/`` has."""
     if not config.getoption("two_releases"):
         return
-    seed = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout
+    seed = subprocess.run(["git", "rev-parse", "HEAD:app"], capture_output=True, text=True, check=False).stdout
 
     releases: dict[str, list[str]] = defaultdict(list)  # of each test
     for item in items:
