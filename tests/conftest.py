@@ -1,8 +1,8 @@
 """Fixtures: a real PostgreSQL for the whole run, databases cloned from templates, real server processes.
 
 With ``--two-releases`` each test that runs on every metadata revision runs on two of them, drawn for each test anew with
-every change of ``app/``: a run does not grow with the releases, what one leaves out another one runs, and a mended test is run as
-it failed.
+every change of ``app/``: a run does not grow with the releases, what one leaves out another one runs, and a test that was
+mended runs as it failed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ OPTIONS |= {"max_prepared_transactions": "2"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--two-releases", action="store_true", help="run each test on two releases, others with each change of app/")
+    parser.addoption(
+        "--two-releases", action="store_true", help="run each test on two releases, others with each change of app/"
+    )
 
 
 def pytest_configure() -> None:
