@@ -156,11 +156,11 @@ class World:
         }
         row = {**defaults, **values}
         if row.pop("is_mapped", False) and self.keeps_tries:
-            row["region_id"] = await self._region(dag_id, run_id, task_id)
+            row["region_id"] = await self.region(dag_id, run_id, task_id)
         await self.insert("task_instance", dag_id=dag_id, task_id=task_id, run_id=run_id, **row)
         return row["id"]
 
-    async def _region(self, dag_id: str, run_id: str, task_id: str) -> uuid.UUID:
+    async def region(self, dag_id: str, run_id: str, task_id: str) -> uuid.UUID:
         """Write where the instances of a mapped task are, once."""
         pk = ti_id(f"{dag_id}/{run_id}/{task_id}/region")
         if not await self.connection.fetchval("SELECT count(*) FROM dynamic_region WHERE id = $1", pk):

@@ -130,6 +130,14 @@ OPERATIONS = (
         atomic=False, every=12, of="3.4",
     ),
     Operation(
+        "clear what was mapped before", "mapped_before", "POST", "/dag-runs/d/manual__1/clear", None,
+        atomic=False, every=24, of="3.4",
+    ),
+    Operation(
+        "a cleared one that was mapped before is dead", "mapped_before_and_cleared", *_STATE, DEAD,
+        of="3.4", begins_try=True,
+    ),
+    Operation(
         "XCom in a loop", "again.numbers of pass 1 asks, running", "POST",
         "/xcoms/d/manual__1/again.double/k?map_index=1", 1, of="3.4",
     ),
@@ -303,19 +311,24 @@ class Explorer:
                 await steps.stop()
 
 
+@pytest.fixture(scope="session", params=["3.3", "3.4"])
+def revision(request: pytest.FixtureRequest) -> str:
+    """Explore the locks of both kinds of tables: those of 3.2 are as they are on 3.3, and so are its writers."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
 async def explorer(revision: str, make_database: Callable[[str], str]) -> AsyncIterator[Explorer]:
-    of_rows = max(revision, "3.3")  # before, locks are as they are on 3.3
-    url = make_database(of_rows)
+    url = make_database(revision)
     database = DatabaseSettings(
-        url=async_url(url, setting="url"), lock_timeout=10.0, statement_timeout=15.0, preview_releases=(of_rows,)
+        url=async_url(url, setting="url"), lock_timeout=10.0, statement_timeout=15.0, preview_releases=(revision,)
     )
     application = create_app(Settings(database=database, tokens=TokenSettings(secret=SECRET), fernet_keys=(FERNET_KEY,)))
     writing, watching = [await asyncpg.connect(url) for _ in range(2)]
     async with application.router.lifespan_context(application):
         service: Service = application.routes[1].app.service  # type: ignore[attr-defined]
         with pytest.MonkeyPatch.context() as patch:
-            yield Explorer(InProcess(application, service, World(watching, of_rows)), writing, watching, patch)
+            yield Explorer(InProcess(application, service, World(watching, revision)), writing, watching, patch)
     await writing.close()
     await watching.close()
 

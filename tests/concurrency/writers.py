@@ -330,8 +330,7 @@ OF_QUEUES = (
 )
 BEFORE_3_4 = ("asset-triggered runs", "another success, in another order")
 WRITERS = {
-    "3.2": writers(HISTORY),
     "3.3": writers(HISTORY),
     "3.4": (*(writer for writer in writers(ROWS) if writer.name not in BEFORE_3_4), *OF_QUEUES, *SINCE_3_4),
 }
-WORDS = {"3.2": HISTORY, "3.3": HISTORY, "3.4": ROWS}
+WORDS = {"3.3": HISTORY, "3.4": ROWS}

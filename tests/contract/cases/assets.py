@@ -72,8 +72,9 @@ async def _queued_already(world: World) -> Any:
     """An event of ``first`` for which ``c1`` is queued, and has no run yet."""
     ti = await outlets(world)
     asset = await world.connection.fetchval("SELECT id FROM asset WHERE name = 'first'")
-    await world.insert("asset_event", asset_id=asset, extra={}, source_map_index=-1, timestamp=EPOCH)
-    await world.insert("asset_dag_run_queue", asset_id=asset, target_dag_id="c1", created_at=EPOCH)
+    event = await world.insert("asset_event", "id", asset_id=asset, extra={}, source_map_index=-1, timestamp=EPOCH)
+    of_event = {"asset_event_id": event} if world.keeps_tries else {}
+    await world.insert("asset_dag_run_queue", asset_id=asset, target_dag_id="c1", created_at=EPOCH, **of_event)
     return ti
 
 

@@ -18,7 +18,8 @@ from tests.contract.cases.case import (
     run,
     state,
 )
-from tests.contract.cases.setups import SETUPS, Setup
+from tests.contract.cases.dag_setups import version_id, write_version
+from tests.contract.cases.setups import SETUPS, Setup, setup
 from tests.world import EPOCH, World
 
 SINCE: dict[str, Any] = {"revisions": ("3.4",)}
@@ -44,6 +45,35 @@ SETUPS |= {
     "cleared, that was deferred": _cleared(next_method="m", next_kwargs={"a": 1}, external_executor_id="e"),
     "cleared, that has no start": _cleared(start_date=None),
 }
+
+
+async def _mapped_before(world: World, *states: str | None) -> dict[int, Any]:
+    """Write a run with a mapped task as Airflow 3.3 had expanded it, without a region; return its instances by map index."""
+    version = {"dag_version_id": version_id("d", 1)}
+    await world.dag("d")
+    await write_version(world, "sample", dag_id="d")
+    await world.run("d", created_dag_version_id=version_id("d", 1))
+    found = {-1: await world.running("d", **version)}
+    for index, each in enumerate(states):
+        found[index] = await world.running("d", "b", map_index=index, state=each, **version)
+    return found
+
+
+@setup
+async def mapped_before(world: World) -> Any:
+    return (await _mapped_before(world, "running", "success", "up_for_retry", None))[-1]
+
+
+@setup
+async def mapped_before_and_cleared(world: World) -> Any:
+    """All of them ran when it was cleared, and one has not ended yet; what they are expanded anew in is there."""
+    found = await _mapped_before(world, "restarting", "restarting")
+    await world.region("d", "manual__1", "b")
+    over = "UPDATE task_instance SET state = 'failed', working_set = NULL, archived_reason = 'superseded' WHERE id = $1"
+    await world.connection.execute(over, found[1])
+    return found[0]
+
+
 OTHER = {**ENTER, "pid": 43}
 KEYS = ("__classname__", "__version__", "__data__", "__id__", "__cache__", "__type", "__source", "__var")
 
@@ -75,6 +105,8 @@ CASES = [
         for name in ("cleared", "success", "running")
         for body in ({"pid": 43}, {"hostname": "w2"}, {"pid": None}, {"hostname": None})
     ),
+    on("mapped_before", "POST", "/dag-runs/d/manual__1/clear", **SINCE),
+    state("terminated, mapped before", DEAD, "mapped_before_and_cleared", **SINCE),
     run("restarting from another process", "restarting", OTHER, **SINCE),
     run("restarting from its own process", "restarting", **SINCE),
     *(
