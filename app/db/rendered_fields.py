@@ -27,7 +27,10 @@ class RenderedFields(ABC):
 
     @abstractmethod
     async def clean_up(self, session: Session, *, dag_id: str, task_id: str, keep: int) -> None:
-        """Delete the task's rendered fields of all but the Dag's ``keep`` newest runs; 0 keeps them all."""
+        """Delete the task's rendered fields of all but the Dag's ``keep`` newest runs; 0 keeps them all.
+
+        A release may look for them in some of the older runs only.
+        """
 
 
 class RenderedFieldsOfRuns(RenderedFields):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 
-from sqlalchemy import JSON, Column, Uuid, bindparam, delete, literal, select
+from sqlalchemy import JSON, Column, Integer, Uuid, bindparam, delete, literal, select
 from sqlalchemy.dialects.postgresql import insert
 
 from app.db.rendered_fields import RenderedFields, newest_runs
@@ -17,7 +17,11 @@ from app.releases.airflow_3_4.schema import RegionSchema
 
 
 class RenderedFieldsOfTries(RenderedFields):
-    """Rendered fields of tries; those of before are deleted with them."""
+    """Rendered fields of tries; those of before are deleted with them.
+
+    A task's are found through its task instances alone, and it has one in each run that the Dag ever had. So only as many
+    runs are looked at as are kept: those that come after them.
+    """
 
     def __init__(self, schema: RegionSchema, tries: Tries) -> None:
         row = schema.task_instance
@@ -36,7 +40,8 @@ class RenderedFieldsOfTries(RenderedFields):
         )
         self._put = select(row.c.dag_id, row.c.task_id).join(stored, stored.c.task_instance_id == row.c.id)
         of_task = row.c.dag_id == bindparam("dag_id"), row.c.task_id == bindparam("task_id")
-        old = select(row.c.id).where(*of_task, row.c.run_id.not_in(newest_runs()))
+        older_runs = newest_runs().offset(bindparam("keep", type_=Integer))
+        old = select(row.c.id).where(*of_task, row.c.run_id.in_(older_runs))
         before = schema.table("rtif_v1", *key_columns(primary_key=True))
         of_before = delete(before).where(
             before.c.dag_id == bindparam("dag_id"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from tests.contract.cases.case import (
@@ -31,7 +32,22 @@ from tests.contract.cases.case import (
     state,
 )
 from tests.contract.cases.setups import setup
-from tests.world import EPOCH, World
+from tests.world import EPOCH, World, ti_id
+
+
+@setup
+async def rendered_in_many_runs(world: World) -> Any:
+    """The fields of more runs are there than are kept, and the one that asks is not of the newest."""
+    await world.dag("d")
+    for number in range(34):
+        date = EPOCH + timedelta(hours=number)
+        await world.run("d", f"r{number}", logical_date=date, run_after=date)
+        ti = await world.running("d", run_id=f"r{number}", state="success")
+        of = {"task_instance_id": ti, "id": ti_id(f"fields {number}")}
+        if not world.keeps_tries:
+            of = {"dag_id": "d", "run_id": f"r{number}", "task_id": "job", "map_index": -1}
+        await world.insert(world.table("rendered_task_instance_fields"), **of, rendered_fields={"a": number})
+    return await world.running("d", run_id="r20", map_index=0)
 
 
 @setup
@@ -203,6 +219,7 @@ CASES: list[Case] = [
     Case("rtif", "PUT", f"{TI}/rtif", {"a": 1, "b": ["x", None], "c": {"d": 1.5}}),
     Case("rtif with secrets", "PUT", f"{TI}/rtif", {"password": "p", "env": {"MY_TOKEN": "t", "n": [{"api_key": 1}]}, "x": "y"}),
     Case("rtif with deep secrets", "PUT", f"{TI}/rtif", {"secret": {"a": ["b", {"c": "d"}], "n": 1}}),
+    Case("rtif of a task with those of many runs", "PUT", f"{TI}/rtif", {"a": 1}, setup="rendered_in_many_runs"),
     Case("rtif unknown task instance", "PUT", f"{TI}/rtif", {"a": 1}, setup="nothing"),
     Case("rtif of an archived try", "PUT", f"{TI}/rtif", {"a": 1}, setup="archived"),
     Case("rtif empty", "PUT", f"{TI}/rtif", {}, differs=BETTER_REFUSAL, ours=422),
