@@ -211,12 +211,17 @@ async def _record_state_once_more(
         return await _record_state(service, ti_id, payload)
 
 
-async def _record_state(service: Service, ti_id: uuid.UUID, payload: TIStateUpdate) -> tuple[Decision, AnyRow | None]:
+async def _record_state(
+    service: Service, ti_id: uuid.UUID, payload: TIStateUpdate, gate: gates.Gate | None = None
+) -> tuple[Decision, AnyRow | None]:
+    """Record a state: in one statement on the row as it was seen, if that is all; else the row is locked first.
+
+    :param gate: the gate of a loop that it is known to be.
+    """
     now, traced = utcnow(), service.traces is not None
-    gate: gates.Gate | None = None
     is_retry = isinstance(payload, TIRetryStatePayload)
-    emits = isinstance(payload, TISuccessStatePayload) and payload.task_outlets
-    if not isinstance(payload, TIAwaitingInputStatePayload) and (not emits or service.storage.regions.have_loops):
+    emits = isinstance(payload, TISuccessStatePayload) and bool(payload.task_outlets)
+    if not isinstance(payload, TIAwaitingInputStatePayload) and not emits and gate is None:
         async with service.database.autocommit() as session:
             row = await service.storage.task_instances.seen(session, ti_id=ti_id, traced=traced)
             if row is None:
@@ -238,13 +243,18 @@ async def _record_state(service: Service, ti_id: uuid.UUID, payload: TIStateUpda
         if row is None:
             return await _gone(session, service, ti_id, is_retry=is_retry), None
         decision = transitions.report(row, payload, now)
-        if isinstance(decision, Accept) and gate is not None:
+        found = await gates.Gate.of(session, service, row) if gate is None and isinstance(decision, Accept) else None
+        if isinstance(found, Refuse):
+            return found, row
+        if gate is not None and isinstance(decision, Accept):
             decision = await gate.completed(session, row, payload, decision, now)
-        if isinstance(decision, Accept):
+        if found is None and isinstance(decision, Accept):
             refusal = await _apply(session, service, row, decision, now)
             if refusal is not None:
                 await service.database.abandon(session)
                 return refusal, row
+    if found is not None:  # one that emits assets: its run is locked before it
+        return await _record_state(service, ti_id, payload, found)
     return decision, row
 
 
