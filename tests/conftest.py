@@ -1,8 +1,8 @@
 """Fixtures: a real PostgreSQL for the whole run, databases cloned from templates, real server processes.
 
-With ``--two-releases`` each test that runs on every metadata revision runs on two of them, drawn for each test anew with
-every change of ``app/``: a run does not grow with the releases, what one leaves out another one runs, and a test that was
-mended runs as it failed.
+With ``--two-releases`` each test that runs on every metadata revision runs on two of them, and one marked ``drawn(n)`` on n
+of its cases. They are drawn for each test anew with every change of ``app/``: a run does not grow with the releases, what
+one leaves out another one runs, and a test that was mended runs as it failed.
 """
 
 from __future__ import annotations
@@ -42,32 +42,32 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out of the cross of tests and releases what the run of another ``app/`` has."""
+    """Leave out of the cross of tests and releases, and of cases of which some are drawn, what another ``app/`` has."""
     if not config.getoption("two_releases"):
         return
     seed = subprocess.run(["git", "rev-parse", "HEAD:app"], capture_output=True, text=True, check=False).stdout
 
-    releases: dict[str, list[str]] = defaultdict(list)  # of each test
+    cases: dict[str, list[str]] = defaultdict(list)  # of each test
     for item in items:
-        if (revision := _revision(item)) is not None:
-            releases[item.nodeid.replace(revision, "")].append(revision)
+        test, case, _ = _drawn(item)
+        cases[test].append(case)
 
     def is_left_out(item: pytest.Item) -> bool:
-        if (revision := _revision(item)) is None:
-            return False
-        test = item.nodeid.replace(revision, "")
-        return len(releases[test]) > 2 and revision not in random.Random(seed + test).sample(releases[test], 2)
+        test, case, count = _drawn(item)
+        return len(cases[test]) > count and case not in random.Random(seed + test).sample(cases[test], count)
 
     left_out = [item for item in items if is_left_out(item)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if not is_left_out(item)]
 
 
-def _revision(item: pytest.Item) -> str | None:
-    """Return the metadata revision, or the version of Airflow, that a test is to run on, if it is to run on several."""
+def _drawn(item: pytest.Item) -> tuple[str, str, int]:
+    """Return of which test an item is a case, which (often a revision or a version of Airflow), and how many are run."""
+    if marker := item.get_closest_marker("drawn"):
+        return item.nodeid.partition("[")[0], item.nodeid, marker.args[0]
     params = item.callspec.params if hasattr(item, "callspec") else {}
     found = params.get("revision") or params.get("version")
-    return found if isinstance(found, str) else None
+    return (item.nodeid.replace(found, ""), found, 2) if isinstance(found, str) else (item.nodeid, item.nodeid, 1)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

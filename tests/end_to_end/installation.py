@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from app.commands.embedded import free_port
+from tests import debian
 from tests.servers import airflow_environment, airflow_process_environment
 
 DAGS = Path(__file__).parent / "dags"
@@ -24,6 +26,25 @@ SETTINGS = {
     "AIRFLOW__EXECUTION_API__JWT_EXPIRATION_TIME": "35",
     "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
 }
+CELERY_WORKER = "celery worker --concurrency 6 --without-gossip --without-mingle --skip-serve-logs"
+
+
+@contextmanager
+def celery_settings(database_url: str) -> Iterator[dict[str, str]]:
+    """Run a redis server until the block ends; yield the settings with which tasks go to Celery workers through it."""
+    debian.install("redis-server", programs=("redis-server",))
+    port = free_port()
+    command = ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+    try:
+        yield {
+            "AIRFLOW__CORE__EXECUTOR": "CeleryExecutor",
+            "AIRFLOW__CELERY__BROKER_URL": f"redis://127.0.0.1:{port}/0",
+            "AIRFLOW__CELERY__RESULT_BACKEND": database_url.replace("postgresql://", "db+postgresql://"),
+        }
+    finally:
+        process.terminate()
+        process.wait(10)
 
 
 class Airflow:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
 import pytest
 
-from app.commands.embedded import EmbeddedPostgres, free_port
-from tests.debian import install
-from tests.end_to_end.installation import Airflow
+from app.commands.embedded import EmbeddedPostgres
+from tests.end_to_end.installation import CELERY_WORKER, Airflow, celery_settings
 from tests.servers import our_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -48,51 +45,32 @@ on_celery()
 FINISHED_TIMEOUT = 300.0  # seconds; two cores take about 40
 
 
-@pytest.fixture
-def redis() -> Iterator[str]:
-    """Run a redis server, and return its URL."""
-    install("redis-server", programs=("redis-server",))
-    port = free_port()
-    command = ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
-    yield f"redis://127.0.0.1:{port}/0"
-    process.terminate()
-    process.wait(10)
-
-
+@pytest.mark.drawn(1)
 @pytest.mark.parametrize("version", ["3.2.1", "3.3.2"])
-async def test_a_run_on_celery(postgres: EmbeddedPostgres, redis: str, tmp_path: Path, version: str) -> None:
+async def test_a_run_on_celery(postgres: EmbeddedPostgres, tmp_path: Path, version: str) -> None:
     database = f"celery_{version}"
     postgres.create_database(database)
     url = postgres.url(database)
     (tmp_path / "dags").mkdir()
     (tmp_path / "dags" / "on_celery.py").write_text(DAG)
-    airflow = Airflow(
-        version,
-        url,
-        tmp_path / "airflow",
-        AIRFLOW__CORE__EXECUTOR="CeleryExecutor",
-        AIRFLOW__CORE__DAGS_FOLDER=str(tmp_path / "dags"),
-        AIRFLOW__CELERY__BROKER_URL=redis,
-        AIRFLOW__CELERY__RESULT_BACKEND=url.replace("postgresql://", "db+postgresql://"),
-    )
-    await asyncio.to_thread(airflow.run, "db", "migrate")
-    await asyncio.to_thread(airflow.run, "dags", "reserialize")
-    worker = "celery worker --concurrency 4 --without-gossip --without-mingle --skip-serve-logs"
-    with our_server(url, tmp_path) as server, airflow.components(server.base_url, worker):
-        connection = await asyncpg.connect(url)
-        try:
-            await asyncio.to_thread(airflow.trigger, ["on_celery"])
-            deadline = time.monotonic() + FINISHED_TIMEOUT
-            while await connection.fetchval("SELECT state FROM dag_run") not in ("success", "failed"):
-                assert time.monotonic() < deadline, await connection.fetch("SELECT task_id, state FROM task_instance")
-                await asyncio.sleep(0.5)
-            tasks = await connection.fetch("SELECT task_id, state, try_number FROM task_instance")
-            total = await connection.fetchval("SELECT value FROM xcom WHERE task_id = 'add' AND key = 'return_value'")
-            events = await connection.fetchval("SELECT count(*) FROM asset_event")
-            audit = await connection.fetch("SELECT event, count(*) FROM log WHERE task_id IS NOT NULL GROUP BY event")
-        finally:
-            await connection.close()
+    with celery_settings(url) as settings:
+        airflow = Airflow(version, url, tmp_path / "airflow", AIRFLOW__CORE__DAGS_FOLDER=str(tmp_path / "dags"), **settings)
+        await asyncio.to_thread(airflow.run, "db", "migrate")
+        await asyncio.to_thread(airflow.run, "dags", "reserialize")
+        with our_server(url, tmp_path) as server, airflow.components(server.base_url, CELERY_WORKER):
+            connection = await asyncpg.connect(url)
+            try:
+                await asyncio.to_thread(airflow.trigger, ["on_celery"])
+                deadline = time.monotonic() + FINISHED_TIMEOUT
+                while await connection.fetchval("SELECT state FROM dag_run") not in ("success", "failed"):
+                    assert time.monotonic() < deadline, await connection.fetch("SELECT task_id, state FROM task_instance")
+                    await asyncio.sleep(0.5)
+                tasks = await connection.fetch("SELECT task_id, state, try_number FROM task_instance")
+                total = await connection.fetchval("SELECT value FROM xcom WHERE task_id = 'add' AND key = 'return_value'")
+                events = await connection.fetchval("SELECT count(*) FROM asset_event")
+                audit = await connection.fetch("SELECT event, count(*) FROM log WHERE task_id IS NOT NULL GROUP BY event")
+            finally:
+                await connection.close()
     assert {row["state"] for row in tasks} == {"success"}
     assert {row["task_id"]: row["try_number"] for row in tasks if row["try_number"] != 1} == {"second_time": 2}
     assert json.loads(total) == sum(n * n for n in range(24))
