@@ -73,6 +73,26 @@ class Reading:
         if self._other is not None:
             await self._other.aclose()
 
+    async def meet(self) -> None:
+        """Ask the other server whether it is one to compare with, before each of its answers is a difference.
+
+        :raises ConfigurationError: it does not answer, is no execution API, or refuses tokens that these settings sign.
+        """
+        if self._other is None:
+            return
+        health = await self._answer_of(self._other, "/health", None)
+        if health.status_code != 200 or not health.headers.get("content-type", "").startswith("application/json"):
+            raise ConfigurationError(
+                f"--against names {self._other.base_url}, which is no execution API ({health.status_code} at /health);"
+                " that of an API server is at http://HOST:8080/execution/"
+            )
+        counted = await self._answer_of(self._other, "/dag-runs/count?dag_id=-", None)
+        if counted.status_code in (401, 403):
+            raise ConfigurationError(
+                f"--against names {self._other.base_url}, which refuses a token of these settings ({counted.status_code}):"
+                " its [api_auth] jwt_secret or keys are others, and each task that comes from there would be refused here"
+            )
+
     async def stored(self) -> None:
         """Read every variable and connection, and the newest assets."""
         async with self._stage.autocommit() as session:
@@ -175,7 +195,7 @@ class Reading:
             return await other.get(path, headers=headers)
         except httpx.HTTPError as error:
             raise ConfigurationError(
-                f"--against names {other.base_url}, which does not answer: {type(error).__name__}"
+                f"--against names {other.base_url}, which does not answer: {error or type(error).__name__}"
             ) from error
 
     def _hashed(self, answer: httpx.Response) -> str:

@@ -59,7 +59,7 @@ def run(settings: Settings, *, most: int | None, against: str | None, as_json: b
 
     :param most: Dags at most; None for all.
     :param against: URL of the execution API of Airflow's own server, to compare with; or None.
-    :raises ConfigurationError: when the configuration cannot serve, or the other server does not answer.
+    :raises ConfigurationError: when the configuration cannot serve, or there is nothing to compare with.
     """
     found = asyncio.run(rehearse(settings, most=most, against=against, told=_to_standard_error))
     if as_json:
@@ -85,6 +85,7 @@ async def rehearse(
     reading = Reading(stage, service, asking, against=against)
     found = Rehearsed(place_of(settings.database.url), revision.name, readings=reading.found)
     try:
+        await reading.meet()
         async with stage.stands(written=()):
             await reading.stored()
             async with stage.autocommit() as session:

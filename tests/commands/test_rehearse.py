@@ -21,12 +21,12 @@ from app import settings
 from app.commands.embedded import EmbeddedPostgres
 from app.commands.rehearse import Rehearsed, lines, rehearse
 from app.db.stage import Stage
-from app.errors import ReadOnlyServer
+from app.errors import ConfigurationError, ReadOnlyServer
 from tests.conftest import reachable
 from tests.contract import serialized
 from tests.contract.cases.dag_setups import write_version
 from tests.pgbouncer import pgbouncer
-from tests.servers import AIRFLOW, FERNET_KEY, ROOT, airflow_server, airflow_settings, clean_environment
+from tests.servers import AIRFLOW, FERNET_KEY, ROOT, SECRET, airflow_server, airflow_settings, clean_environment
 from tests.world import EPOCH, World
 
 pytestmark = [
@@ -269,6 +269,12 @@ async def test_it_is_compared_with_airflows_own_server(operator: Operator, tmp_p
         before = await operator.traces()
         found = await operator.rehearse(most=8, against=f"{other.base_url}/")
         after = await operator.traces()
+        with pytest.raises(ConfigurationError, match=r"refuses a token of these settings \(403\).*jwt_secret"):
+            await operator.rehearse(against=f"{other.base_url}/", own={"AIRFLOW__API_AUTH__JWT_SECRET": SECRET[::-1]})
+        with pytest.raises(ConfigurationError, match=r"is no execution API \(404 at /health\)"):
+            await operator.rehearse(against=other.base_url.removesuffix("execution"))
+    with pytest.raises(ConfigurationError, match=r"does not answer: \w+"):
+        await operator.rehearse(against=other.base_url)
     assert {name for name in before if before[name] != after[name]} <= {"job"}  # the server's own heartbeat
     assert not found.trouble
     assert {each.path for each in found.readings.differences} == {"/variables/secret", "/connections/stored"}
