@@ -20,6 +20,7 @@ import asyncpg
 import pytest
 
 from app.commands.embedded import EmbeddedPostgres
+from tests import postgres_majors
 from tests.servers import AIRFLOW, Server, our_server
 from tests.world import World
 
@@ -82,6 +83,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.section("what each part costs")
     for part, cost in seconds.most_common():
         terminalreporter.line(f"{cost:8.1f} s  {tests[part]:6} tests  {part}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _postgres_major() -> Iterator[None]:
+    """Run every test on another major of PostgreSQL if that is asked for."""
+    with pytest.MonkeyPatch.context() as patch:
+        if major := os.environ.get("POSTGRES"):
+            postgres_majors.use(major, patch)
+        yield
 
 
 @pytest.fixture(scope="session")

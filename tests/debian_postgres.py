@@ -9,12 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from app.commands import embedded
 from app.commands.embedded import EmbeddedPostgres
 from tests.certificates import Authority
-from tests.debian import install
-
-LIBRARY = Path("/usr/lib/postgresql")
+from tests.postgres_majors import use
 
 # By user, what it has to show over TLS; without TLS nobody is let in but who administers this server.
 RULES = """
@@ -27,11 +24,9 @@ hostssl all by_certificate all cert
 @contextmanager
 def postgres_with_tls(folder: Path, authority: Authority) -> Iterator[EmbeddedPostgres]:
     """Run a PostgreSQL whose certificate is for ``localhost``, with users ``by_password`` and ``by_certificate``."""
-    install("postgresql", programs=("pg_ctlcluster",))
-    programs = max(LIBRARY.iterdir(), key=lambda each: int(each.name)) / "bin"
     server = EmbeddedPostgres(folder, options={"fsync": "off"})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(embedded, "_programs_for", lambda *_: programs)
+        use("15", patch)
         server.start()
         try:
             issued = authority.issue("localhost")

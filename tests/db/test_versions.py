@@ -8,42 +8,35 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from app.commands import embedded
 from app.commands.embedded import EmbeddedPostgres
 from bench.driver import Task, life
 from tests.conftest import reachable
-from tests.debian import install
-from tests.debian_postgres import LIBRARY
+from tests.postgres_majors import OLDER, use
 from tests.servers import beside_the_loop, our_server
 from tests.world import World
 
 pytestmark = pytest.mark.slow
 
 
-def _of_debian(patch: pytest.MonkeyPatch) -> None:
-    install("postgresql", programs=("pg_ctlcluster",))
-    programs = max(LIBRARY.iterdir(), key=lambda each: int(each.name)) / "bin"
-    patch.setattr(embedded, "_programs_for", lambda *_: programs)
+@pytest.fixture(params=OLDER)
+def major(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
-def _of_the_wheel(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(embedded, "POSTGRES_MAJOR", "")  # the folder without a number has 16
-
-
-@pytest.fixture(params=[_of_debian, _of_the_wheel], ids=["Debian's 15", "16"])
-def postgres(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EmbeddedPostgres]:
+@pytest.fixture
+def postgres(major: str, tmp_path: Path) -> Iterator[EmbeddedPostgres]:
     """Run an older PostgreSQL."""
     with pytest.MonkeyPatch.context() as patch:
-        request.param(patch)
+        use(major, patch)
         with EmbeddedPostgres(reachable(tmp_path) / "cluster", options={"fsync": "off"}) as server:
             yield server
 
 
-async def test_a_task_lives_on_it(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
+async def test_a_task_lives_on_it(postgres: EmbeddedPostgres, major: str, tmp_path: Path) -> None:
     postgres.create_metadata_database("metadata", "3.3")
     connection = await asyncpg.connect(postgres.url("metadata"))
     try:
-        assert connection.get_server_version().major in (15, 16)
+        assert connection.get_server_version().major == int(major)
         world = World(connection, "3.3")
         ti = await world.one("bench")
         await world.insert("variable", key="v", val="value", is_encrypted=False)
