@@ -9,6 +9,8 @@ round; the table shows medians. Examples::
     python -m bench --memory --target ours               # 1,000,000 requests
     python -m bench --target ours --target "ours, sparing"  # heartbeats recorded every 30 s
     python -m bench --operations --rounds 2 --seconds 1   # every operation: six minutes
+    python -m bench --database --rounds 2 --seconds 3     # settings of PostgreSQL, and sparing heartbeats: five minutes
+    python -m bench --workers --rounds 3 --seconds 3      # one to eight worker processes: two minutes
     python -m bench --bodies --rounds 3                  # what one large request costs others
     python -m bench --curve --rounds 1 --seconds 4 --json docs/performance/curve.json  # 25 minutes
     python -m bench --curve --target ours --speed 0.25 --rounds 2  # served at a quarter of a CPU: 3 minutes
@@ -37,7 +39,7 @@ import asyncpg
 
 import app
 from app.commands.embedded import EmbeddedPostgres
-from bench import bodies, curve, data, floors, operations, report
+from bench import bodies, curve, data, floors, inside, operations, report, variants, workers
 from bench.driver import Load, Outcome, Task
 from bench.processes import affinity, cpu_seconds, resident_bytes
 from tests.conftest import reachable
@@ -94,6 +96,8 @@ def main() -> None:
         help="of --curve: closed loops alone, with this share of a CPU",
     )
     parser.add_argument("--operations", action="store_true", help="what one request of each costs, instead of the table")
+    parser.add_argument("--database", action="store_true", help="what settings of PostgreSQL give, instead of the table")
+    parser.add_argument("--workers", action="store_true", help="1 to 8 worker processes of ours, instead of the table")
     parser.add_argument("--bodies", action="store_true", help="what one large request costs others, instead of the table")
     parser.add_argument("--memory", action="store_true", help="resident memory over many requests, instead of the table")
     parser.add_argument("--requests", type=int, default=1_000_000, help="of --memory (default: 1000000)")
@@ -116,7 +120,13 @@ def main() -> None:
             points = asyncio.run(breaking_points(postgres, Path(folder), targets, options))
             written, text = json.dumps(points, indent=1), json.dumps(points, indent=1)
         else:
-            kinds = {"memory": memory, "bodies": large_requests, "operations": each_operation}
+            kinds = {
+                "memory": memory,
+                "bodies": large_requests,
+                "operations": each_operation,
+                "database": each_variant,
+                "workers": worker_processes,
+            }
             kind = next((kind for name, kind in kinds.items() if getattr(options, name)), measure)
             measured = kind(postgres, Path(folder), targets, options)
             figures = asyncio.run(measured)
@@ -235,6 +245,11 @@ async def each_operation(
         asking = {each.name: operations.Asking(each.connection, each.running, each.lives) for each in targets}
         scans = {each.name: await operations.scans(each.connection) for each in targets}
         known = {target.name: await trips(postgres, folder, target, asking[target.name]) for target in targets}
+        for target in targets:
+            if target.name in SETTINGS:  # ours
+                url = target.server.database_url
+                for figure, value in await inside.measure(url, asking[target.name], known[target.name]):
+                    target.note(figure, value)
         for number in range(options.rounds):
             for operation in operations.OPERATIONS:
                 for target in targets[number % len(targets) :] + targets[: number % len(targets)]:
@@ -253,6 +268,26 @@ async def each_operation(
                 target.note(f"{operations.SCANS}{table}", count - before)
         await counted.close()
     return {target.name: target.figures for target in targets}
+
+
+async def each_variant(
+    postgres: EmbeddedPostgres, folder: Path, _: list[str], options: argparse.Namespace
+) -> report.Figures:
+    """Return what each way to set PostgreSQL gives."""
+    await template(postgres, "3.3", options.task_instances)
+    pid, rounds, seconds = postgres_pid(postgres), options.rounds, options.seconds
+    return await variants.measure(
+        postgres, pid, folder, template="template_3_3", cpus=SERVER_CPU, rounds=rounds, seconds=seconds
+    )
+
+
+async def worker_processes(
+    postgres: EmbeddedPostgres, folder: Path, _: list[str], options: argparse.Namespace
+) -> report.Figures:
+    """Return what more worker processes give."""
+    await template(postgres, "3.3", options.task_instances)
+    own = database(postgres, "ours")
+    return await workers.measure(postgres, folder, database=own, rounds=options.rounds, seconds=options.seconds)
 
 
 async def trips(

@@ -33,6 +33,8 @@ METRICS = {
     "WAL bytes": "Write-ahead log of a request, bytes",
     "p50 ms": "p50 at 8 workers, ms",
     "p99 ms": "p99 at 8 workers, ms",
+    "allocated bytes": "Memory that Python allocates for a request, at its most, bytes",
+    "first request CPU ms": "CPU of the event loop for the first request after a start, ms",
 }
 Request = tuple[str, str, Any]
 _numbers = itertools.count()  # of whatever must be new each time

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,6 +38,14 @@ def cpu_seconds(pid: int) -> float:
     return ticks / TICK
 
 
+async def settled(pid: int) -> None:
+    """Wait until a server has made what it makes after its start: it is idle then."""
+    before = -1.0
+    while (now := cpu_seconds(pid)) > before:
+        before = now
+        await asyncio.sleep(0.5)
+
+
 def resident_bytes(pid: int) -> int:
     """Return the resident memory of the largest process of a tree: the one worker process."""
     sizes = []
@@ -46,6 +55,15 @@ def resident_bytes(pid: int) -> int:
         except OSError:
             continue
     return max(sizes, default=0)
+
+
+def memory_bytes(pid: int) -> tuple[int, int]:
+    """Return what a process has in memory for itself, and what it shares with others."""
+    sizes = {"Private": 0, "Shared": 0}
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
+        if (kind := line.partition("_")[0]) in sizes and not line.startswith("Shared_Hugetlb"):
+            sizes[kind] += int(line.split()[1]) * 1024
+    return sizes["Private"], sizes["Shared"]
 
 
 @contextmanager
