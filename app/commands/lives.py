@@ -24,7 +24,7 @@ from app.tasks import deadlines, threads
 from app.tasks.carriers import Carriers
 from app.tasks.deadlines import UnusableVariable
 from app.tasks.service import Service
-from app.tasks.triggering import new_task
+from app.tasks.triggering import new_tasks
 
 HOST, PID = "rehearsal", 1
 MOST_TASKS = 10_000  # of a run
@@ -170,11 +170,10 @@ class _Run:
         values |= {**of_run, "context_carrier": carriers.of_run}
         storage = self._service.storage
         await dag_runs.create(self._session, schema=storage.schema, values=values, note=None, now=now)
-        planned = [
-            new_task(task, **of_run, carriers=carriers, now=now) | {"dag_version_id": self._version}
-            for task in serialized_dag.planned_tasks(self._data, None)
-        ]
-        await storage.task_instances.create(self._session, rows=planned, now=now)
+        planned = serialized_dag.planned_tasks(self._data, None)
+        about: dict[str, Any] = {**of_run, "version": self._version}
+        new = new_tasks(planned, **about, carriers=carriers, now=now)
+        await storage.task_instances.create(self._session, new=new, now=now)
 
     async def _through_every_state(self, row: AnyRow) -> uuid.UUID:
         """Take a task that runs through all that its worker may report on the way, and return its id as it is then."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from app.dags import loops, mapping
 from app.dags.base_serialization import decoded
@@ -55,7 +55,9 @@ def is_teardown(task: Mapping[str, Any]) -> bool:
 
 def _attribute(task: Mapping[str, Any], name: str) -> Any:
     """Return an attribute of a task; a mapped one keeps most of them under ``partial_kwargs``."""
-    return task.get(name, task.get("partial_kwargs", {}).get(name))
+    if name in task or "partial_kwargs" not in task:
+        return task.get(name)
+    return task["partial_kwargs"].get(name)
 
 
 def _list(value: Any) -> list[Any]:
@@ -103,8 +105,7 @@ class UnknownWeightRule(UnknownInDag):
     """A weight rule that is none of Airflow's own; the message names it."""
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedTask:
+class PlannedTask(NamedTuple):
     """A task instance to create.
 
     :param is_mapped: whether the task is repeated.
@@ -139,8 +140,8 @@ def planned_tasks(
     :param pass_of: only what this loop repeats.
     :raises UnknownWeightRule: when a task has one of its own.
     """
-    tasks, defaults = _tasks_of(data)
-    weights = _Weights(tasks, defaults)
+    tasks = _tasks_of(data)
+    weights = _Weights(tasks)
     repeated, looped = mapping.repeated(data["dag"]), loops.around(data["dag"])
     planned = []
     for task_id, task in tasks.items():
@@ -148,24 +149,22 @@ def planned_tasks(
         if not _runs_at(task, data["dag"], logical_date) or pass_of not in (None, loop):
             continue
         values = {
-            **_columns(task, defaults),
-            "max_tries": _value(task, "retries", defaults),
+            **_columns(task),
+            "max_tries": task["retries"],
             "priority_weight": weights.of(task_id),
             "task_display_name": _display_name(task),
         }
         mapped = repeated[task_id]
         indexes = mapped.map_indexes(known) if pass_of is None else (UNMAPPED,)
-        is_nothing = mapped.is_mapped and mapped.length() == 0 and not _waits(task_id, task, tasks, defaults)
+        is_nothing = mapped.is_mapped and mapped.length() == 0 and not _waits(task_id, tasks)
         planned += [PlannedTask(task_id, index, mapped.is_mapped, loop, is_nothing, values) for index in indexes]
     return planned
 
 
-def _waits(
-    task_id: str, task: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]], defaults: Mapping[str, Any]
-) -> bool:
+def _waits(task_id: str, tasks: Mapping[str, Mapping[str, Any]]) -> bool:
     """Say whether a task waits for another of its run, or for itself in the run before."""
-    is_below = any(task_id in _value(other, "downstream_task_ids", defaults) for other in tasks.values())
-    return is_below or any(_value(task, name, defaults) for name in ("depends_on_past", "wait_for_downstream"))
+    is_below = any(task_id in other["downstream_task_ids"] for other in tasks.values())
+    return is_below or any(tasks[task_id].get(name) for name in ("depends_on_past", "wait_for_downstream"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,27 +184,32 @@ def tasks_to_repeat(data: Mapping[str, Any]) -> dict[str, TaskToRepeat]:
 
     :param data: a whole serialized Dag.
     """
-    tasks, defaults = _tasks_of(data)
-    weights = _Weights(tasks, defaults)
+    tasks = _tasks_of(data)
+    weights = _Weights(tasks)
     found = {}
     for task_id, task in tasks.items():
-        values = _columns(task, defaults)
+        values = _columns(task)
         with suppress(UnknownWeightRule):
             values["priority_weight"] = weights.of(task_id)
-        found[task_id] = TaskToRepeat(_value(task, "retries", defaults), values)
+        found[task_id] = TaskToRepeat(task["retries"], values)
     return found
 
 
-def _tasks_of(data: Mapping[str, Any]) -> tuple[dict[str, Mapping[str, Any]], dict[str, Any]]:
-    """Return the tasks of a serialized Dag by id, and what they have where they say nothing."""
-    tasks = {task["__var"]["task_id"]: task["__var"] for task in data["dag"]["tasks"]}
-    return tasks, {**TASK_DEFAULTS, **(data.get("client_defaults") or {}).get("tasks", {})}
+def _tasks_of(data: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return the tasks of a serialized Dag by id; what one does not say is the Dag file's default, or Airflow's."""
+    defaults = {**TASK_DEFAULTS, **(data.get("client_defaults") or {}).get("tasks", {})}
+    tasks = dict[str, Mapping[str, Any]]()
+    for encoded in data["dag"]["tasks"]:
+        task = encoded["__var"]
+        own = {**task["partial_kwargs"], **task} if "partial_kwargs" in task else task
+        tasks[task["task_id"]] = {**defaults, **{name: value for name, value in own.items() if value is not None}}
+    return tasks
 
 
-def _columns(task: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+def _columns(task: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        **{name: _value(task, name, defaults) for name in ("queue", "pool", "pool_slots", "executor")},
-        "executor_config": pickle.dumps(decoded(_value(task, "executor_config", defaults)), protocol=5),
+        **{name: task[name] for name in ("queue", "pool", "pool_slots", "executor")},
+        "executor_config": pickle.dumps(decoded(task["executor_config"]), protocol=5),
         "operator": task.get("task_type", "BaseOperator"),
         "custom_operator_name": task.get("_operator_name") or task.get("task_type", "BaseOperator"),
     }
@@ -217,15 +221,9 @@ def earliest_logical_date(data: Mapping[str, Any]) -> datetime | None:
     return start if isinstance(start, datetime) else None
 
 
-def _value(task: Mapping[str, Any], name: str, defaults: Mapping[str, Any]) -> Any:
-    """Return an attribute of a task: its own, or the Dag file's default, or Airflow's."""
-    value = _attribute(task, name)
-    return defaults.get(name) if value is None else value
-
-
 def _display_name(task: Mapping[str, Any]) -> str:
     """Return a task's name for people: a mapped one keeps it under the name that ``partial`` takes."""
-    name: str = _attribute(task, "_task_display_name") or _attribute(task, "task_display_name") or task["task_id"]
+    name: str = task.get("_task_display_name") or task.get("task_display_name") or task["task_id"]
     return name
 
 
@@ -251,10 +249,10 @@ def _moment(encoded: Any) -> datetime | None:
 class _Weights:
     """Priority weights, by the rule of each task, over the graph of all."""
 
-    def __init__(self, tasks: Mapping[str, Mapping[str, Any]], defaults: Mapping[str, Any]) -> None:
-        self._own = {task_id: _value(task, "priority_weight", defaults) for task_id, task in tasks.items()}
-        self._rules = {task_id: _value(task, "weight_rule", defaults) for task_id, task in tasks.items()}
-        self._down = {t: list(_value(task, "downstream_task_ids", defaults)) for t, task in tasks.items()}
+    def __init__(self, tasks: Mapping[str, Mapping[str, Any]]) -> None:
+        self._own = {task_id: task["priority_weight"] for task_id, task in tasks.items()}
+        self._rules = {task_id: task["weight_rule"] for task_id, task in tasks.items()}
+        self._down = {task_id: list(task["downstream_task_ids"]) for task_id, task in tasks.items()}
         self._up: dict[str, list[str]] = {task_id: [] for task_id in tasks}
         for task_id, below in self._down.items():
             for other in below:

@@ -169,19 +169,6 @@ async def consumed_asset_events(session: Session, *, run_pk: int) -> Sequence[An
     return (await session.execute(_CONSUMED, {"run_pk": run_pk})).all()
 
 
-_TRIGGERED_BY = (
-    select(dag_run.c.triggering_user_name)
-    .join(task_instance, (task_instance.c.dag_id == dag_run.c.dag_id) & (task_instance.c.run_id == dag_run.c.run_id))
-    .where(task_instance.c.id == bindparam("pk"))
-)
-
-
-async def triggering_user_name(session: Session, *, ti_id: uuid.UUID) -> str | None:
-    """Return who triggered the run of a task instance, which the runs that it triggers inherit."""
-    found: str | None = await session.scalar(_TRIGGERED_BY, {"pk": ti_id})
-    return found
-
-
 _DURATION = dag_run.c.end_date - dag_run.c.start_date
 _runtimes = (
     select(_DURATION)

@@ -8,11 +8,11 @@ import zlib
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Text, bindparam, cast, func, select, text, true
+from sqlalchemy import ColumnElement, Select, Text, bindparam, cast, exists, func, select, text, true
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from app.db.session import Session
-from app.db.tables import AnyRow, as_text, dag, dag_run, dag_tag, rows_of, serialized_dag
+from app.db.tables import AnyRow, as_text, dag, dag_run, dag_tag, rows_of, serialized_dag, task_instance
 
 _TAGS = (
     select(func.array_agg(aggregate_order_by(dag_tag.c.name, dag_tag.c.name)))
@@ -35,16 +35,6 @@ _BY_ID = select(
 async def get(session: Session, *, dag_id: str) -> AnyRow | None:
     """Return a Dag with its tags, or None."""
     return (await session.execute(_BY_ID, {"dag_id": dag_id})).one_or_none()
-
-
-_TO_TRIGGER = select(dag.c.has_import_errors, dag.c.allowed_run_types, dag.c.bundle_name, dag.c.bundle_version).where(
-    dag.c.dag_id == bindparam("dag_id"), dag.c.is_stale.is_(False)
-)
-
-
-async def to_trigger(session: Session, *, dag_id: str) -> AnyRow | None:
-    """Return what decides whether a Dag may be triggered, or None when there is no such Dag any more."""
-    return (await session.execute(_TO_TRIGGER, {"dag_id": dag_id})).one_or_none()
 
 
 def _part(path: str) -> ColumnElement[Any]:
@@ -73,6 +63,47 @@ async def root_task_group(session: Session, *, dag_id: str) -> dict[str, Any] | 
     """Return the serialized root task group of a Dag's newest version, or None when there is no such Dag."""
     row = (await session.execute(_TASK_GROUP, {"dag_id": dag_id})).one_or_none()
     return None if row is None else _decoded(row, "task_group")
+
+
+_newest = (
+    select(serialized_dag.c.dag_version_id, as_text(serialized_dag.c.data), serialized_dag.c.data_compressed)
+    .where(serialized_dag.c.dag_id == dag.c.dag_id)
+    .order_by(*_NEWEST)
+    .limit(1)
+    .lateral("newest")
+)
+_TO_CLEAR = (
+    select(dag.c.has_import_errors, dag.c.allowed_run_types, dag.c.bundle_name, dag.c.bundle_version, _newest)
+    .select_from(dag.outerjoin(_newest, true()))
+    .where(dag.c.dag_id == bindparam("dag_id"), dag.c.is_stale.is_(False))
+)
+_is_of_asker = (dag_run.c.dag_id == task_instance.c.dag_id) & (dag_run.c.run_id == task_instance.c.run_id)
+_TO_TRIGGER = _TO_CLEAR.add_columns(
+    exists().where(dag_run.c.dag_id == dag.c.dag_id, dag_run.c.run_id == bindparam("run_id")).label("has_run"),
+    select(dag_run.c.triggering_user_name)
+    .join(task_instance, _is_of_asker)
+    .where(task_instance.c.id == bindparam("asker"))
+    .scalar_subquery()
+    .label("asker_s_user"),
+)
+
+
+async def to_clear(session: Session, *, dag_id: str) -> AnyRow | None:
+    """Return what decides whether runs of a Dag may be made or cleared, and its newest version; None when it is gone."""
+    return (await session.execute(_TO_CLEAR, {"dag_id": dag_id})).one_or_none()
+
+
+async def to_trigger(session: Session, *, dag_id: str, run_id: str, asker: uuid.UUID) -> AnyRow | None:
+    """Return what :func:`to_clear` does, whether the Dag has such a run, and who triggered that of a task instance.
+
+    :param asker: the id of the task instance; ``asker_s_user`` is what the runs that it triggers inherit.
+    """
+    return (await session.execute(_TO_TRIGGER, {"dag_id": dag_id, "run_id": run_id, "asker": asker})).one_or_none()
+
+
+def newest_of(row: AnyRow) -> tuple[uuid.UUID, dict[str, Any]] | None:
+    """Return the id and the whole of the newest version of a Dag, from :func:`to_clear`; None: it was never serialized."""
+    return None if row.dag_version_id is None else _version(row)
 
 
 _asked = rows_of("asked", dag_id=Text)

@@ -20,7 +20,13 @@ class Regions:
     have_loops = False
 
     async def placed(
-        self, session: Session, *, rows: Sequence[dict[str, Any]], within: Any = None, now: datetime
+        self,
+        session: Session,
+        *,
+        rows: Sequence[dict[str, Any]],
+        run: Mapping[str, str],
+        within: Any = None,
+        now: datetime,
     ) -> Sequence[dict[str, Any]]:
         """Return new task instances of one run with the columns that say where they are; what that needs is inserted.
 
@@ -28,6 +34,7 @@ class Regions:
         does not have begins with its first pass.
 
         :param rows: their columns, and what repeats each: ``is_mapped``, ``loop``.
+        :param run: its ``dag_id`` and ``run_id``.
         :param within: of a loop: in this pass alone; from :meth:`next_pass`.
         :raises LockTimeout: when somebody else places the same tasks right now.
         """

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     Executable,
@@ -30,12 +30,23 @@ from app.db.recording import THIS_VERSION, Along, Part, recording
 from app.db.regions import Regions
 from app.db.schema import Schema, known, writes
 from app.db.session import Session
-from app.db.tables import AnyRow, as_text, dag, dag_run, dagrun_asset_event, task_reschedule
+from app.db.tables import AnyRow, as_text, dag, dag_run, dagrun_asset_event, rows_of, task_reschedule
 from app.db.tries import Tries
 from app.db.xcoms import XComs
 
 _TRACEPARENT = dag_run.c.context_carrier.op("#>>")(literal_column("'{__var,traceparent}'"))
 _IS_UNSAMPLED = _TRACEPARENT.op("~")(literal_column("'-[0-9a-f][02468ace]$'"))  # the last bit of its flags is not set
+
+
+class NewTasks(NamedTuple):
+    """Task instances of one run that were never tried.
+
+    :param alike: the columns that they have alike, ``dag_id`` and ``run_id`` among them.
+    :param each: the others of each, all with the same, and what repeats it (``is_mapped``, ``loop``).
+    """
+
+    alike: Mapping[str, Any]
+    each: Sequence[dict[str, Any]]
 
 
 class TaskInstances:
@@ -54,7 +65,7 @@ class TaskInstances:
         self._recording: dict[tuple[frozenset[str], tuple[Part, ...], bool], Executable] = {}
         self._table = row = schema.task_instance
         map_index = schema.map_index(row).label("map_index")
-        self._insert = insert(row)
+        self._creating: dict[tuple[frozenset[str], frozenset[str]], Executable] = {}
         self._is_this = (row.c.id == bindparam("pk")) & tries.live
         seen = (
             select(
@@ -208,15 +219,29 @@ class TaskInstances:
         """
         return await session.scalar(self._label, {"pk": ti_id, "label": label, "now": now}) is not None
 
-    async def create(self, session: Session, *, rows: Sequence[dict[str, Any]], within: Any = None, now: datetime) -> None:
-        """Insert task instances of one run.
+    async def create(self, session: Session, *, new: NewTasks, within: Any = None, now: datetime) -> None:
+        """Insert task instances of one run, however many they are; one statement, and what placing them needs.
 
-        :param rows: their columns, each the same, and what repeats it (``is_mapped``, ``loop``).
         :param within: see :meth:`app.db.regions.Regions.placed`.
         """
-        if rows:
-            placed = await self._regions.placed(session, rows=rows, within=within, now=now)
-            await session.execute(self._insert, [known(self._table, row) for row in placed])
+        if not new.each:
+            return
+        run = {name: new.alike[name] for name in ("dag_id", "run_id")}
+        placed = await self._regions.placed(session, rows=new.each, run=run, within=within, now=now)
+        alike, names = known(self._table, new.alike), known(self._table, placed[0]).keys()
+        kind = frozenset(alike), frozenset(names)
+        if kind not in self._creating:
+            self._creating[kind] = self._created(*kind)
+        parameters = {f"new_{name}": value for name, value in alike.items()}
+        parameters |= {f"{name}s": [row[name] for row in placed] for name in names}
+        await session.execute(self._creating[kind], parameters)
+
+    def _created(self, alike: Collection[str], each: Collection[str]) -> Executable:
+        """Return the statement that inserts task instances which have these columns alike, and those each its own."""
+        row = self._table
+        made = rows_of("made", **{name: row.c[name].type for name in sorted(each)})
+        values = {**self._schema.bound(alike), **{name: made.c[name] for name in sorted(each)}}
+        return insert(row).from_select([*values], select(*values.values()).select_from(made))
 
 
 def _span(row: Table) -> Label[str | None]:

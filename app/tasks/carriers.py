@@ -63,6 +63,11 @@ class Carriers:
         """The run's."""
         return {"__type": "dict", "__var": self._run}
 
+    @property
+    def differ(self) -> bool:
+        """Whether each task has one of its own; else they have the run's."""
+        return self._traces is not None
+
     def of_task(self) -> dict[str, Any]:
         """Return that of one more task instance."""
         return self.of_run if self._traces is None else {"__type": "dict", "__var": self._traces.task_carrier(self._run)}

@@ -15,6 +15,7 @@ from app.dags.mapping import Lengths
 from app.dags.serialized_dag import UNMAPPED, PlannedTask, TaskToRepeat, UnknownWeightRule
 from app.db import dag_runs, dags
 from app.db.tables import AnyRow
+from app.db.task_instances import NewTasks
 from app.db.tries import ENDED
 from app.releases import Revision
 from app.settings import Settings
@@ -53,13 +54,13 @@ class Clearing:
 
     :param run: columns of the run.
     :param tasks: columns of each task instance, by its id before.
-    :param new_tasks: columns of task instances that the version adds.
+    :param new_tasks: task instances that the version adds, and what stands for those that are expanded anew.
     :param lost: how many task instances are of tasks that it does not have.
     """
 
     run: Mapping[str, Any]
     tasks: list[tuple[uuid.UUID, dict[str, Any]]]
-    new_tasks: list[dict[str, Any]]
+    new_tasks: list[NewTasks]
     lost: int
 
 
@@ -69,13 +70,14 @@ async def clear(service: Service, *, dag_id: str, run_id: str) -> Refuse | None:
     :raises RetryableDatabaseError: nothing was written.
     """
     async with service.database.autocommit() as reading:
-        dag = await dags.to_trigger(reading, dag_id=dag_id)
+        dag = await dags.to_clear(reading, dag_id=dag_id)
         if refusal := triggering.refuse_dag(dag, dag_id):
             return refusal
+        assert dag is not None
         run = await dag_runs.to_clear(reading, dag_id=dag_id, run_id=run_id)
         if run is None:
             return _no_such_run(run_id)
-        newest = await dags.newest_version(reading, dag_id=dag_id)
+        newest = dags.newest_of(dag)
         own = await dags.version_of_run(reading, dag_id=dag_id, run_id=run_id)
     may_move = service.revision.runs.clearing_may_move_versions
     lost = run.bundle_version is not None and run.created_dag_version_id is None and not may_move
@@ -84,7 +86,7 @@ async def clear(service: Service, *, dag_id: str, run_id: str) -> Refuse | None:
     version = Version(*own, None, is_newest=False)
     if may_move and (run.created_dag_version_id is None or reruns_on_newest(service.settings, newest[1])):
         unversioned = newest[1]["dag"].get("disable_bundle_versioning")
-        version = Version(*newest, None if unversioned or dag is None else dag.bundle_version, is_newest=True)
+        version = Version(*newest, None if unversioned else dag.bundle_version, is_newest=True)
     lengths = await deadlines.lengths(service, run.intervals or {}, dag_id=dag_id, run_id=run_id)
     return await _clear(service, dag_id, run_id, version, lengths)
 
@@ -128,9 +130,11 @@ async def _clear(
         )
         await storage.tries.begin_all(session, changes=plan_.tasks)
         await dag_runs.write(session, run_pk=run.id, values=plan_.run, lengths=lengths)
-        await storage.task_instances.create(session, rows=plan_.new_tasks, now=now)
+        for new in plan_.new_tasks:
+            await storage.task_instances.create(session, new=new, now=now)
     if service.stats.are_on:
-        triggering.count_tasks(service.stats, plan_.new_tasks, dag_id=dag_id, run_type=run.run_type)
+        for new in plan_.new_tasks:
+            triggering.count_tasks(service.stats, new, dag_id=dag_id, run_type=run.run_type)
         for _ in range(plan_.lost):
             service.stats.incr("task_removed_from_dag", tags={"dag_id": dag_id, "run_type": run.run_type})
     return None
@@ -205,7 +209,8 @@ def plan(
     lengths = mapping.NOT_YET if verifies else returned  # the scheduler expands the others
     present = {row.task_id for row in rows} | expanded
     new = _added(run, present, version, lengths, carriers=carriers, now=now) if is_verified else []
-    new += unexpanded(run.dag_id, run.run_id, (version.pk, version.data), expanded, now=now)
+    if expanded:
+        new.append(unexpanded(run.dag_id, run.run_id, (version.pk, version.data), expanded, now=now))
     lost = sum(row.task_id not in known for row in rows) if is_verified and run.state != "running" else 0
     return Clearing(run_values, tasks, new, lost)
 
@@ -247,38 +252,34 @@ def _gone(
 
 def unexpanded(
     dag_id: str, run_id: str, version: tuple[uuid.UUID, Mapping[str, Any]], tasks: Collection[str], *, now: datetime
-) -> list[dict[str, Any]]:
-    """Return the columns of what stands for mapped tasks until the scheduler has expanded them.
+) -> NewTasks:
+    """Return what stands for mapped tasks until the scheduler has expanded them.
 
     :param version: a Dag version's primary key and serialized Dag; without those of the tasks that it does not map.
     """
     pk, data = version
-    if not tasks:
-        return []
     repeated, own = mapping.repeated(data["dag"]), {"priority_weight": 1, "task_display_name": None}
     planned = [
         PlannedTask(task_id, UNMAPPED, True, None, False, {**own, **task.values, "max_tries": task.retries})
         for task_id, task in serialized_dag.tasks_to_repeat(data).items()
         if task_id in tasks and repeated[task_id].is_mapped
     ]
-    return [triggering.new_task(task, dag_id, run_id, carriers=None, now=now) | {"dag_version_id": pk} for task in planned]
+    return triggering.new_tasks(planned, dag_id=dag_id, run_id=run_id, version=pk, carriers=None, now=now)
 
 
 def _added(
     run: AnyRow, present: Collection[str], version: Version, returned: Lengths, *, carriers: Carriers, now: datetime
-) -> list[dict[str, Any]]:
-    """Return the columns of the task instances that only the newest version has.
+) -> list[NewTasks]:
+    """Return the task instances that only the newest version has.
 
     :param present: ids of the tasks that the run has.
     """
     logical_date = None if run.run_type == "backfill" else run.logical_date  # a backfill runs tasks of any date
     with suppress(UnknownWeightRule):  # the scheduler adds them then, once it looks at the run
         planned = serialized_dag.planned_tasks(version.data, logical_date, returned)
-        return [
-            triggering.new_task(task, run.dag_id, run.run_id, carriers=carriers, now=now) | {"dag_version_id": version.pk}
-            for task in planned
-            if task.task_id not in present
-        ]
+        added = (task for task in planned if task.task_id not in present)
+        about = {"dag_id": run.dag_id, "run_id": run.run_id, "version": version.pk}
+        return [triggering.new_tasks(added, **about, carriers=carriers, now=now)]
     return []
 
 

@@ -52,7 +52,7 @@ async def _end_cleared(service: Service, ti_id: uuid.UUID, payload: TIServerTerm
                 is_last = await storage.regions.end(session, row=row, values=decision.values)
                 if is_last and version is not None:
                     new = clearing.unexpanded(row.dag_id, row.run_id, version, {row.task_id}, now=now)
-                    await storage.task_instances.create(session, rows=new, now=now)
+                    await storage.task_instances.create(session, new=new, now=now)
             else:
                 begun = _after_clearing(row, version)
                 values, along = storage.tries.next_begun(row=row, values=decision.values, begun=begun, now=now)

@@ -133,11 +133,11 @@ class Gate:
         planned = serialized_dag.planned_tasks(self.data, None, pass_of=self.loop)
         known = json.loads(self.run.context_carrier)["__var"] if self.run.context_carrier else {}
         carriers = Carriers(self.service.traces, self.service.revision, None, about={}, known=known)
-        new = [triggering.new_task(task, row.dag_id, row.run_id, carriers=carriers, now=now) for task in planned]
-        rows = [{**each, "dag_version_id": row.dag_version_id} for each in new]
-        await self.service.storage.task_instances.create(session, rows=rows, within=following, now=now)
+        of_run = {"dag_id": row.dag_id, "run_id": row.run_id, "version": row.dag_version_id}
+        new = triggering.new_tasks(planned, **of_run, carriers=carriers, now=now)
+        await self.service.storage.task_instances.create(session, new=new, within=following, now=now)
         if self.service.stats.are_on:
-            triggering.count_tasks(self.service.stats, rows, dag_id=row.dag_id, run_type=row.run_type)
+            triggering.count_tasks(self.service.stats, new, dag_id=row.dag_id, run_type=row.run_type)
 
     async def _tell(self, session: Session, row: AnyRow, reason: str, now: datetime) -> None:
         await self.service.storage.xcoms.put(

@@ -6,7 +6,7 @@ import getpass
 import re
 import uuid
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -19,6 +19,7 @@ from app.dags.serialized_dag import PlannedTask
 from app.db import dag_runs, dags
 from app.db import deadlines as db_deadlines
 from app.db.tables import AnyRow
+from app.db.task_instances import NewTasks
 from app.db.uuids import uuid7
 from app.errors import UnknownInDag, invalid_value
 from app.releases import Revision
@@ -42,11 +43,11 @@ class NewRun:
     """A run to insert.
 
     :param values: columns of its row.
-    :param tasks: columns of the rows of its task instances.
+    :param tasks: its task instances.
     """
 
     values: Mapping[str, Any]
-    tasks: list[dict[str, Any]]
+    tasks: NewTasks
 
 
 async def trigger(
@@ -61,29 +62,25 @@ async def trigger(
     if service.revision.runs.conf_is_plain and (where := place_of_reserved(payload.conf)) is not None:
         return Refuse(422, invalid_value("must not hold keys that are reserved for serialization", "body", "conf", *where))
     async with service.database.autocommit() as reading:
-        dag = await dags.to_trigger(reading, dag_id=dag_id)
-        if refusal := refuse_dag(dag, dag_id) or _refuse_type(dag, dag_id, service.revision):
-            return refusal
-        if await dag_runs.state(reading, dag_id=dag_id, run_id=run_id) is not None:
-            return _exists(dag_id, run_id)
-        inherits = service.revision.runs.inherit_user
-        user_name = await dag_runs.triggering_user_name(reading, ti_id=by) if inherits else None
-        version = await dags.newest_version(reading, dag_id=dag_id)
-    if version is None:
+        dag = await dags.to_trigger(reading, dag_id=dag_id, run_id=run_id, asker=by)
+    if refusal := refuse_dag(dag, dag_id) or _refuse_type(dag, dag_id, service.revision):
+        return refusal
+    assert dag is not None
+    if dag.has_run:
+        return _exists(dag_id, run_id)
+    if (version := dags.newest_of(dag)) is None:
         return Refuse(404, {"reason": "not_found", "message": f"Dag with dag_id: '{dag_id}' was never serialized"})
     data, promised = version[1], list[dict[str, Any]]()
     try:
-        run = await _planned(service, dag_id, run_id, payload, data=data, now=now)
+        run = await _planned(service, dag_id, run_id, payload, version=version, now=now)
         if isinstance(run, Refuse):
             return run
-        assert dag is not None
         values = {
             **run.values,
             "created_dag_version_id": version[0],
             "bundle_version": None if data["dag"].get("disable_bundle_versioning") else dag.bundle_version,
-            "triggering_user_name": user_name,
+            "triggering_user_name": dag.asker_s_user if service.revision.runs.inherit_user else None,
         }
-        tasks = [{**task, "dag_version_id": version[0]} for task in run.tasks]
         if data["dag"].get("deadline"):
             async with service.database.autocommit() as reading:
                 promised = await deadlines.planned(service, reading, run=values, now=now)
@@ -94,7 +91,7 @@ async def trigger(
         run_pk = await dag_runs.create(session, schema=schema, values=values, note=payload.note, now=now)
         if run_pk is None:
             return _exists(dag_id, run_id)
-        await service.storage.task_instances.create(session, rows=tasks, now=now)
+        await service.storage.task_instances.create(session, new=run.tasks, now=now)
         await db_deadlines.create(
             session,
             run_pk=run_pk,
@@ -103,27 +100,34 @@ async def trigger(
             now=now,
         )
     if service.stats.are_on:
-        count_tasks(service.stats, tasks, dag_id=dag_id, run_type=values["run_type"])
+        count_tasks(service.stats, run.tasks, dag_id=dag_id, run_type=values["run_type"])
         for _ in promised:
             service.stats.incr("deadline_alerts.deadline_created", tags={"dag_id": dag_id})
     return None
 
 
-def count_tasks(stats: Stats, tasks: Sequence[Mapping[str, Any]], *, dag_id: str, run_type: str) -> None:
+def count_tasks(stats: Stats, new: NewTasks, *, dag_id: str, run_type: str) -> None:
     """Count the tasks of which there are new task instances, by operator; a mapped one is one."""
-    operators = {task["task_id"]: task["operator"] for task in tasks}
+    operators = {task["task_id"]: task["operator"] for task in new.each}
     for operator, count in Counter(operators.values()).items():
         tags = {"dag_id": dag_id, "run_type": run_type, "task_type": operator}
         stats.incr("task_instance_created", count, tags=tags)
 
 
 async def _planned(
-    service: Service, dag_id: str, run_id: str, payload: TriggerDAGRunPayload, *, data: Mapping[str, Any], now: datetime
+    service: Service,
+    dag_id: str,
+    run_id: str,
+    payload: TriggerDAGRunPayload,
+    *,
+    version: tuple[uuid.UUID, Mapping[str, Any]],
+    now: datetime,
 ) -> NewRun | Refuse:
     """Decide what a triggered run is, in Airflow's order of refusals.
 
     :raises UnknownInDag: the Dag names what cannot be told or asked here.
     """
+    pk, data = version
     dag, logical_date, run_after = data["dag"], payload.logical_date, payload.run_after or now
     settings, revision, trusted = service.settings, service.revision, service.settings.trusted_classes
     if message := _invalid_run_id(settings, revision, run_id) or _too_early(data, logical_date):
@@ -178,33 +182,60 @@ async def _planned(
         "context_carrier": carriers.of_run,
         "span_status": "not_started",
     }
-    tasks = [
-        new_task(task, dag_id, run_id, carriers=carriers, now=now)
-        | ({"state": "skipped"} if task.is_nothing and revision.runs.empty_maps_are_skipped else {})
-        for task in serialized_dag.planned_tasks(data, logical_date)
-    ]
+    tasks = new_tasks(
+        serialized_dag.planned_tasks(data, logical_date),
+        dag_id=dag_id,
+        run_id=run_id,
+        version=pk,
+        carriers=carriers,
+        now=now,
+        empty_are_skipped=revision.runs.empty_maps_are_skipped,
+    )
     return NewRun(values, tasks)
 
 
-def new_task(task: PlannedTask, dag_id: str, run_id: str, *, carriers: Carriers | None, now: datetime) -> dict[str, Any]:
-    """Return the columns of a task instance that was never tried, but for its Dag version, and what repeats it."""
-    return {
-        "id": uuid7(),
+def new_tasks(
+    planned: Iterable[PlannedTask],
+    *,
+    dag_id: str,
+    run_id: str,
+    version: uuid.UUID,
+    carriers: Carriers | None,
+    now: datetime,
+    empty_are_skipped: bool = False,
+) -> NewTasks:
+    """Return task instances of a run that were never tried.
+
+    :param version: the primary key of the Dag version that they are of.
+    :param empty_are_skipped: whether those that are repeated no times are skipped at once.
+    """
+    alike: dict[str, Any] = {
         "dag_id": dag_id,
         "run_id": run_id,
-        "task_id": task.task_id,
-        "map_index": task.map_index,
-        "is_mapped": task.is_mapped,
-        "loop": task.loop,
-        "state": None,
+        "dag_version_id": version,
         "try_number": 0,
         "hostname": "",
         "unixname": getpass.getuser(),
         "updated_at": now,
-        "context_carrier": None if carriers is None else carriers.of_task(),
         "span_status": "not_started",
-        **task.values,
     }
+    traced = carriers if carriers is not None and carriers.differ else None
+    if traced is None:
+        alike["context_carrier"] = None if carriers is None else carriers.of_run
+    each = [
+        {
+            "id": uuid7(),
+            "task_id": task.task_id,
+            "map_index": task.map_index,
+            "is_mapped": task.is_mapped,
+            "loop": task.loop,
+            "state": "skipped" if empty_are_skipped and task.is_nothing else None,
+            **({} if traced is None else {"context_carrier": traced.of_task()}),
+            **task.values,
+        }
+        for task in planned
+    ]
+    return NewTasks(alike, each)
 
 
 def refuse_dag(dag: AnyRow | None, dag_id: str) -> Refuse | None:

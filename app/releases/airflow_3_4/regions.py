@@ -60,11 +60,16 @@ class RegionsOfRuns(Regions):
         )
 
     async def placed(
-        self, session: Session, *, rows: Sequence[dict[str, Any]], within: Pass | None = None, now: datetime
+        self,
+        session: Session,
+        *,
+        rows: Sequence[dict[str, Any]],
+        run: Mapping[str, str],
+        within: Pass | None = None,
+        now: datetime,
     ) -> Sequence[dict[str, Any]]:
         if not any(row["is_mapped"] or row["loop"] for row in rows):
             return [{**row, "region_id": NO_REGION} for row in rows]
-        run = {name: rows[0][name] for name in ("dag_id", "run_id")}
         lineage = await self._lineages.of_run(session, **run)
         passes: dict[str, list[Pass]] = {}
         if within is not None:
@@ -137,7 +142,7 @@ class RegionsOfRuns(Regions):
         of_task = {"dag_id": row.dag_id, "run_id": row.run_id, "task_id": row.task_id, "but": row.id}
         return _is_without_region(row) and not await session.scalar(self._has_others, of_task)
 
-    async def _passes(self, session: Session, lineage: Lineage, run: dict[str, str]) -> dict[str, list[Pass]]:
+    async def _passes(self, session: Session, lineage: Lineage, run: Mapping[str, str]) -> dict[str, list[Pass]]:
         """Return, by the id of each loop that a run has, its passes: those with a gate that no fork has taken over."""
         passes: dict[str, list[Pass]] = {region.node_id: [] for region in lineage if region.parent is None}
         for gate in await session.execute(self._gates, run):

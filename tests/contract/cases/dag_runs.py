@@ -34,6 +34,14 @@ async def several_runs(world: World) -> Any:
     return ti
 
 
+@setup
+async def wide(world: World) -> Any:
+    ti = await world.one_running("d")
+    await world.dag("wide")
+    await world.serialized("wide", [{"__var": {"task_id": f"t{number}"}, "__type": "operator"} for number in range(50)])
+    return ti
+
+
 CASES: list[Case] = [
     get("dag", "/dags/d", "several_runs"),
     get("dag unknown", "/dags/nope"),
