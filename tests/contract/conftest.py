@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
 
 from tests.conftest import REVISIONS
+from tests.contract.sides import Side
 from tests.servers import AIRFLOW, Server, airflow_server, our_server, with_pods
 
 
@@ -38,3 +39,10 @@ def servers(
             stack.enter_context(theirs),
             stack.enter_context(our_server(make_database(revision), folder, **airflow_options)),
         )
+
+
+@pytest.fixture(scope="module")
+async def sides(servers: tuple[Server, Server]) -> AsyncIterator[tuple[Side, Side]]:
+    """Open one client and one connection of each: what thousands of tests ask again is then prepared once."""
+    async with Side.of(servers) as opened:
+        yield opened

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.contract.test_differential import shown
+from tests.contract.sides import shown
 from tests.servers import Server, token
 from tests.unit.connection_texts import TEXTS
 

@@ -12,10 +12,8 @@ import pytest
 from tests.contract.cases.case import END, Case, state
 from tests.contract.cases.setups import SETUPS, Setup
 from tests.contract.cases.tries import for_revision
-from tests.contract.test_differential import Side, assert_equal, sides
+from tests.contract.sides import Side, assert_equal
 from tests.world import EPOCH, World
-
-__all__ = ["sides"]
 
 pytestmark = pytest.mark.slow
 

@@ -6,7 +6,6 @@ What Airflow stores, we store as well; all else is refused by name, nothing is w
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator
 
 import asyncpg
 import httpx
@@ -16,9 +15,9 @@ from tests.conftest import empty
 from tests.contract.cases.case import CUT
 from tests.contract.cases.setups import SETUPS
 from tests.contract.edges import FIELDS, POOLS, Field, kept_difference
-from tests.contract.test_differential import Side, assert_refusal
+from tests.contract.sides import Side, assert_refusal
 from tests.rows import rows
-from tests.servers import Server, token
+from tests.servers import token
 from tests.world import World
 
 pytestmark = pytest.mark.slow
@@ -27,15 +26,6 @@ WRITTEN = [
     "rendered_task_instance_fields", "hitl_detail", "variable", "dag_run", "dag_run_note", "asset_event",
     "asset_state_store", "asset_dag_run_queue", "asset", "asset_alias",
 ]  # fmt: skip
-
-
-@pytest.fixture
-async def sides(servers: tuple[Server, Server]) -> AsyncIterator[tuple[Side, Side]]:
-    opened = [Side(server, server.client(timeout=20), await asyncpg.connect(server.database_url)) for server in servers]
-    yield opened[0], opened[1]
-    for side in opened:
-        await side.client.aclose()
-        await side.connection.close()
 
 
 @pytest.mark.parametrize("field", FIELDS, ids=str)

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import REVISIONS, empty
 from tests.contract.edges import FIELDS, POOLS, Field, kept_difference
-from tests.contract.test_differential import assert_refusal, shown
+from tests.contract.sides import assert_refusal, shown
 from tests.rows import rows
 from tests.servers import Server, token
 from tests.world import EPOCH, World

@@ -13,7 +13,7 @@ import pytest
 from app.commands.embedded import EmbeddedPostgres
 from tests.contract.cases.case import RUN, Case
 from tests.contract.cases.upgraded import READS, WRITES, Asked, write
-from tests.contract.test_differential import Side, shown
+from tests.contract.sides import Side, shown
 from tests.end_to_end.installation import Airflow
 from tests.rows import changes, stored
 from tests.servers import AIRFLOW, airflow_server, our_server
@@ -49,11 +49,8 @@ async def sides(
             stack.enter_context(server)
             for server in (airflow_server(version, clones[0], folder), our_server(clones[1], folder))
         ]
-        opened = [Side(server, server.client(timeout=20), await asyncpg.connect(server.database_url)) for server in servers]
-        yield opened[0], opened[1]
-        for side in opened:
-            await side.client.aclose()
-            await side.connection.close()
+        async with Side.of(servers) as opened:
+            yield opened
 
 
 @pytest.mark.parametrize("asked", READS, ids=str)
