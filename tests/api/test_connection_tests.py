@@ -18,6 +18,8 @@ async def test_it_does_not_wait_with_the_test_in_hand(server: Server, world: Wor
     if revision == "3.2":
         pytest.skip("connection tests came with 3.3")
     test = await SETUPS["connection_test_to_replace"](world)
+    if revision == "3.4":
+        await world.connection.execute("UPDATE connection_test_request SET commit_allows_update = true")
     headers = {"Authorization": f"Bearer {token(test, **WORKLOAD)}"}
     other = await asyncpg.connect(server.database_url)
     async with server.client(headers=headers, timeout=10) as client:

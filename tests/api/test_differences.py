@@ -47,8 +47,9 @@ async def test_a_long_label_is_cut(server: Server, world: World, state: str) -> 
     body = {"state": state, "end_date": OUT["end_date"], "rendered_map_index": "é" * 300}
     async with server.client(ti) as client:
         assert (await client.patch(f"/task-instances/{ti}/state", json=body)).status_code == 204
-    row = await world.connection.fetchrow("SELECT state, rendered_map_index FROM task_instance")
-    assert tuple(row) == (state, "é" * 250)
+    row = await world.connection.fetchrow("SELECT state, rendered_map_index FROM task_instance ORDER BY try_number LIMIT 1")
+    kept = "failed" if state == "up_for_retry" and world.keeps_tries else state
+    assert tuple(row) == (kept, "é" * 250)
 
 
 @pytest.mark.parametrize(("name", "uri", "both"), [("", "s3://x", "s3://x"), ("x", "", "x")])

@@ -9,6 +9,8 @@ import pytest
 from tests.servers import Server
 from tests.world import World
 
+pytestmark = pytest.mark.parametrize("revision", ["3.2", "3.3"], indirect=True)
+
 END = {"end_date": "2026-01-01T00:05:00Z"}
 SELF = {"hostname": "worker", "pid": 42}
 NEWER = {"Airflow-API-Version": "2026-10-30"}

@@ -19,11 +19,11 @@ async def test_a_body_that_names_no_content_type_is_json(server: Server, world: 
     async with server.client(ti) as client:
         beat = await client.put(f"/task-instances/{ti}/heartbeat", content=b'{"hostname": "worker", "pid": 42}')
         assert beat.status_code == 204, beat.text
-        xcom = await client.post("/xcoms/untyped/manual__1/job/key", params={"mapped_length": 1}, content=b'["x"]')
+        xcom = await client.post("/xcoms/untyped/manual__1/job/return_value", params={"mapped_length": 1}, content=b'["x"]')
         assert xcom.status_code == 201, xcom.text  # a body that the handler reads itself
         mistyped = await client.put("/variables/key", content=b"value=1", headers={"Content-Type": "text/plain"})
         assert mistyped.status_code == 422
-    assert await world.connection.fetchval("SELECT value FROM xcom") == '["x"]'
+    assert await world.connection.fetchval(f"SELECT value FROM {world.table('xcom')}") == '["x"]'
 
 
 async def test_health_answers_head_too(server: Server) -> None:

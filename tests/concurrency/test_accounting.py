@@ -20,7 +20,10 @@ from tests.contract.cases import CASES
 from tests.contract.cases.case import ABSENT, Case
 from tests.contract.cases.setups import SETUPS
 from tests.faults.conftest import InProcess
+from tests.previews import revision
 from tests.world import World
+
+__all__ = ["revision"]
 
 END = {"end_date": "2026-01-01T00:05:00Z"}
 START = {"state": "running", "hostname": "worker", "unixname": "u", "pid": 42, "start_date": "2026-01-01T00:00:00Z"}
