@@ -12,6 +12,7 @@ from sqlalchemy import (
     ColumnElement,
     Double,
     Integer,
+    Select,
     Table,
     Text,
     bindparam,
@@ -22,14 +23,14 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
-    true,
     tuple_,
+    union_all,
 )
 
 from app.db.filtered import Filtered, one_of
 from app.db.schema import Schema
 from app.db.session import Session
-from app.db.tables import AnyRow, dag_run, date_of
+from app.db.tables import AnyRow, dag_run, date_of, task_instance
 from app.db.tries import Tries
 from app.schemas.base import TerminalTIState
 
@@ -85,14 +86,18 @@ class TaskInstanceQueries:
             )
             .order_by(row.c.task_id, self._map_index, *(literal_column(each.name) for each in schema.place(row)))
         )
-        asking = dag_run.alias("asking")
-        asking_when = (
-            select(date_of(asking).label("date"), asking.c.id)
-            .join(row, (row.c.dag_id == asking.c.dag_id) & (row.c.run_id == asking.c.run_id))
-            .where(row.c.id == bindparam("asker"))
-            .subquery("asking_when")
-        )
-        previous = (
+        self._previous = {
+            (has_date, has_state): of(
+                self._of_runs(schema, tries, *((row.c.state == bindparam("state"),) if has_state else ()))
+            )
+            for has_date, of in ((True, _by_logical_date), (False, _before_asking))
+            for has_state in (True, False)
+        }
+
+    def _of_runs(self, schema: Schema, tries: Tries, *where: ColumnElement[bool]) -> Select[Any]:
+        """Select a task's instances with the run of each, one a run."""
+        row = schema.task_instance
+        return (
             select(
                 row.c.task_id,
                 row.c.dag_id,
@@ -102,7 +107,7 @@ class TaskInstanceQueries:
                 row.c.end_date,
                 row.c.state,
                 row.c.try_number,
-                map_index,
+                self._map_index.label("map_index"),
                 row.c.duration,
                 *schema.place(row),
             )
@@ -113,19 +118,9 @@ class TaskInstanceQueries:
                 self._map_index == bindparam("at_index"),
                 tries.live,
                 _in_same_pass(schema, row),
+                *where,
             )
-            .order_by(date_of(dag_run).desc(), dag_run.c.id.desc())
-            .limit(1)
         )
-        is_earlier = tuple_(date_of(dag_run), dag_run.c.id) < tuple_(asking_when.c.date, asking_when.c.id)
-        to_asking = previous.outerjoin(asking_when, true()).where(asking_when.c.id.is_(None) | is_earlier)
-        in_state = row.c.state == bindparam("state")
-        by_date = previous.where(dag_run.c.logical_date < bindparam("before"))
-        self._previous = {
-            (has_date, has_state): each.where(in_state) if has_state else each
-            for has_date, each in ((True, by_date), (False, to_asking))
-            for has_state in (True, False)
-        }
 
     async def count(
         self,
@@ -186,6 +181,40 @@ class TaskInstanceQueries:
         parameters = {"dag_id": dag_id, "task_id": task_id, "at_index": map_index}
         parameters |= {"before": before, "asker": asker, "state": state}
         return (await session.execute(statement, parameters)).one_or_none()
+
+
+def _by_logical_date(of_runs: Select[Any]) -> Select[Any]:
+    """Select the newest before a logical date."""
+    return of_runs.where(dag_run.c.logical_date < bindparam("before")).order_by(dag_run.c.logical_date.desc()).limit(1)
+
+
+def _before_asking(of_runs: Select[Any]) -> Select[Any]:
+    """Select the newest before the run of who asks, or the newest of all if that is unknown.
+
+    The newest with a logical date, the newest without one, and the newer of both: each is found where an index ends, however
+    many runs a Dag has. No index has the date of :func:`~app.db.tables.date_of`.
+    """
+    asking, asker = dag_run.alias("asking"), task_instance.alias("asker")
+    of_asker = (
+        select(asking)
+        .join(asker, (asker.c.dag_id == asking.c.dag_id) & (asker.c.run_id == asking.c.run_id))
+        .where(asker.c.id == bindparam("asker"))
+    )
+    date = func.coalesce(
+        of_asker.with_only_columns(date_of(asking)).scalar_subquery(), literal_column("'infinity'::timestamptz")
+    )
+    pk = func.coalesce(of_asker.with_only_columns(asking.c.id).scalar_subquery(), literal_column(str(2**31 - 1)))
+    newest = []
+    for when, is_so in (
+        (dag_run.c.logical_date, dag_run.c.logical_date.is_not(None)),
+        (dag_run.c.run_after, dag_run.c.logical_date.is_(None)),
+    ):
+        each = of_runs.add_columns(when.label("when"), dag_run.c.id.label("run_pk"))
+        each = each.where(is_so, when <= date, tuple_(when, dag_run.c.id) < tuple_(date, pk))
+        newest.append(select(each.order_by(when.desc(), dag_run.c.id.desc()).limit(1).subquery()))
+    both = union_all(*newest).subquery()
+    told = [column for column in both.c if column.name not in ("when", "run_pk")]
+    return select(*told).order_by(both.c.when.desc(), both.c.run_pk.desc()).limit(1)
 
 
 def _in_same_pass(schema: Schema, row: Table) -> ColumnElement[bool]:
