@@ -19,6 +19,7 @@ from sqlalchemy import (
     all_,
     bindparam,
     case,
+    exists,
     extract,
     func,
     or_,
@@ -29,6 +30,7 @@ from sqlalchemy import (
 
 from app.db.audit import AuditLog
 from app.db.filtered import one_of
+from app.db.recording import Along, Part
 from app.db.schema import Schema
 from app.db.session import Session
 from app.db.tables import AnyRow
@@ -86,10 +88,19 @@ class Siblings:
         have_not_started = or_(row.c.state.is_(None), row.c.state.not_in(["running", "success", "failed", "skipped"]))
         are_wanted = or_(one_of(row.c.task_id, "whole"), tuple_(row.c.task_id, self._map_index).in_(wanted))
         are_reached = schema.is_reached(row, bindparam("asker", type_=Uuid))
-        self._skip = self._changing(*of_run, are_wanted, are_reached, have_not_started)
+        own = select(row.c.dag_id, row.c.run_id).where(row.c.id == bindparam("asker", type_=Uuid), tries.live).cte("own")
+        of_own_run = *(row.c[name] == select(own.c[name]).scalar_subquery() for name in ("dag_id", "run_id")), tries.live
+        skipping = self._changing(*of_own_run, are_wanted, are_reached, have_not_started)
+        self._skip = skipping.where(exists(select(own.c.run_id)))
         have_not_ended = or_(row.c.state.is_(None), row.c.state.not_in(["success", "failed", "skipped"]))
         is_other = row.c.task_id != all_(bindparam("spared", type_=ARRAY(Text)))
-        self._stop = self._changing(*of_run, is_other, have_not_ended, stops=True)
+        others = *of_run, is_other, have_not_ended
+        self._stop = self._changing(*others, stops=True)
+
+        def stopped(changed: CTE) -> list[CTE]:
+            return [self._changing(*others, exists(select(changed.c.id)), stops=True).cte("stopped")]
+
+        self._stopped = Part(stopped, leaves=True)
 
     def _changing(self, *where: ColumnElement[bool], stops: bool = False) -> Select[Any]:
         """Return the statement that skips matching task instances, in id order.
@@ -112,9 +123,9 @@ class Siblings:
             runs = ready.c.state == "running"
             values |= {name: case((runs, row.c[name]), else_=value) for name, value in times.items()}
             values["state"] = case((runs, "failed"), else_="skipped")
-        changed = update(row).where(row.c.id == ready.c.id).values(**values).returning(row.c.id).cte("changed")
+        done_to = update(row).where(row.c.id == ready.c.id).values(**values).returning(row.c.id).cte("done_to")
         matching = select(func.count()).select_from(row).where(*where).scalar_subquery()
-        done = select(func.count()).select_from(changed).scalar_subquery()
+        done = select(func.count()).select_from(done_to).scalar_subquery()
         counted = select(done.label("done"), (matching - done).label("left"))
         return counted.add_cte(self._logged(ready, now)) if stops else counted
 
@@ -126,31 +137,23 @@ class Siblings:
         return self._audit.of_each(stopped, event=event, extra=extra, now=now).cte("logged")
 
     async def skip(
-        self,
-        session: Session,
-        *,
-        dag_id: str,
-        run_id: str,
-        tasks: Sequence[tuple[str, int | None]],
-        asker: uuid.UUID,
-        now: datetime,
-    ) -> Changed:
-        """Skip those of a run's ``tasks`` (id, and map index or None for all) that have neither started nor ended.
+        self, session: Session, *, tasks: Sequence[tuple[str, int | None]], asker: uuid.UUID, now: datetime
+    ) -> Changed | None:
+        """Skip those ``tasks`` (id, and map index or None for all) of a task instance's run that have not started or ended.
 
         They are three arguments, however many they are: a statement takes 32,767.
 
         :param asker: the id of the task instance that skips them: in the loop that it is in, they are those of its pass.
+        :returns: None when there is no such task instance.
         """
         places = [task for task in tasks if task[1] is not None]
         wanted: dict[str, Any] = {"whole": [task_id for task_id, map_index in tasks if map_index is None]}
         wanted |= {"task_ids": [task[0] for task in places], "map_indexes": [task[1] for task in places]}
-        wanted |= {"of_dag": dag_id, "of_run": run_id, "asker": asker, "now": now}
-        row = (await session.execute(self._skip, wanted)).one()
-        return Changed(row.done, row.left)
+        row = (await session.execute(self._skip, {**wanted, "asker": asker, "now": now})).one_or_none()
+        return None if row is None else Changed(row.done, row.left)
 
-    async def stop(
+    def stopped(
         self,
-        session: Session,
         *,
         dag_id: str,
         run_id: str,
@@ -158,8 +161,8 @@ class Siblings:
         logical_date: datetime | None,
         in_teams: bool,
         now: datetime,
-    ) -> Changed:
-        """Stop all task instances of a run that have not ended, but for those of ``except_tasks``; one statement.
+    ) -> Along:
+        """Return what stops all task instances of a run that have not ended, but for those of ``except_tasks``.
 
         Those that run fail, and their processes hear of it on their next heartbeat; the others are skipped.
 
@@ -167,8 +170,11 @@ class Siblings:
         :param in_teams: whether the Dag may be a team's.
         """
         parameters: dict[str, Any] = {"of_dag": dag_id, "of_run": run_id, "spared": sorted(except_tasks), "now": now}
-        parameters |= {"log_in_teams": in_teams, "log_logical_date": logical_date}
-        row = (await session.execute(self._stop, parameters)).one()
+        return Along(self._stopped, parameters | {"log_in_teams": in_teams, "log_logical_date": logical_date})
+
+    async def stop(self, session: Session, *, stopped: Along) -> Changed:
+        """Stop them alone, in one statement: those that somebody held."""
+        row = (await session.execute(self._stop, stopped.parameters)).one()
         return Changed(row.done, row.left)
 
     async def lock_all(self, session: Session, *, dag_id: str, run_id: str) -> Sequence[AnyRow]:

@@ -190,14 +190,14 @@ class TaskInstances:
         in_teams: bool,
         now: datetime,
         along: Sequence[Along] = (),
-    ) -> bool:
+    ) -> int | None:
         """Set columns of a task instance and write its audit row, in one statement, if nobody changed the row meanwhile.
 
         :param row: from :meth:`seen` or :meth:`lock`.
         :param event: of the audit row; None for none.
         :param in_teams: whether its Dag may be a team's.
         :param along: what else the statement writes.
-        :returns: whether it was still so; else nothing was written.
+        :returns: how many other task instances it left that somebody holds; None: the row was changed, nothing was written.
         """
         values = known(self._table, values)
         parts = tuple(each.part for each in along)
@@ -210,7 +210,8 @@ class TaskInstances:
             parameters |= self._audit.transition(row, event=event, hostname=hostname, in_teams=in_teams, now=now)
         for each in along:
             parameters |= each.parameters
-        return await session.scalar(statement, {**parameters, "version": row.version}) is not None
+        left: int | None = await session.scalar(statement, {**parameters, "version": row.version})
+        return left
 
     async def set_label(self, session: Session, *, ti_id: uuid.UUID, label: str, now: datetime) -> bool:
         """Set the label of a mapped task instance; one statement.

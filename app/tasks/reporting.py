@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -60,6 +60,18 @@ class StartedTask:
     team_name: str | None
     arguments: list[dict[str, Any]] | None
     loop: dict[str, Any] | None
+
+
+class Recorded(NamedTuple):
+    """What became of a report.
+
+    :param row: the task instance as it was; None: there was none.
+    :param others_left: whether a failure that stops the others of its run may have left some.
+    """
+
+    decision: Decision
+    row: AnyRow | None
+    others_left: bool = True
 
 
 async def start_task(
@@ -123,13 +135,14 @@ async def _record(
     hostname: str | None,
     now: datetime,
     along: Sequence[Along] = (),
-) -> None:
+) -> int:
     """Write a transition with its audit row, and what goes along with it, if the row is still what it was decided on.
 
     :param row: as it was seen, with its version.
+    :returns: how many task instances that it should have changed too it left, since somebody holds them.
     :raises LockTimeout: when somebody holds or changed the row: it must be read and decided on anew.
     """
-    is_unchanged = await service.storage.task_instances.record(
+    left = await service.storage.task_instances.record(
         session,
         row=row,
         values=decision.values,
@@ -139,8 +152,9 @@ async def _record(
         now=now,
         along=along,
     )
-    if not is_unchanged:
+    if left is None:
         raise LockTimeout("somebody changed the task instance after it was read")
+    return left
 
 
 async def heartbeat(service: Service, *, ti_id: uuid.UUID, payload: TIHeartbeatInfo) -> Refuse | None:
@@ -173,7 +187,7 @@ async def report_state(service: Service, *, ti_id: uuid.UUID, payload: TIStateUp
     :raises RejectedByDatabase: it does not take a value; nothing was written, and the task runs on.
     """
     try:
-        decision, row = await _record_state_in_turn(service, ti_id, payload)
+        decision, row, others_left = await _record_state_in_turn(service, ti_id, payload)
     except (RetryableDatabaseError, RejectedByDatabase):
         raise
     except Exception:  # a defect, whatever it is
@@ -181,15 +195,14 @@ async def report_state(service: Service, *, ti_id: uuid.UUID, payload: TIStateUp
         return await _fail_unrecorded(service, ti_id, payload)
     if service.traces is not None and isinstance(payload, TRIES_END) and isinstance(decision, Accept):
         service.traces.task_ended(row, state=decision.event, now=utcnow())
-    if row is not None and row.fail_fast and payload.state == "failed" and not isinstance(decision, Refuse):
+    is_failure = payload.state == "failed" and not isinstance(decision, Refuse)
+    if row is not None and row.fail_fast and is_failure and others_left:
         # On a repeated report too: the first may have ended in between. It comes back by itself, to answer for the report.
         await service.database.coming_back(siblings.stop_held, service=service, row=row)
     return decision
 
 
-async def _record_state_in_turn(
-    service: Service, ti_id: uuid.UUID, payload: TIStateUpdate
-) -> tuple[Decision, AnyRow | None]:
+async def _record_state_in_turn(service: Service, ti_id: uuid.UUID, payload: TIStateUpdate) -> Recorded:
     """Record a state, a success after those that emit the same assets: they queue the same Dags.
 
     What meets a lock comes back while it is its turn; else all who wait would be before it.
@@ -201,9 +214,7 @@ async def _record_state_in_turn(
         return await service.database.coming_back(_record_state_once_more, service=service, ti_id=ti_id, payload=payload)
 
 
-async def _record_state_once_more(
-    service: Service, ti_id: uuid.UUID, payload: TIStateUpdate
-) -> tuple[Decision, AnyRow | None]:
+async def _record_state_once_more(service: Service, ti_id: uuid.UUID, payload: TIStateUpdate) -> Recorded:
     """Record a state; again if somebody made or deleted, in the same moment, a row that goes with it."""
     try:
         return await _record_state(service, ti_id, payload)
@@ -213,7 +224,7 @@ async def _record_state_once_more(
 
 async def _record_state(
     service: Service, ti_id: uuid.UUID, payload: TIStateUpdate, gate: gates.Gate | None = None
-) -> tuple[Decision, AnyRow | None]:
+) -> Recorded:
     """Record a state: in one statement on the row as it was seen, if that is all; else the row is locked first.
 
     :param gate: the gate of a loop that it is known to be.
@@ -225,37 +236,37 @@ async def _record_state(
         async with service.database.autocommit() as session:
             row = await service.storage.task_instances.seen(session, ti_id=ti_id, traced=traced)
             if row is None:
-                return await _gone(session, service, ti_id, is_retry=is_retry), None
+                return Recorded(await _gone(session, service, ti_id, is_retry=is_retry), None)
             decision = transitions.report(row, payload, now)
             if not isinstance(decision, Accept):
-                return decision, row
+                return Recorded(decision, row)
             found = await gates.Gate.of(session, service, row)
             if isinstance(found, Refuse):
-                return found, row
+                return Recorded(found, row)
             gate = found
             if gate is None and (written := await _at_once(session, service, row, decision, now)) is not None:
-                await _record(session, service, row, written[0], row.hostname, now, written[1])
-                return decision, row
+                left = await _record(session, service, row, written[0], row.hostname, now, written[1])
+                return Recorded(decision, row, others_left=left > 0)
     async with service.database.transaction() as session:
         if gate is not None:
             await gate.lock_run(session)
         row = await service.storage.task_instances.lock(session, ti_id=ti_id, traced=traced)
         if row is None:
-            return await _gone(session, service, ti_id, is_retry=is_retry), None
+            return Recorded(await _gone(session, service, ti_id, is_retry=is_retry), None)
         decision = transitions.report(row, payload, now)
         found = await gates.Gate.of(session, service, row) if gate is None and isinstance(decision, Accept) else None
         if isinstance(found, Refuse):
-            return found, row
+            return Recorded(found, row)
         if gate is not None and isinstance(decision, Accept):
             decision = await gate.completed(session, row, payload, decision, now)
         if found is None and isinstance(decision, Accept):
             refusal = await _apply(session, service, row, decision, now)
             if refusal is not None:
                 await service.database.abandon(session)
-                return refusal, row
+                return Recorded(refusal, row)
     if found is not None:  # one that emits assets: its run is locked before it
         return await _record_state(service, ti_id, payload, found)
-    return decision, row
+    return Recorded(decision, row)
 
 
 async def _gone(session: Session, service: Service, ti_id: uuid.UUID, *, is_retry: bool) -> Decision:
@@ -274,7 +285,7 @@ async def _at_once(
         match effect:
             case transitions.FailFast() if not row.fail_fast:
                 pass
-            case transitions.CreateTrigger() | transitions.RecordReschedule():
+            case transitions.CreateTrigger() | transitions.RecordReschedule() | transitions.FailFast():
                 along.append(await _part(session, service, row, effect, now))
             case transitions.ArchiveTry():
                 values, begun = service.storage.tries.next_begun(row=row, values=values, now=now)
@@ -290,9 +301,11 @@ async def _part(
     session: Session,
     service: Service,
     row: AnyRow,
-    effect: transitions.CreateTrigger | transitions.RecordReschedule,
+    effect: transitions.CreateTrigger | transitions.RecordReschedule | transitions.FailFast,
     now: datetime,
 ) -> Along:
+    if isinstance(effect, transitions.FailFast):  # at once: if the failure were seen first, they would be upstream_failed
+        return (await siblings.Others.of(service, session, row)).stopped()
     if isinstance(effect, transitions.RecordReschedule):
         times = {name: getattr(effect, name) for name in ("start_date", "end_date", "reschedule_date")}
         return reschedules.recorded(ti_id=row.id, **times)
@@ -307,7 +320,9 @@ async def _apply(session: Session, service: Service, row: AnyRow, decision: Acce
     values, event, along = decision.values, decision.event, list[Along]()
     for effect in decision.effects:
         match effect:
-            case transitions.CreateTrigger() | transitions.RecordReschedule():
+            case transitions.FailFast() if not row.fail_fast:
+                pass
+            case transitions.CreateTrigger() | transitions.RecordReschedule() | transitions.FailFast():
                 along.append(await _part(session, service, row, effect, now))
             case transitions.ArchiveTry():
                 values, begun = service.storage.tries.next_begun(row=row, values=values, now=now)
@@ -320,9 +335,6 @@ async def _apply(session: Session, service: Service, row: AnyRow, decision: Acce
                     event = values["state"]
             case transitions.RegisterAssets():
                 pass  # last of all, below: others want the rows that it takes
-            case transitions.FailFast():
-                if row.fail_fast:  # before the failure is visible: the scheduler would mark them upstream_failed
-                    await (await siblings.Others.of(service, session, row)).stop(session)
     if event == "success" and service.settings.clear_state_on_success and service.revision.tasks.state_stores:
         along.append(service.storage.task_state_store.cleared())
     written = Accept(values, event=event)

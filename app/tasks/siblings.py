@@ -12,6 +12,7 @@ from datetime import datetime
 
 from app.dags import serialized_dag
 from app.db import dags
+from app.db.recording import Along
 from app.db.session import Session
 from app.db.siblings import Changed, Siblings
 from app.db.tables import AnyRow
@@ -29,14 +30,10 @@ async def skip_downstream(service: Service, *, ti_id: uuid.UUID, tasks: Sequence
     :param tasks: (task id, map index); without a map index all instances of the task.
     :raises RetryableDatabaseError: what was skipped so far stays skipped; the same request goes on from there.
     """
+    skip = service.storage.siblings.skip
     async with service.database.autocommit() as session:
-        own = await service.storage.task_instances.identity(session, ti_id=ti_id)
-        if own is None:
-            return NOT_FOUND
-        if tasks:
-            skip, of_run = service.storage.siblings.skip, {"dag_id": own.dag_id, "run_id": own.run_id}
-            await _all(lambda: skip(session, **of_run, tasks=tasks, asker=ti_id, now=utcnow()))
-    return None
+        changed = await _all(lambda: skip(session, tasks=tasks, asker=ti_id, now=utcnow()))
+    return NOT_FOUND if changed is None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +54,9 @@ class Others:
         spared = {task_id for task_id, task in found.items() if serialized_dag.is_teardown(task)} | {row.task_id}
         return cls(service.storage.siblings, row.dag_id, row.run_id, spared, row.logical_date, service.settings.multi_team)
 
-    async def stop(self, session: Session) -> Changed:
-        """Stop those that nobody holds; it never waits, so the failed task's own row may be held."""
-        return await self.stored.stop(
-            session,
+    def stopped(self) -> Along:
+        """Return what stops those that nobody holds; it never waits, so it goes along with the failure itself."""
+        return self.stored.stopped(
             dag_id=self.dag_id,
             run_id=self.run_id,
             except_tasks=self.spared,
@@ -74,14 +70,15 @@ async def stop_held(service: Service, row: AnyRow) -> None:
     """Stop the others that somebody held while the failure was recorded."""
     async with service.database.autocommit() as session:
         others = await Others.of(service, session, row)
-        await _all(lambda: others.stop(session))
+        await _all(lambda: others.stored.stop(session, stopped=others.stopped()))
 
 
-async def _all(change: Callable[[], Awaitable[Changed]]) -> None:
-    """Change task instances, each time those that nobody holds, until none is left to change.
+async def _all(change: Callable[[], Awaitable[Changed | None]]) -> Changed | None:
+    """Change task instances, each time those that nobody holds, until none is left to change; return what came last.
 
     :raises LockTimeout: when somebody holds those that are left; what was changed stays so.
     """
-    while (changed := await change()).left:
+    while (changed := await change()) is not None and changed.left:
         if not changed.done:
             raise LockTimeout("somebody holds some of the task instances")
+    return changed
