@@ -71,12 +71,6 @@ class Outcome:
     statuses: Counter[int] = field(default_factory=Counter)
     seconds: float = 0.0
     driver_cpu: float = 0.0
-    unserved_by_operation: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def heartbeats_unserved(self) -> int:
-        """Heartbeats that were not served."""
-        return self.unserved_by_operation["PUT heartbeat"]
 
     @property
     def heartbeats(self) -> int:
@@ -250,8 +244,6 @@ class Load:
         outcome.by_operation.setdefault(operation, []).append(took)
         if 200 <= status < 500:
             outcome.latencies.append(took)
-        else:
-            outcome.unserved_by_operation[operation] += 1
         return status < 300 and status != 0
 
     async def _all(self, slot: Callable[[Client, int, float, Outcome], Awaitable[None]], seconds: float) -> Outcome:

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from tests.servers import ROOT
 
 UV = (sys.executable, "-m", "uv", "--quiet")
+
+
+def copy_sources(names: Iterable[str], folder: Path) -> Path:
+    """Copy files and folders of the checkout, without what was made from them."""
+    for name in names:
+        here = ROOT / name
+        if here.is_dir():
+            shutil.copytree(here, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(here, folder / name)
+    return folder
 
 
 def build_wheel(folder: Path) -> Path:

@@ -65,9 +65,6 @@ class DirectRows:
         (row,) = self._rows
         return row
 
-    def scalar_one(self) -> Any:
-        return self.one()[0]
-
 
 class Compiled:
     """A statement as PostgreSQL is sent it.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from app.commands.embedded import free_port
 from tests import debian
 from tests.conftest import reachable
 from tests.servers import FERNET_KEY, ROOT, SECRET
+from tests.wheels import copy_sources
 
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.M | re.S)
 README, OPERATIONS = (BLOCK.findall((ROOT / name).read_text()) for name in ("README.md", "docs/operations.md"))
@@ -40,14 +40,7 @@ TIMEOUT = 600.0  # seconds; pip takes most of them, one minute where nobody else
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Copy what is installed and run, and nothing that was made from it."""
-    folder = reachable(tmp_path_factory.mktemp("checkout"))
-    for name in SOURCES:
-        here = ROOT / name
-        if here.is_dir():
-            shutil.copytree(here, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy2(here, folder / name)
-    return folder
+    return copy_sources(SOURCES, reachable(tmp_path_factory.mktemp("checkout")))
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.servers import ROOT
+from tests.wheels import copy_sources
 
 pytestmark = pytest.mark.slow
 
@@ -24,13 +24,7 @@ SECTION = re.compile(r"^## (.*)$", re.M)
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    for name in RELEASED:
-        here = ROOT / name
-        if here.is_dir():
-            shutil.copytree(here, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy2(here, tmp_path / name)
-    return tmp_path
+    return copy_sources(RELEASED, tmp_path)
 
 
 def _release(folder: Path, version: str) -> subprocess.CompletedProcess[str]:

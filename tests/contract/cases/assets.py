@@ -23,7 +23,7 @@ from tests.contract.cases.case import (
     state,
 )
 from tests.contract.cases.dag_setups import since, write_version
-from tests.contract.cases.setups import SETUPS, setup
+from tests.contract.cases.setups import SETUPS, changed, setup
 from tests.world import EPOCH, World
 
 
@@ -79,20 +79,8 @@ async def _queued_already(world: World) -> Any:
 
 
 SETUPS["queued already"] = _queued_already
-
-
-@setup
-async def partitioned_run(world: World) -> Any:
-    ti = await outlets(world)
-    await world.connection.execute("UPDATE dag_run SET partition_key = 'p1'")
-    return ti
-
-
-@setup
-async def partitioned_consumer(world: World) -> Any:
-    ti = await outlets(world)
-    await world.connection.execute("UPDATE dag SET timetable_partitioned = true WHERE dag_id = 'c1'")
-    return ti
+SETUPS["partitioned_run"] = changed(outlets, "UPDATE dag_run SET partition_key = 'p1'")
+SETUPS["partitioned_consumer"] = changed(outlets, "UPDATE dag SET timetable_partitioned = true WHERE dag_id = 'c1'")
 
 
 @setup
@@ -128,12 +116,9 @@ async def asset_events(world: World) -> Any:
     return ti
 
 
-@setup
-async def asset_events_that_say(world: World) -> Any:
-    ti = await asset_events(world)
-    said = """UPDATE asset_event SET extra = '{"x": "y", "z": "w", "n": 2}', partition_key = 'key' WHERE id >= 3"""
-    await world.connection.execute(said)
-    return ti
+SETUPS["asset_events_that_say"] = changed(
+    asset_events, """UPDATE asset_event SET extra = '{"x": "y", "z": "w", "n": 2}', partition_key = 'key' WHERE id >= 3"""
+)
 
 
 # The key of the run whose success each mapper maps.

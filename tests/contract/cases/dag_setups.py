@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.contract import serialized
 from tests.contract.cases.hitl import ask
-from tests.contract.cases.setups import SETUPS, Setup, setup
+from tests.contract.cases.setups import SETUPS, Setup, changed, setup
 from tests.contract.cases.task_instance_setups import archive
 from tests.servers import AIRFLOW
 from tests.world import EPOCH, World, ti_id
@@ -141,25 +141,14 @@ AVERAGED: dict[str, tuple[str, tuple[tuple[str, int], ...]]] = {
 SETUPS |= {setup_: partial(_with_deadline, name=name, runs=runs) for setup_, (name, runs) in AVERAGED.items()}
 
 
-@setup
-async def sample_with_import_errors(world: World) -> Any:
-    ti = await triggerable(world)
-    await world.connection.execute("UPDATE dag SET has_import_errors = true WHERE dag_id = 'sample'")
-    return ti
-
-
-@setup
-async def stale_sample(world: World) -> Any:
-    ti = await triggerable(world)
-    await world.connection.execute("UPDATE dag SET is_stale = true WHERE dag_id = 'sample'")
-    return ti
-
-
-@setup
-async def scheduled_only_sample(world: World) -> Any:
-    ti = await triggerable(world)
-    await world.connection.execute("UPDATE dag SET allowed_run_types = '[\"scheduled\"]' WHERE dag_id = 'sample'")
-    return ti
+SETUPS |= {
+    name: changed(triggerable, f"UPDATE dag SET {change} WHERE dag_id = 'sample'")
+    for name, change in (
+        ("sample_with_import_errors", "has_import_errors = true"),
+        ("stale_sample", "is_stale = true"),
+        ("scheduled_only_sample", "allowed_run_types = '[\"scheduled\"]'"),
+    )
+}
 
 
 @setup

@@ -14,3 +14,14 @@ SETUPS: dict[str, Setup] = {}
 def setup(function: Setup) -> Setup:
     SETUPS[function.__name__] = function
     return function
+
+
+def changed(made: Setup, statement: str) -> Setup:
+    """Return a set-up that changes with one statement what another one makes."""
+
+    async def change(world: World) -> Any:
+        ti = await made(world)
+        await world.connection.execute(statement)
+        return ti
+
+    return change

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.contract.cases.setups import SETUPS, Setup, setup
+from tests.contract.cases.setups import SETUPS, Setup, changed, setup
 from tests.world import EPOCH, World, ti_id
 
 
@@ -105,22 +105,9 @@ SETUPS["resuming_from_before"] = _in_state(
 )
 
 
-@setup
-async def queued_early(world: World) -> Any:
-    """Its run has not started, and has no conf."""
-    ti = await world.one("d")
-    await world.connection.execute("UPDATE dag_run SET start_date = NULL, conf = NULL, state = 'queued'")
-    return ti
-
-
-@setup
-async def queued_with_a_null_conf(world: World) -> Any:
-    """Its run's conf is JSON's null, not SQL's."""
-    ti = await world.one("d")
-    await world.connection.execute("UPDATE dag_run SET conf = 'null'")
-    return ti
-
-
+# Its run has not started, and has no conf; its run's conf is JSON's null, not SQL's.
+SETUPS["queued_early"] = changed(queued, "UPDATE dag_run SET start_date = NULL, conf = NULL, state = 'queued'")
+SETUPS["queued_with_a_null_conf"] = changed(queued, "UPDATE dag_run SET conf = 'null'")
 SETUPS["mapped_one"] = _in_state("running", map_index=2)
 SETUPS["labelled"] = _in_state("running", map_index=2, rendered_map_index="old", max_tries=3)
 SETUPS["labelled_alone"] = _in_state("running", rendered_map_index="old", max_tries=3)
