@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,7 +16,6 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from app.commands.embedded import EmbeddedPostgres
 from tests.end_to_end.installation import Airflow
 from tests.servers import Server, our_server
 from tests.world import World
@@ -104,15 +103,11 @@ class Scheduled:
 
 
 @asynccontextmanager
-async def scheduled(version: str, postgres: EmbeddedPostgres, folder: Path) -> AsyncIterator[Scheduled]:
-    database = f"asset_events_{version}"
-    postgres.create_database(database)
-    url = postgres.url(database)
+async def scheduled(version: str, url: str, folder: Path) -> AsyncIterator[Scheduled]:
     for name, content in (("dags/hear.py", DAGS), ("airflow/plugins/held.py", PLUGIN.format(lock=LOCK))):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(content)
     airflow = Airflow(version, url, folder / "airflow", AIRFLOW__CORE__DAGS_FOLDER=str(folder / "dags"))
-    await asyncio.to_thread(airflow.run, "db", "migrate")
     await asyncio.to_thread(airflow.run, "dags", "reserialize")
     with our_server(url, folder) as server, airflow.component("scheduler", server.base_url):
         connection = await asyncpg.connect(url)
@@ -125,8 +120,9 @@ async def scheduled(version: str, postgres: EmbeddedPostgres, folder: Path) -> A
 
 
 @pytest.mark.parametrize("version", ["3.2.1", "3.3.2"])
-async def test_every_event_is_in_one_run(version: str, postgres: EmbeddedPostgres, tmp_path: Path) -> None:
-    async with scheduled(version, postgres, tmp_path) as airflow:
+async def test_every_event_is_in_one_run(version: str, make_migrated: Callable[[str, str], str], tmp_path: Path) -> None:
+    url = await asyncio.to_thread(make_migrated, version, f"asset_events_{version}")
+    async with scheduled(version, url, tmp_path) as airflow:
         for asset, run_id in (("whole", "whole"), ("parts", "part")):
             for _ in range(3):  # shortly after one another
                 assert await airflow.succeed(asset, await airflow.task(run_id)) == 204

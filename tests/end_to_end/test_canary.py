@@ -10,7 +10,7 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,11 +104,9 @@ async def test_ours_is_killed_and_stopped_meanwhile(both: Both, file: str, share
 
 
 @pytest.fixture(scope="module")
-def with_dags(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> str:
+def with_dags(make_migrated: Callable[[str, str], str], tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return the name of a database in which Airflow has written every Dag."""
-    postgres.create_database("canary_dags")
-    airflow = Airflow(VERSION, postgres.url("canary_dags"), tmp_path_factory.mktemp("with-dags"))
-    airflow.run("db", "migrate")
+    airflow = Airflow(VERSION, make_migrated(VERSION, "canary_dags"), tmp_path_factory.mktemp("with-dags"))
     airflow.run("dags", "reserialize")
     return "canary_dags"
 

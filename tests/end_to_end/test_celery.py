@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import asyncpg
 import pytest
 
-from app.commands.embedded import EmbeddedPostgres
 from tests.end_to_end.installation import CELERY_WORKER, Airflow, celery_settings
 from tests.servers import our_server
 
@@ -47,15 +47,12 @@ FINISHED_TIMEOUT = 300.0  # seconds; two cores take about 40
 
 @pytest.mark.drawn(1)
 @pytest.mark.parametrize("version", ["3.2.1", "3.3.2"])
-async def test_a_run_on_celery(postgres: EmbeddedPostgres, tmp_path: Path, version: str) -> None:
-    database = f"celery_{version}"
-    postgres.create_database(database)
-    url = postgres.url(database)
+async def test_a_run_on_celery(make_migrated: Callable[[str, str], str], tmp_path: Path, version: str) -> None:
+    url = await asyncio.to_thread(make_migrated, version, f"celery_{version}")
     (tmp_path / "dags").mkdir()
     (tmp_path / "dags" / "on_celery.py").write_text(DAG)
     with celery_settings(url) as settings:
         airflow = Airflow(version, url, tmp_path / "airflow", AIRFLOW__CORE__DAGS_FOLDER=str(tmp_path / "dags"), **settings)
-        await asyncio.to_thread(airflow.run, "db", "migrate")
         await asyncio.to_thread(airflow.run, "dags", "reserialize")
         with our_server(url, tmp_path) as server, airflow.components(server.base_url, CELERY_WORKER):
             connection = await asyncpg.connect(url)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -18,7 +18,6 @@ import pytest
 from cryptography.fernet import Fernet
 from sqlalchemy import text
 
-from app.commands.embedded import EmbeddedPostgres
 from app.db.holders import sessions
 from app.db.session import Database
 from app.errors import RetryableDatabaseError
@@ -95,25 +94,24 @@ class Finished:
 
 @pytest.fixture(scope="module", params=TARGETS, ids=lambda target: f"{target[1]}-{target[0]}")
 async def finished(
-    request: pytest.FixtureRequest, postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, make_migrated: Callable[[str, str], str], tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Finished]:
     """Run every Dag once and wait for the end of all runs."""
     version, target = request.param
     folder = tmp_path_factory.mktemp(f"end-to-end-{target}-{version}")
     database = f"end_to_end_{target}_{version}"
-    postgres.create_database(database)
-    airflow = Airflow(version, postgres.url(database), folder / "airflow")
-    await asyncio.to_thread(airflow.run, "db", "migrate")
+    url = await asyncio.to_thread(make_migrated, version, database)
+    airflow = Airflow(version, url, folder / "airflow")
     await asyncio.to_thread(airflow.run, "dags", "reserialize")
     serve = (
-        our_server(postgres.url(database), folder, **SERVER_SETTINGS)
+        our_server(url, folder, **SERVER_SETTINGS)
         if target == "ours"
-        else airflow_server(version, postgres.url(database), folder, PGAPPNAME=AIRFLOWS_OWN, **SERVER_SETTINGS)
+        else airflow_server(version, url, folder, PGAPPNAME=AIRFLOWS_OWN, **SERVER_SETTINGS)
     )
     with serve as server, airflow.components(server.base_url):
-        connection = await records.connected(postgres.url(database), version)
+        connection = await records.connected(url, version)
         try:
-            async with _watched(postgres.url(database)) as seen:
+            async with _watched(url) as seen:
                 await run_everything(connection, airflow)
             yield Finished(connection, server, version, target, seen)
         finally:

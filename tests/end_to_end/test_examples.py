@@ -10,13 +10,13 @@ import json
 import shutil
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 
-from app.commands.embedded import EmbeddedPostgres
 from tests.conftest import REVISIONS
 from tests.end_to_end import records
 from tests.end_to_end.installation import Airflow
@@ -118,13 +118,10 @@ async def _left_behind(connection: asyncpg.Connection) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("version", [AIRFLOW[revision] for revision in REVISIONS])
-async def test_the_examples_end_alike(postgres: EmbeddedPostgres, tmp_path: Path, version: str) -> None:
-    database = f"examples_{version}"
-    postgres.create_database(database)
-    url = postgres.url(database)
+async def test_the_examples_end_alike(make_migrated: Callable[[str, str], str], tmp_path: Path, version: str) -> None:
+    url = await asyncio.to_thread(make_migrated, version, f"examples_{version}")
     _copy_examples(version, tmp_path / "dags")
     airflow = Airflow(version, url, tmp_path / "airflow", AIRFLOW__CORE__DAGS_FOLDER=str(tmp_path / "dags"))
-    await asyncio.to_thread(airflow.run, "db", "migrate")
     serve = airflow_server(version, url, tmp_path) if records.RECORDING else our_server(url, tmp_path)
     with serve as server, airflow.components(server.base_url):
         connection = await records.connected(url, version)

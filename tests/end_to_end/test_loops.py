@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import asyncpg
 import pytest
 
-from app.commands.embedded import EmbeddedPostgres
 from tests.end_to_end.installation import Airflow
 from tests.servers import AIRFLOW, airflow_environment, our_server
 
@@ -29,14 +29,12 @@ RETURNED = {"accumulate.increment": ["1", "2", "3"], "accumulate_more.increment"
 PASS = "coalesce(region.parent_region_index, task_instance.region_index)"
 
 
-async def test_the_example_loops_end(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
-    postgres.create_database("loops")
-    url = postgres.url("loops")
+async def test_the_example_loops_end(make_migrated: Callable[[str, str], str], tmp_path: Path) -> None:
+    url = await asyncio.to_thread(make_migrated, RELEASE, "loops")
     (package,) = airflow_environment(RELEASE).glob("lib/python*/site-packages/airflow")
     (tmp_path / "dags").mkdir()
     shutil.copy(package / "example_dags" / "example_task_loops.py", tmp_path / "dags")
     airflow = Airflow(RELEASE, url, tmp_path / "airflow", AIRFLOW__CORE__DAGS_FOLDER=str(tmp_path / "dags"))
-    await asyncio.to_thread(airflow.run, "db", "migrate")
     with our_server(url, tmp_path) as server, airflow.components(server.base_url):
         connection = await asyncpg.connect(url)
         try:

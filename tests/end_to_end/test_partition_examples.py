@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 
-from app.commands.embedded import EmbeddedPostgres
 from tests.end_to_end import records
 from tests.end_to_end.installation import Airflow
 from tests.servers import airflow_environment, airflow_server, our_server
@@ -55,15 +55,12 @@ BUSY = "SELECT count(*) FROM dag_run WHERE state NOT IN ('success', 'failed')"
 
 
 @pytest.mark.parametrize("version", ["3.2.1", "3.3.2"])
-async def test_the_examples_of_partitions(postgres: EmbeddedPostgres, tmp_path: Path, version: str) -> None:
-    database = f"partitions_{version}"
-    postgres.create_database(database)
-    url = postgres.url(database)
+async def test_the_examples_of_partitions(make_migrated: Callable[[str, str], str], tmp_path: Path, version: str) -> None:
+    url = await asyncio.to_thread(make_migrated, version, f"partitions_{version}")
     (example,) = airflow_environment(version).glob("lib/*/site-packages/airflow/example_dags/example_asset_partition.py")
     (tmp_path / "dags").mkdir()
     shutil.copy(example, tmp_path / "dags")
     airflow = Airflow(version, url, tmp_path / "airflow", AIRFLOW__CORE__DAGS_FOLDER=str(tmp_path / "dags"))
-    await asyncio.to_thread(airflow.run, "db", "migrate")
     await asyncio.to_thread(airflow.run, "dags", "reserialize")
     serve = airflow_server(version, url, tmp_path) if records.RECORDING else our_server(url, tmp_path)
     connection = await asyncpg.connect(url)

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -68,11 +69,10 @@ async def _until(connection: asyncpg.Connection, question: str, seconds: float) 
 
 @pytest.mark.parametrize("version", AIRFLOW.values())
 async def test_a_dag_changes_while_its_run_goes_on(
-    version: str, plugin: Path, postgres: EmbeddedPostgres, tmp_path: Path
+    version: str, plugin: Path, postgres: EmbeddedPostgres, make_migrated: Callable[[str, str], str], tmp_path: Path
 ) -> None:
     database = f"plugin_{version}"
-    postgres.create_database(database)
-    url = postgres.url(database)
+    url = await asyncio.to_thread(make_migrated, version, database)
     dags = tmp_path / "dags"
     dags.mkdir()
     (dags / "changes.py").write_text(DAG.format(more=""))
@@ -87,7 +87,6 @@ async def test_a_dag_changes_while_its_run_goes_on(
         AIRFLOW__EXECUTION_API__JWT_EXPIRATION_TIME="600",
         AIRFLOW__EXECUTION_API_SERVICE__SCHEDULER_BATCH_SIZE="5",
     )
-    await asyncio.to_thread(airflow.run, "db", "migrate")
     await asyncio.to_thread(airflow.run, "dags", "reserialize")
     connection = await asyncpg.connect(url)
     await connection.execute(f"ALTER DATABASE \"{database}\" SET log_statement = 'all'")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import asyncpg
 import pytest
 
-from app.commands.embedded import EmbeddedPostgres
 from app.db.components import CRITICAL_SECTION
 from app.db.holders import Held, Picture, look
 from app.db.session import Database
@@ -46,13 +46,12 @@ def _task(picture: Picture) -> Held:
 
 
 @pytest.mark.parametrize("version", AIRFLOW.values())
-async def test_a_scheduler_in_its_critical_section(postgres: EmbeddedPostgres, tmp_path: Path, version: str) -> None:
-    name = f"held_by_{version}"
-    postgres.create_database(name)
-    url = postgres.url(name)
+async def test_a_scheduler_in_its_critical_section(
+    make_migrated: Callable[[str, str], str], tmp_path: Path, version: str
+) -> None:
+    url = await asyncio.to_thread(make_migrated, version, f"held_by_{version}")
     airflow = Airflow(version, url, tmp_path / "airflow")
-    for command in (("db", "migrate"), ("dags", "reserialize")):
-        await asyncio.to_thread(airflow.run, *command)
+    await asyncio.to_thread(airflow.run, "dags", "reserialize")
     await asyncio.to_thread(airflow.trigger, ["long_runner"])
     database = Database(DatabaseSettings(async_url(url, setting="the tests")))
     barrier, waiter = await asyncpg.connect(url), await asyncpg.connect(url)
