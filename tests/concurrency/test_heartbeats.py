@@ -183,7 +183,9 @@ async def test_sparing_heartbeats_the_scheduler_sees_the_living_alive(ours: InPr
     oldest, written, not_written = timedelta(), 0, metrics.NOT_WRITTEN._value.get()
     for _ in range(40):
         assert await reporting.heartbeat(sparing, ti_id=ti, payload=HEARTBEAT) is None
-        written += await age(ours, ti) < timedelta(seconds=1)
+        recorded_before = await age(ours, ti)
+        assert recorded_before < timedelta(seconds=INTERVAL), "a task that falls silent now is ended so much earlier at most"
+        written += recorded_before < timedelta(seconds=1)
         await passes(ours, every)
         oldest = max(oldest, await age(ours, ti))
     assert oldest < timedelta(seconds=INTERVAL + every + 1)
