@@ -5,6 +5,7 @@ database. Examples::
 
     python -m loadtest                                    # ours, no other writer
     python -m loadtest --target ours --target 3.2.1 --scenario bulk
+    python -m loadtest --users 400 --pause 5 --tasks 3000 # 400 running tasks of 30 s, beside what `size` says of them
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ from typing import Any
 
 import asyncpg
 
+from app.commands import size
 from app.commands.embedded import EmbeddedPostgres
+from app.commands.size import Load
+from bench.processes import cpu_seconds
 from tests.conftest import reachable
 from tests.servers import Server, airflow_server, clean_environment, our_server, pinned_environment, token
 from tests.world import World
@@ -78,6 +82,12 @@ def main() -> int:
     parser.add_argument("--users", type=int, default=32, help="worker slots (default: 32)")
     parser.add_argument("--tasks", type=int, default=1000, help="task instances to run (default: 1000)")
     parser.add_argument("--heartbeats", type=int, default=5, help="heartbeats a task after its first (default: 5)")
+    parser.add_argument(
+        "--pause",
+        type=float,
+        default=0,
+        help="seconds between two heartbeats, so that each slot has a running task (default: 0)",
+    )
     parser.add_argument("--seconds", type=int, default=120, help="end after so long at the latest (default: 120)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, EmbeddedPostgres(reachable_folder(folder)) as postgres:
@@ -103,7 +113,9 @@ async def load(postgres: EmbeddedPostgres, folder: Path, target: str, options: a
     with start(target, postgres.url(name), folder) as server:
         before = await deadlocks(connection)
         async with writing(postgres.url(name), SCENARIOS[options.scenario]) as rounds:
+            begun = await costs(server, postgres, connection)
             await asyncio.to_thread(locust, server, folder, name, options)
+            ended = await costs(server, postgres, connection)
     promised = json.loads((folder / f"{name}.claims").read_text())
     found = {str(row["id"]): row["state"] for row in await connection.fetch("SELECT id, state FROM task_instance")}
     await asyncio.sleep(1.5)  # PostgreSQL's statistics come up to a second after the session that they tell of
@@ -111,6 +123,7 @@ async def load(postgres: EmbeddedPostgres, folder: Path, target: str, options: a
         **promised,
         "target": target,
         "rounds": rounds[0],
+        "costs": [after - before for before, after in zip(begun, ended, strict=True)],
         "deadlocks": await deadlocks(connection) - before,
         "wrong": sum(found.get(ti) != state for ti, state in promised["claims"].items()),
         "ended": sum(state in ("success", "deferred") for state in found.values()),
@@ -162,6 +175,13 @@ async def writing(url: str, write: Callable[[asyncpg.Connection], Awaitable[None
     await connection.close()
 
 
+async def costs(server: Server, postgres: EmbeddedPostgres, connection: asyncpg.Connection) -> tuple[float, float, float]:
+    """Return CPU seconds of the server, those of PostgreSQL, and bytes of WAL, since they began."""
+    assert postgres._process
+    written = int(await connection.fetchval("SELECT pg_current_wal_lsn() - '0/0'"))
+    return cpu_seconds(server.process.pid), cpu_seconds(postgres._process.pid), written
+
+
 async def deadlocks(connection: asyncpg.Connection) -> int:
     query = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
     return int(await connection.fetchval(query))
@@ -173,9 +193,11 @@ def locust(server: Server, folder: Path, name: str, options: argparse.Namespace)
         "LOADTEST_TASKS": str(folder / f"{name}.tasks"),
         "LOADTEST_CLAIMS": str(folder / f"{name}.claims"),
         "LOADTEST_HEARTBEATS": str(options.heartbeats),
+        "LOADTEST_PAUSE": str(options.pause),
     }
     program = pinned_environment("locust") / "bin" / "locust"
-    arguments = ["--headless", "--only-summary", "--users", str(options.users), "--spawn-rate", str(options.users)]
+    life = max(1, options.pause * (options.heartbeats + 1))  # seconds, over which the beginnings are spread
+    arguments = ["--headless", "--only-summary", "--users", str(options.users), "--spawn-rate", str(options.users / life)]
     arguments += ["--run-time", f"{options.seconds}s", "--host", server.base_url, "--exit-code-on-error", "0"]
     script = Path(__file__).parent / "locustfile.py"
     done = subprocess.run(
@@ -201,8 +223,22 @@ def table(results: list[dict[str, Any]], options: argparse.Namespace) -> str:
             f" | {r['rounds']} | {r['ended']} | {r['wrong']} |"
         )
     for r in results:
+        rows += ["", *sized(r)]
+    for r in results:
         rows += [f"{r['target']}: {count} x {reason}" for reason, count in sorted(r["reasons"].items())]
     return "\n".join(rows)
+
+
+def sized(result: dict[str, Any]) -> list[str]:
+    """Return what a run cost, beside what ``execution-api size`` says that its requests cost."""
+    requests, heartbeats = result["requests"], result["heartbeats"]
+    # As if all came in one second: what a second costs is then what all cost.
+    said = size.of(Load(1, heartbeat_seconds=1 / heartbeats, task_seconds=1, requests=requests - heartbeats))
+    head = f"{result['target']}: {requests:,} requests, {heartbeats:,} of them heartbeats, in {result['seconds']:.0f} s"
+    named = zip(("CPU of the service, s", "CPU of PostgreSQL, s", "WAL, bytes"), result["costs"], strict=True)
+    expected = (said.cores, said.postgres_cores, said.wal)
+    lines = [f"| {name} | {reckoned:,.1f} | {cost:,.1f} |" for (name, cost), reckoned in zip(named, expected, strict=True)]
+    return [head, "", "| cost | `execution-api size` | measured |", "|---|---|---|", *lines]
 
 
 if __name__ == "__main__":

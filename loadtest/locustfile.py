@@ -3,7 +3,8 @@
 The mix of calls is that of real tasks (a plain task: run, heartbeat at once, rendered fields, XCom, heartbeats, success; one
 of six also reads an XCom, one of six is deferred first). Like the Task SDK, a user asks again after any status of 500 or
 more, five times. Environment: ``LOADTEST_TASKS`` names a file with one task instance id and token a line,
-``LOADTEST_CLAIMS`` the file that gets what each task was promised, and ``LOADTEST_HEARTBEATS`` how many are sent.
+``LOADTEST_CLAIMS`` the file that gets what each task was promised, ``LOADTEST_HEARTBEATS`` how many are sent, and
+``LOADTEST_PAUSE`` the seconds from one to the next.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
+import gevent
 from locust import FastHttpUser, constant, events, task
 
 ATTEMPTS = 5  # the Task SDK's
 HEARTBEATS = int(os.environ.get("LOADTEST_HEARTBEATS", "5"))
+PAUSE = float(os.environ.get("LOADTEST_PAUSE", "0"))
 PROCESS = {"hostname": "worker", "pid": 42}
 
 waiting = deque(line.split() for line in Path(os.environ["LOADTEST_TASKS"]).read_text().splitlines())
@@ -56,7 +59,9 @@ class Worker(FastHttpUser):
         if random.random() < 1 / 6:
             self.ask_path("GET", f"/xcoms/load/manual__1/{ti}/return_value", "/xcoms [get]", None, ok=(200, 404))
         for _ in range(HEARTBEATS):
+            gevent.sleep(PAUSE)
             self.ask("PUT", ti, "heartbeat", PROCESS)
+        gevent.sleep(PAUSE)
         self.ask_path("POST", f"/xcoms/load/manual__1/{ti}/return_value", "/xcoms [set]", {"rows": 1000})
         ended = {"state": "success", "end_date": "2026-01-01T00:05:00Z"}
         if random.random() < 1 / 6:
@@ -99,6 +104,7 @@ def write_claims(environment: Any, **_: Any) -> None:
         "claims": claims,
         "reasons": reasons,
         "requests": total.num_requests,
+        "heartbeats": environment.stats.get("/heartbeat", "PUT").num_requests,
         "failures": total.num_failures,
         "seconds": total.last_request_timestamp - total.start_time if total.num_requests else 0,
         "p50": total.get_response_time_percentile(0.5),
