@@ -222,21 +222,16 @@ async def _record_state_once_more(service: Service, ti_id: uuid.UUID, payload: T
         return await _record_state(service, ti_id, payload)
 
 
-async def _record_state(
-    service: Service, ti_id: uuid.UUID, payload: TIStateUpdate, gate: gates.Gate | None = None
-) -> Recorded:
-    """Record a state: in one statement on the row as it was seen, if that is all; else the row is locked first.
-
-    :param gate: the gate of a loop that it is known to be.
-    """
+async def _record_state(service: Service, ti_id: uuid.UUID, payload: TIStateUpdate) -> Recorded:
+    """Record a state: in one statement on the row as it was seen, if that is all; else the row is locked first."""
     now, traced = utcnow(), service.traces is not None
-    is_retry = isinstance(payload, TIRetryStatePayload)
-    emits = isinstance(payload, TISuccessStatePayload) and bool(payload.task_outlets)
-    if not isinstance(payload, TIAwaitingInputStatePayload) and not emits and gate is None:
+    gate: gates.Gate | None = None
+    emits = isinstance(payload, TISuccessStatePayload) and payload.task_outlets
+    if not isinstance(payload, TIAwaitingInputStatePayload) and not emits:
         async with service.database.autocommit() as session:
             row = await service.storage.task_instances.seen(session, ti_id=ti_id, traced=traced)
             if row is None:
-                return Recorded(await _gone(session, service, ti_id, is_retry=is_retry), None)
+                return Recorded(await _gone(session, service, ti_id, payload), None)
             decision = transitions.report(row, payload, now)
             if not isinstance(decision, Accept):
                 return Recorded(decision, row)
@@ -247,12 +242,21 @@ async def _record_state(
             if gate is None and (written := await _at_once(session, service, row, decision, now)) is not None:
                 left = await _record(session, service, row, written[0], row.hostname, now, written[1])
                 return Recorded(decision, row, others_left=left > 0)
+    return await _record_locked(service, ti_id, payload, gate)
+
+
+async def _record_locked(service: Service, ti_id: uuid.UUID, payload: TIStateUpdate, gate: gates.Gate | None) -> Recorded:
+    """Record a state that takes several statements: in a transaction that locks the row first.
+
+    :param gate: the gate of a loop that it is known to be.
+    """
+    now, traced = utcnow(), service.traces is not None
     async with service.database.transaction() as session:
         if gate is not None:
             await gate.lock_run(session)
         row = await service.storage.task_instances.lock(session, ti_id=ti_id, traced=traced)
         if row is None:
-            return Recorded(await _gone(session, service, ti_id, is_retry=is_retry), None)
+            return Recorded(await _gone(session, service, ti_id, payload), None)
         decision = transitions.report(row, payload, now)
         found = await gates.Gate.of(session, service, row) if gate is None and isinstance(decision, Accept) else None
         if isinstance(found, Refuse):
@@ -265,14 +269,14 @@ async def _record_state(
                 await service.database.abandon(session)
                 return Recorded(refusal, row)
     if found is not None:  # one that emits assets: its run is locked before it
-        return await _record_state(service, ti_id, payload, found)
+        return await _record_locked(service, ti_id, payload, found)
     return Recorded(decision, row)
 
 
-async def _gone(session: Session, service: Service, ti_id: uuid.UUID, *, is_retry: bool) -> Decision:
+async def _gone(session: Session, service: Service, ti_id: uuid.UUID, payload: TIStateUpdate) -> Decision:
     """Return what a report hears of a task instance that is not there, or whose try ended: the retry that ended it, too."""
     if await service.storage.tries.is_archived(session, ti_id=ti_id):
-        return Same() if is_retry else ARCHIVED
+        return Same() if isinstance(payload, TIRetryStatePayload) else ARCHIVED
     return NOT_FOUND
 
 
