@@ -43,6 +43,15 @@ def without_newer(**fields: bool) -> Any:
     return pydantic.model_validator(mode="before")(staticmethod(left_out))
 
 
+def newer() -> Any:
+    """Return what refuses a payload that an API date does not have, in one sentence rather than one for each field."""
+
+    def refuse(_: Any) -> Any:
+        raise ValueError("it came with a newer API date than that of this request")
+
+    return pydantic.model_validator(mode="before")(staticmethod(refuse))
+
+
 class TerminalTIState(StrEnum):
     """The states in which a task instance has ended."""
 

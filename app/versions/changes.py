@@ -13,7 +13,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import pydantic
 from starlette.requests import Request
 
-from app.schemas.base import without_newer
+from app.schemas.base import newer, without_newer
 
 Downgrade = Callable[[dict[str, Any]], None]
 Guard = Callable[[Request], Awaitable[Any]]
@@ -166,12 +166,13 @@ class OlderModels:
     def _create(self, model: type[pydantic.BaseModel], fields: dict[str, Any]) -> type[pydantic.BaseModel]:
         idle = self._idle.get(model, ())
         unknown = {name: name in idle for name in self._missing.get(model, ())}
+        validators = {"_newer": without_newer(**unknown) if fields else newer()} if unknown else {}
         older: type[pydantic.BaseModel] = pydantic.create_model(
             model.__name__,
             __config__=model.model_config,
             __doc__=model.__doc__,
             __module__=model.__module__,
-            __validators__={"_newer": without_newer(**unknown)} if unknown else {},
+            __validators__=validators,
             **fields,
         )
         self._newest[older] = model

@@ -360,3 +360,15 @@ async def test_whose_tokens_are_taken(server: Server, world: World, operation: O
             assert (answer.status_code not in (401, 403)) == taken, (scope, subject == case.ti, answer.text)
             if not taken:
                 await case.refused(answer)
+
+
+@pytest.mark.parametrize("revision", ["3.4"], indirect=True)  # the first whose server takes it only where it is documented
+async def test_a_state_of_a_newer_date_is_said_to_be_that(server: Server, world: World) -> None:
+    ti = await SETUPS["running"](world)
+    body = {"state": "awaiting_input", "next_method": "resume", "timeout": None}
+    async with server.client(ti, headers={"Airflow-API-Version": "2026-04-06"}) as client:
+        answer = await client.patch(f"/task-instances/{ti}/state", json=body)
+    (problem,) = answer.json()["detail"]
+    assert (answer.status_code, problem["loc"]) == (422, ["body", "awaiting_input"])
+    assert problem["msg"] == "Value error, it came with a newer API date than that of this request"
+    assert await world.connection.fetchval("SELECT state FROM task_instance") == "running"
