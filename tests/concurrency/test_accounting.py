@@ -140,7 +140,7 @@ def kind(case: Case) -> tuple[Any, ...]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("revision", ["3.3"], scope="module")
+@pytest.mark.parametrize("revision", ["3.3"], indirect=True)
 async def test_no_request_waits_for_a_statement_to_be_made(ours: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each kind of request that the differential test asks, twice: what the second time needs is there, without values."""
     compiled = dict[direct.Compiled, str]()
