@@ -44,7 +44,7 @@ async def test_a_success_with_thousands_of_events(server: Server, world: World, 
     through = {"source_alias_name": "alias", "dest_asset_extra": {}}
     if way == "of an asset":
         body = success(ASSET, *(emitted(n) for n in range(EVENTS)))
-        events = EVENTS if world.revision == "3.3" else 1  # 3.2 records the last of an asset
+        events = 1 if world.revision == "3.2" else EVENTS  # 3.2 records the last of an asset
     elif way == "through an alias":
         body, events = success(ALIAS, *(emitted(n, **through) for n in range(EVENTS))), EVENTS
     else:
@@ -75,4 +75,5 @@ async def test_many_successes_that_emit_one_asset(server: Server, world: World) 
         answers = await asyncio.gather(*map(report, tis))
     assert answers == [204] * CROWD
     assert await world.connection.fetchval("SELECT count(*) FROM asset_event") == CROWD
-    assert await world.connection.fetchval("SELECT count(*) FROM asset_dag_run_queue") == 2
+    places = 2 * CROWD if world.revision == "3.4" else 2  # there each event has one
+    assert await world.connection.fetchval("SELECT count(*) FROM asset_dag_run_queue") == places
