@@ -13,17 +13,14 @@ import pytest
 from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from structlog.testing import capture_logs
 
-from app import settings
 from app.commands import checks
 from app.commands.checks import Check
 from app.commands.embedded import EmbeddedPostgres, free_port
-from app.main import create_app
 from tests.certificates import write_certificate
 from tests.conftest import reachable
 from tests.pgbouncer import pgbouncer
-from tests.servers import FERNET_KEY, airflow_settings
+from tests.servers import FERNET_KEY, airflow_settings, beside_the_loop, our_server
 from tests.standby import standby_of
 
 slow = pytest.mark.slow
@@ -102,14 +99,11 @@ async def test_tokens_are_verified_as_the_scheduler_signs_them(url: str, tmp_pat
     assert "signed with [api_auth] jwt_secret is not verified by a key of trusted_jwks_url" in said(
         results, "keys", passed=False
     )
-    trusting = {**airflow_settings(url), "AIRFLOW__API_AUTH__TRUSTED_JWKS_URL": str(tmp_path / "keys.json")}
-    application = create_app(settings.load({"AIRFLOW_HOME": "/nonexistent", **trusting}))
-    with capture_logs() as logs:
-        async with application.router.lifespan_context(application):
-            for _ in range(1000):
-                if said_so := [line for line in logs if "will be refused" in line["event"]]:
-                    break
-                await asyncio.sleep(0.01)
+    async with beside_the_loop(our_server(url, tmp_path, AIRFLOW__API_AUTH__TRUSTED_JWKS_URL=str(tmp_path / "keys.json"))):
+        for _ in range(1000):
+            if said_so := "will be refused" in (tmp_path / "ours.log").read_text():
+                break
+            await asyncio.sleep(0.01)
     assert said_so
     results = await found(url, AIRFLOW__API_AUTH__JWT_ALGORITHM="RS256")
     assert "none of which jwt_secret can sign with" in said(results, "keys", passed=False)
