@@ -1,8 +1,9 @@
 """Fixtures: a real PostgreSQL for the whole run, databases cloned from templates, real server processes.
 
 With ``--two-releases`` each test that runs on every metadata revision runs on two of them, and one marked ``drawn(n)`` on n
-of its cases. They are drawn for each test anew with every change of ``app/``: a run does not grow with the releases, what
-one leaves out another one runs, and a test that was mended runs as it failed.
+of its cases; ``drawn(n, together=True)`` draws the same n for all tests of a file, which look at what one fixture made. They
+are drawn for each test anew with every change of ``app/``: a run does not grow with the releases, what one leaves out
+another one runs, and a test that was mended runs as it failed.
 """
 
 from __future__ import annotations
@@ -48,14 +49,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     seed = subprocess.run(["git", "rev-parse", "HEAD:app"], capture_output=True, text=True, check=False).stdout
 
-    cases: dict[str, list[str]] = defaultdict(list)  # of each test
+    cases: dict[str, dict[str, None]] = defaultdict(dict)  # of each test
     for item in items:
         test, case, _ = _drawn(item)
-        cases[test].append(case)
+        cases[test][case] = None
 
     def is_left_out(item: pytest.Item) -> bool:
         test, case, count = _drawn(item)
-        return len(cases[test]) > count and case not in random.Random(seed + test).sample(cases[test], count)
+        return len(cases[test]) > count and case not in random.Random(seed + test).sample([*cases[test]], count)
 
     left_out = [item for item in items if is_left_out(item)]
     config.hook.pytest_deselected(items=left_out)
@@ -65,7 +66,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _drawn(item: pytest.Item) -> tuple[str, str, int]:
     """Return of which test an item is a case, which (often a revision or a version of Airflow), and how many are run."""
     if marker := item.get_closest_marker("drawn"):
-        return item.nodeid.partition("[")[0], item.nodeid, marker.args[0]
+        test, _, case = item.nodeid.partition("[")
+        return test.partition("::")[0] if marker.kwargs.get("together") else test, case, marker.args[0]
     params = item.callspec.params if hasattr(item, "callspec") else {}
     found = params.get("revision") or params.get("version")
     return (item.nodeid.replace(found, ""), found, 2) if isinstance(found, str) else (item.nodeid, item.nodeid, 1)
