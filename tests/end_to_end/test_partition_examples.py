@@ -17,12 +17,12 @@ import pytest
 
 from tests.end_to_end import records
 from tests.end_to_end.installation import Airflow
-from tests.servers import airflow_environment, airflow_server, our_server
+from tests.servers import AIRFLOW, airflow_environment, airflow_server, our_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 HOUR, MONDAY = "2025-06-02T04", "2025-06-02T00:00:00"
-# The producers with the partitions that they are triggered for; those of 3.3 that have none find theirs as they run.
+# The producers with the partitions that they are triggered for; those since 3.3 that have none find theirs as they run.
 PRODUCERS = {
     "3.2.1": [
         f"ingest_team_a_player_stats={HOUR}:00:00",
@@ -40,6 +40,7 @@ PRODUCERS["3.3.2"] = [
     "live_region_player_stats",
     "multi_region_player_stats",
 ]
+PRODUCERS["3.4.0b2"] = PRODUCERS["3.3.2"]
 FOUND = {
     "runs": "SELECT dag_id, partition_key, run_type, state FROM dag_run",
     "events": """
@@ -54,7 +55,7 @@ PATIENCE, QUIET = 300.0, 10.0  # seconds
 BUSY = "SELECT count(*) FROM dag_run WHERE state NOT IN ('success', 'failed')"
 
 
-@pytest.mark.parametrize("version", ["3.2.1", "3.3.2"])
+@pytest.mark.parametrize("version", AIRFLOW.values())
 async def test_the_examples_of_partitions(make_migrated: Callable[[str, str], str], tmp_path: Path, version: str) -> None:
     url = await asyncio.to_thread(make_migrated, version, f"partitions_{version}")
     (example,) = airflow_environment(version).glob("lib/*/site-packages/airflow/example_dags/example_asset_partition.py")
