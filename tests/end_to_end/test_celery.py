@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import asyncpg
 import pytest
 
+from tests.end_to_end import records
 from tests.end_to_end.installation import CELERY_WORKER, Airflow, celery_settings
-from tests.servers import our_server
+from tests.servers import AIRFLOW, our_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -46,7 +46,7 @@ FINISHED_TIMEOUT = 300.0  # seconds; two cores take about 40
 
 
 @pytest.mark.drawn(1)
-@pytest.mark.parametrize("version", ["3.2.1", "3.3.2"])
+@pytest.mark.parametrize("version", AIRFLOW.values())
 async def test_a_run_on_celery(make_migrated: Callable[[str, str], str], tmp_path: Path, version: str) -> None:
     url = await asyncio.to_thread(make_migrated, version, f"celery_{version}")
     (tmp_path / "dags").mkdir()
@@ -55,7 +55,7 @@ async def test_a_run_on_celery(make_migrated: Callable[[str, str], str], tmp_pat
         airflow = Airflow(version, url, tmp_path / "airflow", AIRFLOW__CORE__DAGS_FOLDER=str(tmp_path / "dags"), **settings)
         await asyncio.to_thread(airflow.run, "dags", "reserialize")
         with our_server(url, tmp_path) as server, airflow.components(server.base_url, CELERY_WORKER):
-            connection = await asyncpg.connect(url)
+            connection = await records.connected(url, version)
             try:
                 await asyncio.to_thread(airflow.trigger, ["on_celery"])
                 deadline = time.monotonic() + FINISHED_TIMEOUT
