@@ -170,6 +170,10 @@ _BY_LOCKS = (
     ({"dag_run RowShareLock", "backfill_dag_run AccessShareLock"}, _SCHEDULES),
     ({"dag RowShareLock", "dag_run RowExclusiveLock"}, _MAKES_RUNS),
     ({"callback RowExclusiveLock", "dagrun_asset_event AccessShareLock"}, _ENDS_TASKS),
+    (  # a task begins; on 3.4 its Dag is read too, with what the next one has
+        {"task_instance RowShareLock", "dagrun_asset_event AccessShareLock", "task_reschedule AccessShareLock"},
+        _AIRFLOWS_OWN,
+    ),
     ({"task_instance RowShareLock", "dagrun_asset_event AccessShareLock", "dag_version AccessShareLock"}, _ENDS_TASKS),
     ({"dag RowShareLock", "dag_owner_attributes AccessShareLock"}, _WRITES_DAGS),
     ({"deadline RowShareLock"}, _DEADLINES),

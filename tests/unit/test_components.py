@@ -83,5 +83,8 @@ def test_the_surest_sign_decides() -> None:
     assert component_of("", "COMMIT", locks=["trigger RowShareLock", "job AccessShareLock"]).name == "triggerer"
     assert component_of("", "COMMIT", locks=["trigger RowShareLock", "task_instance RowExclusiveLock"]).name == "unknown"
     assert component_of("", "COMMIT", locks=["trigger AccessShareLock"]) is UNKNOWN
+    both = ["task_instance RowShareLock", "dagrun_asset_event AccessShareLock", "dag_version AccessShareLock"]
+    assert component_of("", "COMMIT", locks=both).name == "scheduler"
+    assert component_of("", "COMMIT", locks=[*both, "task_reschedule AccessShareLock"]).name == "Airflow's execution API"
     assert component_of("", "", backend="autovacuum worker") == Component("PostgreSQL", "autovacuum worker")
     assert str(component_of("", "", advisory=[2])) == "scheduler (critical section)"
