@@ -73,12 +73,15 @@ async def invalid_param(found: params.Params, conf: Mapping[str, Any]) -> str | 
     """Say which of a Dag's params a run's conf makes invalid, and why; None when all are valid.
 
     :raises TookTooLong: validating them does not end in time.
-    :raises ServerBusy: there was no process to do it in.
+    :raises ServerBusy: there was no process to do it in, or this one had no time.
     """
     if not found:
         return None
     if not params.may_take_any_time(found):
-        return await in_thread(params.invalid, found, conf, what="validating the params")
+        try:
+            return await in_thread(params.invalid, found, conf, what="validating the params")
+        except TookTooLong as error:  # what may compute for long is in a process: this waited for a core
+            raise ServerBusy("there was no time to validate the params") from error
     try:
         async with asyncio.timeout(PROCESS_LIMIT), PROCESSES:
             return await _in_process(found, conf)

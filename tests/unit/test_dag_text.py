@@ -18,6 +18,7 @@ from app.dags.partitions import UnknownMapper
 from app.dags.serialized_dag import UnknownWeightRule, planned_tasks
 from app.dags.timetables import UnknownTimetable
 from app.dags.trusted import UntrustedClass, is_trusted, trusted_class
+from app.errors import ServerBusy
 from app.tasks import threads
 from app.tasks.threads import TookTooLong
 from tests.contract import serialized
@@ -150,6 +151,12 @@ def test_what_is_validated_elsewhere() -> None:
     assert params.may_take_any_time(_param({"$defs": {"x": {"propertyNames": {"pattern": "a"}}}}))
     assert params.may_take_any_time(_param({"items": [{"uniqueItems": True}]}))
     assert not params.may_take_any_time(_param({"type": "string", "enum": ["pattern"], "description": "a pattern"}))
+
+
+async def test_a_machine_without_time_is_not_the_dag_s_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "LIMIT", 0.0)
+    with pytest.raises(ServerBusy, match="no time to validate"):
+        await threads.invalid_param(_param({"type": "integer"}), {"p": 1})
 
 
 async def test_a_pattern_is_searched_elsewhere() -> None:
