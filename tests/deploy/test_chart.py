@@ -50,8 +50,16 @@ MATRIX: dict[str, dict[str, Any]] = {
     **{name: {name: values} for name, values in EVERYTHING.items()},
     "load balancer": {"service": {"type": "LoadBalancer"}, "networkPolicy": {"enabled": False}},
     "no airflow.cfg": {"airflow": {"configMap": "-"}, "serviceAccount": {"name": "there"}},
+    "another release": {"airflow": {"release": "prod"}},
     "other secrets": {"airflow": {"secrets": {"metadata": {"name": "database", "key": "url"}}}},
     "none": {"replicas": 0},
+}
+# What the official chart calls what it makes, read off templates/_helpers.yaml of its 1.18.0: airflow.cfg and the connection
+# by airflow.fullname, which is the release's name without useStandardNaming; the two keys by the release's name in any case.
+OFFICIAL = {
+    "default": ("airflow", {"airflow-config", "airflow-metadata", "airflow-fernet-key", "airflow-jwt-secret"}),
+    "another release": ("prod", {"prod-config", "prod-metadata", "prod-fernet-key", "prod-jwt-secret"}),
+    "everything": ("prod", {"prod-airflow-config", "prod-airflow-metadata", "prod-fernet-key", "prod-jwt-secret"}),
 }
 REFUSED: dict[str, dict[str, Any]] = {
     "a misspelt value": {"replica": 3},
@@ -140,6 +148,21 @@ def test_selectors_find_the_pods(rendered: dict[str, Any]) -> None:
             assert {each["port"] for each in monitored["endpoints"]} <= ports
 
 
+@pytest.mark.parametrize("case", OFFICIAL)
+def test_it_knows_the_official_chart(rendered: dict[str, Any], case: str) -> None:
+    release, made = OFFICIAL[case]
+    pod = _one(rendered[case], "Deployment")["spec"]["template"]
+    configured = {each["configMap"]["name"] for each in pod["spec"]["volumes"] if "configMap" in each}
+    for container in (*pod["spec"]["initContainers"], *pod["spec"]["containers"]):
+        references = {each["valueFrom"]["secretKeyRef"]["name"] for each in container["env"] if "valueFrom" in each}
+        assert references | configured == made
+    # Its NetworkPolicies let in who has these two; its workers, and those of the Kubernetes executor, have them.
+    both = {"tier": "airflow", "release": release}
+    assert both.items() <= pod["metadata"]["labels"].items()
+    (airflow, *_) = _one(rendered[case], "NetworkPolicy")["spec"]["ingress"][0]["from"]
+    assert airflow == {"podSelector": {"matchLabels": both}}
+
+
 def test_the_official_chart_is_told_where_the_service_is(rendered: dict[str, Any]) -> None:
     url = document(CHART / "airflow-values.yaml")["config"]["core"]["execution_api_server_url"]
     service = _one(rendered["default"], "Service")
@@ -161,15 +184,19 @@ def test_what_the_pod_is_given_can_serve(
     rendered: dict[str, Any], case: str, make_database: Callable[[str], str], tmp_path: Path
 ) -> None:
     pod = _one(rendered[case], "Deployment")["spec"]["template"]["spec"]
-    fullname = "prod-airflow" if case == "everything" else "airflow"
+    release, fullname = ("prod", "prod-airflow") if case == "everything" else ("airflow", "airflow")
     secrets = {
         f"{fullname}-metadata": {"connection": make_database("3.3")},
-        f"{fullname}-fernet-key": {"fernet-key": FERNET_KEY},
-        f"{fullname}-jwt-secret": {"jwt-secret": SECRET},
+        f"{release}-fernet-key": {"fernet-key": FERNET_KEY},
+        f"{release}-jwt-secret": {"jwt-secret": SECRET},
         "more": {"AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING"},
         "execution-api-tls": _certificate(tmp_path),
     }
-    of_the_official_chart = "[api]\nbase_url = https://airflow.example.com/prod\n[core]\nexecutor = CeleryExecutor\n"
+    of_the_official_chart = (
+        "[api]\nbase_url = https://airflow.example.com/prod\n[core]\nexecutor = CeleryExecutor\n"
+        "[elasticsearch]\nlog_id_template = {dag_id}_{task_id}_{execution_date}_{try_number}\n"
+        f"[metrics]\nstatsd_on = True\nstatsd_port = 9125\nstatsd_prefix = airflow\nstatsd_host = {fullname}-statsd\n"
+    )
     configmaps = {f"{fullname}-config": {"airflow.cfg": of_the_official_chart}}
     check, serve = pod["initContainers"][0], pod["containers"][0]
     assert arguments(serve) == ["serve"]

@@ -29,16 +29,21 @@ labels:
 {{- end -}}
 {{- end -}}
 
-{{- define "execution-api.configMap" -}}
-{{- .Values.airflow.configMap | default (printf "%s-config" .Values.airflow.fullname) -}}
+{{/* What the official chart's airflow.fullname is. */}}
+{{- define "execution-api.airflow" -}}
+{{- .Values.airflow.fullname | default .Values.airflow.release -}}
 {{- end -}}
 
-{{/* A variable whose value a Secret has: name, secret, default, fullname. */}}
+{{- define "execution-api.configMap" -}}
+{{- .Values.airflow.configMap | default (printf "%s-config" (include "execution-api.airflow" .)) -}}
+{{- end -}}
+
+{{/* A variable whose value a Secret has: name, secret, default. */}}
 {{- define "execution-api.secretVariable" -}}
 - name: {{ .name }}
   valueFrom:
     secretKeyRef:
-      name: {{ .secret.name | default (printf "%s-%s" .fullname .default) }}
+      name: {{ .secret.name | default .default }}
       key: {{ .secret.key }}
 {{- end -}}
 
@@ -51,11 +56,11 @@ securityContext:
   capabilities: {drop: [ALL]}
   readOnlyRootFilesystem: true
 env:
-  {{- $fullname := .Values.airflow.fullname }}
+  {{- $release := .Values.airflow.release }}
   {{- $secrets := .Values.airflow.secrets }}
-  {{- include "execution-api.secretVariable" (dict "name" "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN" "secret" $secrets.metadata "default" "metadata" "fullname" $fullname) | nindent 2 }}
-  {{- include "execution-api.secretVariable" (dict "name" "AIRFLOW__CORE__FERNET_KEY" "secret" $secrets.fernetKey "default" "fernet-key" "fullname" $fullname) | nindent 2 }}
-  {{- include "execution-api.secretVariable" (dict "name" "AIRFLOW__API_AUTH__JWT_SECRET" "secret" $secrets.jwtSecret "default" "jwt-secret" "fullname" $fullname) | nindent 2 }}
+  {{- include "execution-api.secretVariable" (dict "name" "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN" "secret" $secrets.metadata "default" (printf "%s-metadata" (include "execution-api.airflow" .))) | nindent 2 }}
+  {{- include "execution-api.secretVariable" (dict "name" "AIRFLOW__CORE__FERNET_KEY" "secret" $secrets.fernetKey "default" (printf "%s-fernet-key" $release)) | nindent 2 }}
+  {{- include "execution-api.secretVariable" (dict "name" "AIRFLOW__API_AUTH__JWT_SECRET" "secret" $secrets.jwtSecret "default" (printf "%s-jwt-secret" $release)) | nindent 2 }}
   - {name: AIRFLOW__API__HOST, value: 0.0.0.0}
   - {name: AIRFLOW__API__WORKERS, value: {{ .Values.workers | quote }}}
   {{- if .Values.tls.secret }}
