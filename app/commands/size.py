@@ -1,7 +1,7 @@
 """``execution-api size``: how many workers, connections and cores so many running tasks need, from what was measured.
 
 The costs are those of docs/performance.md, for a core of an AMD EPYC: those of heartbeats that come by themselves. Many that
-come together cost half as much or less, which is left as a margin.
+come together cost two thirds as much, and PostgreSQL half, which is left as a margin.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 HEARTBEAT_CPU, LIFE_CPU = 0.170e-3, 0.292e-3  # seconds of this service
 HEARTBEAT_POSTGRES_CPU, LIFE_POSTGRES_CPU = 0.102e-3, 0.195e-3  # seconds of PostgreSQL
 HEARTBEAT_WAL, LIFE_WAL = 1310.0, 1820.0  # bytes
-RESIDENT = 90 * 2**20  # bytes of a worker, without bodies in its hand
+RESIDENT = 105 * 2**20  # bytes of a worker, without bodies in its hand
 BUSY = 0.6  # of its core that a worker is at most, so that nobody waits while one is replaced or a burst comes
 FEWEST = 2  # workers: one goes on while the other is replaced
 

@@ -20,6 +20,7 @@ from bench.driver import Load as Driver
 from bench.processes import cpu_seconds
 from tests.servers import ROOT, our_server
 
+PERFORMANCE = (ROOT / "docs" / "performance.md").read_text()
 COMMAND = [sys.executable, "-m", "app", "size"]
 MEASURED = {
     "heartbeat server CPU ms": size.HEARTBEAT_CPU * 1e3,
@@ -33,9 +34,14 @@ MEASURED = {
 
 @pytest.mark.parametrize("figure", MEASURED)
 def test_the_costs_are_those_that_were_measured(figure: str) -> None:
-    row = re.search(rf"^\| {figure} \| ([\d.]+) ", (ROOT / "docs" / "performance.md").read_text(), re.M)
+    row = re.search(rf"^\| {figure} \| ([\d.]+) ", PERFORMANCE, re.M)
     assert row
-    assert float(row[1]) == pytest.approx(MEASURED[figure], rel=0.2)
+    assert float(row[1]) == pytest.approx(MEASURED[figure], rel=0.005)
+
+
+def test_the_memory_is_what_a_worker_has() -> None:
+    (*_, serve) = re.findall(r"^\| resident MiB \|.* (\d+) \|$", PERFORMANCE, re.M)
+    assert float(serve) * 2**20 == size.RESIDENT
 
 
 def test_more_tasks_need_as_much_more() -> None:
@@ -64,6 +70,9 @@ def test_the_documents_say_the_same() -> None:
     load = Load(20_000)
     assert "\n".join(size.told(load, size.of(load))) in (ROOT / "docs" / "sizing.md").read_text()
     scale = (ROOT / "docs" / "scale.md").read_text()
+    alone = f"{size.HEARTBEAT_CPU * 1e3:.3f} ms of this service, {size.HEARTBEAT_POSTGRES_CPU * 1e3:.3f} ms of PostgreSQL"
+    assert f"| a heartbeat: {alone} |" in scale
+    assert f"| WAL of a heartbeat: {size.HEARTBEAT_WAL / 1e3:.2f} kB |" in scale
 
     def row(name: str) -> list[float]:
         cells = re.search(rf"^\| {name} \|(.*)\|$", scale, re.M)
@@ -71,6 +80,9 @@ def test_the_documents_say_the_same() -> None:
         return [float(cell.strip("≈ ").replace(",", "")) for cell in cells[1].split("|")]
 
     sizes = [size.of(Load(tasks)) for tasks in (10_000, 100_000, 1_000_000)]
+    assert row("heartbeats a second") == [2_000, 20_000, 200_000]
+    written = [rate * size.HEARTBEAT_WAL / 1e6 for rate in row("heartbeats a second")]
+    assert row("WAL for heartbeats, MB a second") == pytest.approx(written, rel=0.02)
     assert row("with the rest of the tasks' lives") == pytest.approx([each.cores for each in sizes], rel=0.06)
     assert row("workers, 60 % busy") == [each.workers for each in sizes]
     assert row("connections to PostgreSQL") == [each.connections for each in sizes]
