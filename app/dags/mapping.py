@@ -51,14 +51,19 @@ class Repeated:
         return map_index >= (self.length(known) or 0)
 
 
+NEVER = Repeated(())  # what most tasks are
+
+
 def repeated(dag: Mapping[str, Any]) -> dict[str, Repeated]:
     """Return every task of a serialized Dag by its id, with what repeats it."""
     around = dict(_inputs_around(dag["task_group"], ()))
     found = {}
     for encoded in dag["tasks"]:
         task = encoded[VALUE]
-        own = (task[task["_expand_input_attr"]],) if task.get("_is_mapped") else ()
-        found[task["task_id"]] = Repeated((*around.get(task["task_id"], ()), *own))
+        inputs = around.get(task["task_id"], ())
+        if task.get("_is_mapped"):
+            inputs = (*inputs, task[task["_expand_input_attr"]])
+        found[task["task_id"]] = Repeated(inputs) if inputs else NEVER
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -148,16 +148,17 @@ def planned_tasks(
         loop = looped.get(task_id)
         if not _runs_at(task, data["dag"], logical_date) or pass_of not in (None, loop):
             continue
-        values = {
-            **_columns(task),
-            "max_tries": task["retries"],
-            "priority_weight": weights.of(task_id),
-            "task_display_name": _display_name(task),
-        }
+        values = _columns(task)
+        values["max_tries"] = task["retries"]
+        values["priority_weight"] = weights.of(task_id)
+        values["task_display_name"] = _display_name(task)
         mapped = repeated[task_id]
+        if not mapped.is_mapped:
+            planned.append(PlannedTask(task_id, UNMAPPED, False, loop, False, values))
+            continue
         indexes = mapped.map_indexes(known) if pass_of is None else (UNMAPPED,)
-        is_nothing = mapped.is_mapped and mapped.length() == 0 and not _waits(task_id, tasks)
-        planned += [PlannedTask(task_id, index, mapped.is_mapped, loop, is_nothing, values) for index in indexes]
+        is_nothing = mapped.length() == 0 and not _waits(task_id, tasks)
+        planned += [PlannedTask(task_id, index, True, loop, is_nothing, values) for index in indexes]
     return planned
 
 
@@ -202,17 +203,30 @@ def _tasks_of(data: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     for encoded in data["dag"]["tasks"]:
         task = encoded["__var"]
         own = {**task["partial_kwargs"], **task} if "partial_kwargs" in task else task
-        tasks[task["task_id"]] = {**defaults, **{name: value for name, value in own.items() if value is not None}}
+        if None in own.values():
+            own = {name: value for name, value in own.items() if value is not None}
+        tasks[task["task_id"]] = defaults | own
     return tasks
 
 
 def _columns(task: Mapping[str, Any]) -> dict[str, Any]:
+    config, operator = task["executor_config"], task.get("task_type", "BaseOperator")
     return {
-        **{name: task[name] for name in ("queue", "pool", "pool_slots", "executor")},
-        "executor_config": pickle.dumps(decoded(task["executor_config"]), protocol=5),
-        "operator": task.get("task_type", "BaseOperator"),
-        "custom_operator_name": task.get("_operator_name") or task.get("task_type", "BaseOperator"),
+        "queue": task["queue"],
+        "pool": task["pool"],
+        "pool_slots": task["pool_slots"],
+        "executor": task["executor"],
+        "executor_config": NO_CONFIG if config == TASK_DEFAULTS["executor_config"] else _pickled(config),
+        "operator": operator,
+        "custom_operator_name": task.get("_operator_name") or operator,
     }
+
+
+def _pickled(config: Mapping[str, Any]) -> bytes:
+    return pickle.dumps(decoded(config), protocol=5)
+
+
+NO_CONFIG = _pickled(TASK_DEFAULTS["executor_config"])  # of most tasks
 
 
 def earliest_logical_date(data: Mapping[str, Any]) -> datetime | None:
@@ -252,28 +266,32 @@ class _Weights:
     def __init__(self, tasks: Mapping[str, Mapping[str, Any]]) -> None:
         self._own = {task_id: task["priority_weight"] for task_id, task in tasks.items()}
         self._rules = {task_id: task["weight_rule"] for task_id, task in tasks.items()}
-        self._down = {task_id: list(task["downstream_task_ids"]) for task_id, task in tasks.items()}
+        self._down: dict[str, Sequence[str]] = {task_id: task["downstream_task_ids"] for task_id, task in tasks.items()}
         self._up: dict[str, list[str]] = {task_id: [] for task_id in tasks}
         for task_id, below in self._down.items():
             for other in below:
                 self._up[other].append(task_id)
 
     def of(self, task_id: str) -> int:
+        total = self._own[task_id]
         match self._rules[task_id]:
             case "absolute":
-                total = self._own[task_id]
+                pass
             case "downstream":
-                total = self._own[task_id] + sum(self._own[t] for t in self._reached(task_id, self._down))
+                total += self._total(task_id, self._down)
             case "upstream":
-                total = self._own[task_id] + sum(self._own[t] for t in self._reached(task_id, self._up))
+                total += self._total(task_id, self._up)
             case _:
                 raise UnknownWeightRule(
                     f"the weight rule {self._rules[task_id]!r} of task {task_id!r} cannot be computed here"
                 )
         return max(-INT4 - 1, min(INT4, int(total)))
 
+    def _total(self, task_id: str, edges: Mapping[str, Sequence[str]]) -> Any:
+        return sum(map(self._own.__getitem__, self._reached(task_id, edges))) if edges[task_id] else 0
+
     @staticmethod
-    def _reached(start: str, edges: Mapping[str, list[str]]) -> set[str]:
+    def _reached(start: str, edges: Mapping[str, Sequence[str]]) -> set[str]:
         found: set[str] = set()
         ahead = list(edges[start])
         while ahead:

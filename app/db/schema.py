@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -183,7 +184,13 @@ def _copied(table: Table) -> list[Column[Any]]:
 
 def known(table: Table, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``values`` without those of columns that a release's table lacks."""
-    return {name: value for name, value in values.items() if name in table.c}
+    names = _names(table)
+    return {name: value for name, value in values.items() if name in names}
+
+
+@cache
+def _names(table: Table) -> frozenset[str]:
+    return frozenset(table.c.keys())  # a set is asked at a tenth of the cost
 
 
 def writes(pk: uuid.UUID, values: Mapping[str, Any]) -> dict[str, Any]:

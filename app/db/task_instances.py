@@ -5,10 +5,12 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
     Executable,
+    Integer,
     Label,
     Table,
     Text,
@@ -30,7 +32,7 @@ from app.db.recording import THIS_VERSION, Along, Part, recording
 from app.db.regions import Regions
 from app.db.schema import Schema, known, writes
 from app.db.session import Session
-from app.db.tables import AnyRow, as_text, dag, dag_run, dagrun_asset_event, rows_of, task_reschedule
+from app.db.tables import AnyRow, arguments, as_text, dag, dag_run, dagrun_asset_event, rows_of, task_reschedule
 from app.db.tries import Tries
 from app.db.xcoms import XComs
 
@@ -38,11 +40,16 @@ _TRACEPARENT = dag_run.c.context_carrier.op("#>>")(literal_column("'{__var,trace
 _IS_UNSAMPLED = _TRACEPARENT.op("~")(literal_column("'-[0-9a-f][02468ace]$'"))  # the last bit of its flags is not set
 
 
+# Columns in which new task instances of a run differ; in all others they are of a few kinds.
+OWN = frozenset({"id", "task_id", "map_index", "region_id", "priority_weight", "task_display_name", "context_carrier"})
+
+
 class NewTasks(NamedTuple):
     """Task instances of one run that were never tried.
 
     :param alike: the columns that they have alike, ``dag_id`` and ``run_id`` among them.
-    :param each: the others of each, all with the same, and what repeats it (``is_mapped``, ``loop``).
+    :param each: the others of each, all with the same, and what repeats it (``is_mapped``, ``loop``); most tasks of a Dag
+        have those alike that are not :data:`OWN`.
     """
 
     alike: Mapping[str, Any]
@@ -230,19 +237,31 @@ class TaskInstances:
         run = {name: new.alike[name] for name in ("dag_id", "run_id")}
         placed = await self._regions.placed(session, rows=new.each, run=run, within=within, now=now)
         alike, names = known(self._table, new.alike), known(self._table, placed[0]).keys()
-        kind = frozenset(alike), frozenset(names)
-        if kind not in self._creating:
-            self._creating[kind] = self._created(*kind)
+        own, shared = sorted(names & OWN), sorted(names - OWN)
+        shape = frozenset(alike), frozenset(names)
+        if shape not in self._creating:
+            self._creating[shape] = self._created(alike, own, shared)
+        kinds: dict[tuple[Any, ...], int] = {}  # numbered from 1
+        kind_of = itemgetter(*shared)
         parameters = {f"new_{name}": value for name, value in alike.items()}
-        parameters |= {f"{name}s": [row[name] for row in placed] for name in names}
-        await session.execute(self._creating[kind], parameters)
+        parameters |= {f"{name}s": [row[name] for row in placed] for name in own}
+        parameters["kinds"] = [kinds.setdefault(kind_of(row), len(kinds) + 1) for row in placed]
+        await session.execute(self._creating[shape], parameters | arguments([f"{name}s" for name in shared], kinds))
 
-    def _created(self, alike: Collection[str], each: Collection[str]) -> Executable:
-        """Return the statement that inserts task instances which have these columns alike, and those each its own."""
+    def _created(self, alike: Collection[str], own: Collection[str], shared: Collection[str]) -> Executable:
+        """Return the statement that inserts task instances.
+
+        :param alike: the columns that all have alike.
+        :param own: those that each has of its own.
+        :param shared: those that each has of its kind.
+        """
         row = self._table
-        made = rows_of("made", **{name: row.c[name].type for name in sorted(each)})
-        values = {**self._schema.bound(alike), **{name: made.c[name] for name in sorted(each)}}
-        return insert(row).from_select([*values], select(*values.values()).select_from(made))
+        made = rows_of("made", kind=Integer, **{name: row.c[name].type for name in own})
+        kind = rows_of("kind", **{name: row.c[name].type for name in shared})
+        values = {**self._schema.bound(alike), **{name: made.c[name] for name in own}}
+        values |= {name: kind.c[name] for name in shared}
+        found = select(*values.values()).select_from(made.join(kind, kind.c.place == made.c.kind))
+        return insert(row).from_select([*values], found)
 
 
 def _span(row: Table) -> Label[str | None]:

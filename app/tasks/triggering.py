@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from app.dags import partitions, serialized_dag, timetables
@@ -20,7 +20,7 @@ from app.db import dag_runs, dags
 from app.db import deadlines as db_deadlines
 from app.db.tables import AnyRow
 from app.db.task_instances import NewTasks
-from app.db.uuids import uuid7
+from app.db.uuids import uuids7
 from app.errors import UnknownInDag, invalid_value
 from app.releases import Revision
 from app.schemas.base import DagRunType
@@ -215,16 +215,17 @@ def new_tasks(
         "dag_version_id": version,
         "try_number": 0,
         "hostname": "",
-        "unixname": getpass.getuser(),
+        "unixname": _own_user(),
         "updated_at": now,
         "span_status": "not_started",
     }
     traced = carriers if carriers is not None and carriers.differ else None
     if traced is None:
         alike["context_carrier"] = None if carriers is None else carriers.of_run
+    tasks = list(planned)
     each = [
         {
-            "id": uuid7(),
+            "id": pk,
             "task_id": task.task_id,
             "map_index": task.map_index,
             "is_mapped": task.is_mapped,
@@ -233,9 +234,15 @@ def new_tasks(
             **({} if traced is None else {"context_carrier": traced.of_task()}),
             **task.values,
         }
-        for task in planned
+        for pk, task in zip(uuids7(len(tasks)), tasks, strict=True)
     ]
     return NewTasks(alike, each)
+
+
+@cache
+def _own_user() -> str:
+    """Return the name of the user that this process has."""
+    return getpass.getuser()
 
 
 def refuse_dag(dag: AnyRow | None, dag_id: str) -> Refuse | None:
