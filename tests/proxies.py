@@ -15,7 +15,7 @@ from tests import debian
 from tests.servers import ROOT, pinned_environment
 
 CANARY = ROOT / "deploy" / "canary"
-KNOBS = {"nginx.conf": r"5%( +ours;)", "haproxy.cfg": r"(CANARY_SHARE) 5", "traefik.yaml": r"weight: (5|95)\b"}
+KNOBS = {"nginx.conf": r"5%( +ours;)", "haproxy.cfg": r"(CANARY_SHARE) 5", "traefik-dynamic.yaml": r"weight: (5|95)\b"}
 FILES = tuple(KNOBS)
 STARTED_WITHIN = 20.0  # seconds
 NGINX = """
@@ -48,7 +48,7 @@ class Proxy:
 
     def _start(self) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
-            return subprocess.Popen(self._command(), stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            return subprocess.Popen(self._command(), cwd=self._folder, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
 
     def turn(self, share: int) -> None:
         """Turn the knob, in percent, as an operator does."""
@@ -99,7 +99,7 @@ class Proxy:
             return ["haproxy", "-db", "-f", str(self._written)]
         traefik = pinned_environment("traefik") / "bin" / "traefik"
         (said,) = re.findall(r"^# +traefik (.*)$", self._written.read_text(), re.M)
-        return [str(traefik), *said.replace("traefik.yaml", str(self._written)).split()]
+        return [str(traefik), *said.split()]
 
     def _nginx(self) -> list[str]:
         main = self._folder / "main.conf"
@@ -110,7 +110,7 @@ class Proxy:
 @contextmanager
 def proxy(file: str, folder: Path, *, ours: int, airflow: int, share: int) -> Iterator[Proxy]:
     """Run a proxy until the block ends."""
-    if file != "traefik.yaml":
+    if file != "traefik-dynamic.yaml":
         program = file.partition(".")[0]
         debian.install(program, programs=(program,))
     running = Proxy(file, folder, ours=ours, airflow=airflow, share=share)
