@@ -28,7 +28,6 @@ import resource
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
@@ -39,10 +38,9 @@ import asyncpg
 
 import app
 from app.commands.embedded import EmbeddedPostgres
-from bench import bodies, curve, data, floors, inside, operations, report, variants, workers
+from bench import bodies, cluster, curve, data, floors, inside, operations, report, variants, workers
 from bench.driver import Load, Outcome, Task
 from bench.processes import affinity, cpu_seconds, resident_bytes
-from tests.conftest import reachable
 from tests.relay import Relay, relay
 from tests.servers import Server, airflow_server, beside_the_loop, our_server, pinned_environment
 
@@ -108,16 +106,12 @@ def main() -> None:
     compileall.compile_dir(Path(app.__file__).parent, quiet=1)  # as pip compiles what it installs, Airflow too
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))  # a socket a worker, here and in the servers
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        cluster = Path(folder) / "postgres" / "cluster"
-        cluster.mkdir(parents=True)
+    with ExitStack() as stack:
         with affinity(OTHER_CPU):
-            postgres = stack.enter_context(
-                EmbeddedPostgres(reachable(cluster), options={"shared_buffers": "1GB", "max_wal_size": "4GB"})
-            )
+            postgres, folder = stack.enter_context(cluster.temporary(shared_buffers="1GB", max_wal_size="4GB"))
         os.sched_setaffinity(0, OTHER_CPU)
         if options.curve:
-            points = asyncio.run(breaking_points(postgres, Path(folder), targets, options))
+            points = asyncio.run(breaking_points(postgres, folder, targets, options))
             written, text = json.dumps(points, indent=1), json.dumps(points, indent=1)
         else:
             kinds = {
@@ -128,7 +122,7 @@ def main() -> None:
                 "workers": worker_processes,
             }
             kind = next((kind for name, kind in kinds.items() if getattr(options, name)), measure)
-            measured = kind(postgres, Path(folder), targets, options)
+            measured = kind(postgres, folder, targets, options)
             figures = asyncio.run(measured)
             table = operations.tables if options.operations else report.table
             written, text = json.dumps(figures, indent=1), table(figures)

@@ -12,13 +12,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-import tempfile
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 from app.commands.embedded import EmbeddedPostgres
-from tests.conftest import reachable
+from bench import cluster
 from tests.faults.test_no_task_is_lost import FAULTS, TASKS, Serve, lived
 from tests.history import violations
 from tests.servers import airflow_server, our_server
@@ -39,23 +37,20 @@ def main() -> None:
     found: dict[tuple[str, str], str] = {}
     for name in names:
         revision, serve = SERVERS[name]
-        with ExitStack() as stack:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            (folder / "postgres").mkdir()
-            cluster = stack.enter_context(EmbeddedPostgres(reachable(folder / "postgres")))
-            cluster.create_metadata_database("airflow", revision)
+        with cluster.temporary() as (postgres, folder):
+            postgres.create_metadata_database("airflow", revision)
             for fault in faults:
                 sys.stderr.write(f"{name}: {fault}\n")
-                found[fault, name] = asyncio.run(outcome(cluster, folder / fault, fault, serve, revision))
+                found[fault, name] = asyncio.run(outcome(postgres, folder / fault, fault, serve, revision))
     lines = [f"| of {TASKS} tasks | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
     lines += [f"| {fault.replace('_', ' ')} | {' | '.join(found[fault, name] for name in names)} |" for fault in faults]
     sys.stdout.write("\n".join(lines) + "\n")
 
 
-async def outcome(cluster: EmbeddedPostgres, folder: Path, fault: str, serve: Serve, revision: str) -> str:
+async def outcome(postgres: EmbeddedPostgres, folder: Path, fault: str, serve: Serve, revision: str) -> str:
     """Return what became of the tasks: how many did not end well, and how often the rows contradict what they were told."""
-    history = await lived(cluster, folder, FAULTS[fault], serve=serve, revision=revision)
-    broken = await violations(history, cluster.url())
+    history = await lived(postgres, folder, FAULTS[fault], serve=serve, revision=revision)
+    broken = await violations(history, postgres.url())
     ended_badly = sorted(f"{end} at {at}" for end, at in history.ends.values() if end != "done")
     heard = {str(status): count for status, count in history.statuses().items() if status is None or status >= 500}
     sys.stderr.write(f"  {ended_badly} {heard} {broken}\n")

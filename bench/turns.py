@@ -10,22 +10,19 @@ import asyncio
 import json
 import socket
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 import asyncpg
 import uvicorn
 
-from app.commands.embedded import EmbeddedPostgres
 from app.main import create_app
 from app.server import logs
 from app.server.protocol import Protocol
 from app.settings import DatabaseSettings, Settings, TokenSettings
 from app.settings.database_url import async_url
+from bench import cluster
 from bench.bodies import REQUESTS
 from bench.driver import Task
-from tests.conftest import reachable
 from tests.servers import FERNET_KEY, SECRET
 from tests.world import World
 
@@ -39,13 +36,10 @@ print(ask(base_url, REQUESTS[name], Task(*task), REQUESTS[name].content()))
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        data = Path(folder) / "postgres"
-        data.mkdir()
-        with EmbeddedPostgres(reachable(data)) as postgres:
-            postgres.create_metadata_database("airflow", "3.3")
-            with asyncio.Runner(loop_factory=uvicorn.Config("", loop="uvloop").get_loop_factory()) as runner:
-                runner.run(measure(postgres.url("airflow")))
+    with cluster.temporary() as (postgres, _):
+        postgres.create_metadata_database("airflow", "3.3")
+        with asyncio.Runner(loop_factory=uvicorn.Config("", loop="uvloop").get_loop_factory()) as runner:
+            runner.run(measure(postgres.url("airflow")))
 
 
 async def measure(url: str) -> None:

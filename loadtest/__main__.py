@@ -16,7 +16,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
@@ -28,8 +27,8 @@ import asyncpg
 from app.commands import size
 from app.commands.embedded import EmbeddedPostgres
 from app.commands.size import Load
+from bench import cluster
 from bench.processes import cpu_seconds
-from tests.conftest import reachable
 from tests.servers import Server, airflow_server, clean_environment, our_server, pinned_environment, token
 from tests.world import World
 
@@ -90,16 +89,10 @@ def main() -> int:
     )
     parser.add_argument("--seconds", type=int, default=120, help="end after so long at the latest (default: 120)")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, EmbeddedPostgres(reachable_folder(folder)) as postgres:
-        results = [asyncio.run(load(postgres, Path(folder), target, options)) for target in options.target or ["ours"]]
+    with cluster.temporary() as (postgres, folder):
+        results = [asyncio.run(load(postgres, folder, target, options)) for target in options.target or ["ours"]]
     print(table(results, options))
     return int(any(result["wrong"] for result in results if result["target"] == "ours"))
-
-
-def reachable_folder(folder: str) -> Path:
-    path = Path(folder) / "postgres" / "cluster"
-    path.mkdir(parents=True)
-    return reachable(path)
 
 
 async def load(postgres: EmbeddedPostgres, folder: Path, target: str, options: argparse.Namespace) -> dict[str, Any]:

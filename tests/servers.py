@@ -11,6 +11,7 @@ import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -116,12 +117,16 @@ def running(command: list[str], *, port: int, environment: Mapping[str, str], lo
 
 @asynccontextmanager
 async def beside_the_loop(server: AbstractContextManager[Server]) -> AsyncIterator[Server]:
-    """Start and stop a server in a thread: the running loop may have to forward what it sends to its database meanwhile."""
-    started = await asyncio.to_thread(server.__enter__)
-    try:
-        yield started
-    finally:
-        await asyncio.to_thread(server.__exit__, None, None, None)
+    """Start and stop a server in a thread: the running loop may have to forward what it sends to its database meanwhile.
+
+    In one thread, so that what is interrupted while it starts is stopped once it has.
+    """
+    loop = asyncio.get_running_loop()
+    with ThreadPoolExecutor(1) as thread:
+        try:
+            yield await loop.run_in_executor(thread, server.__enter__)
+        finally:
+            await loop.run_in_executor(thread, server.__exit__, None, None, None)
 
 
 @contextmanager

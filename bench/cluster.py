@@ -1,0 +1,34 @@
+"""A PostgreSQL for who measures, in a folder that goes with it."""
+
+from __future__ import annotations
+
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+from app.commands.embedded import EmbeddedPostgres
+from tests.conftest import reachable
+
+
+@contextmanager
+def temporary(**options: str) -> Iterator[tuple[EmbeddedPostgres, Path]]:
+    """Run a PostgreSQL until the block ends; yield it, and a folder for what else the block writes.
+
+    SIGTERM ends the block as Ctrl-C does, so that nothing it started is left: servers have sessions of their own.
+
+    :param options: server settings.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "postgres" / "cluster"
+        data.mkdir(parents=True)
+        with EmbeddedPostgres(reachable(data), options=options) as postgres:
+            yield postgres, Path(folder)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # `timeout` sends it twice: to its child, and to its child's group
+    raise KeyboardInterrupt
