@@ -1,4 +1,4 @@
-"""The majors of PostgreSQL that are supported and older than the embedded one: Debian's, and what wheels bring."""
+"""The majors of PostgreSQL that are supported: the embedded one, and older ones of Debian and of wheels."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from tests.servers import pinned_environment
 
 OLDER = ("15", "16", "17")
 LIBRARY = Path("/usr/lib/postgresql")
+_FIND, _EMBEDDED = embedded._programs_for, embedded.POSTGRES_MAJOR
 
 
 def use(major: str, patch: pytest.MonkeyPatch) -> None:
-    """Let every embedded PostgreSQL be of this major until the patch is undone."""
+    """Let every embedded PostgreSQL be of this major until the patch is undone, whatever it was before."""
+    patch.setattr(embedded, "_programs_for", _FIND)
+    patch.setattr(embedded, "POSTGRES_MAJOR", _EMBEDDED)
     if major == "15":
         programs = LIBRARY / major / "bin"
         install(f"postgresql-{major}", programs=(str(programs / "postgres"),))
@@ -26,7 +29,7 @@ def use(major: str, patch: pytest.MonkeyPatch) -> None:
         patch.setattr(embedded, "POSTGRES_MAJOR", "")  # the wheel's folder without a number has it
     elif major == "17":
         patch.setattr(embedded, "_programs_for", _of_another_wheel)
-    else:
+    elif major != str(_EMBEDDED):
         raise ValueError(f"PostgreSQL {major} is none of {OLDER}")
 
 

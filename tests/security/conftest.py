@@ -14,6 +14,7 @@ import asyncpg
 import httpx
 import pytest
 
+from bench.processes import tree
 from tests.conftest import empty
 from tests.servers import Server, our_server
 from tests.world import World
@@ -78,11 +79,8 @@ def head(method: str, path: str, *lines: str) -> bytes:
 
 
 def processes(server: Server) -> list[Path]:
-    """Return the folders in ``/proc`` of a server's processes: they are one process group."""
-    group = str(server.process.pid)
-    return [
-        stat.parent for stat in Path("/proc").glob("[0-9]*/stat") if stat.read_text().rpartition(")")[2].split()[2] == group
-    ]
+    """Return the folders in ``/proc`` of a server's processes."""
+    return [Path(f"/proc/{pid}") for pid in tree(server.process.pid)]
 
 
 def peak(server: Server) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 import pytest
 
@@ -113,8 +113,11 @@ async def test_heads_are_bounded(attacked: Server) -> None:
             assert (answer.status, b"head_too_large" in answer.body) == (431, True)
             assert await attacker.is_closed()
     async with stranger(attacked) as attacker:
-        await attacker.send(b"GET /", *[b"a" * 70_000] * 6)  # a line that never ends
-        assert (await attacker.answer()).status == 431
+        before = attacked.log.read_text().count("head_too_large")
+        with suppress(ConnectionError):  # closed before the last piece, and its answer lost perhaps
+            await attacker.send(b"GET /", *[b"a" * 70_000] * 6)  # a line that never ends
+        assert await attacker.is_closed()
+        assert attacked.log.read_text().count("head_too_large") == before + 1
     async with stranger(attacked) as attacker:
         await attacker.send(head("GET", "/health", "X: " + "y" * 60_000))
         assert (await attacker.answer()).status == 200
