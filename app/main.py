@@ -253,7 +253,7 @@ def create_app(settings: Settings | None = None, *, readiness: Readiness | None 
         if traces is not None:
             await traces.close()
 
-    return Application(
+    application = Application(
         api,
         metrics_port=server.metrics_port,
         routes=[Route(METRICS, exposed), Mount(MOUNT_POINT, app=api)],
@@ -272,6 +272,9 @@ def create_app(settings: Settings | None = None, *, readiness: Readiness | None 
         ],
         lifespan=lifespan,
     )
+    # For what waits before it is parsed, see app.server.protocol.
+    application.state.door, application.state.under_way = door, under_way
+    return application
 
 
 async def _look_at_keys(tokens: Tokens) -> None:

@@ -33,6 +33,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 MOST = 10_000  # requests that wait: 12 kB each with its connection (measured with 3,000), 120 MB
+TOGETHER = 0.1  # seconds within which those whose time is up are refused at once: one by one, each would wake the process
 TOLD_AFTER = 1.0  # seconds in which refusals are summed up, for one line in the log
 
 WITH_BODY = {"POST", "PUT", "PATCH"}
@@ -91,13 +92,13 @@ class Waiting:
 
     :param client: whom it speaks for.
     :param since: when it came, by the event loop's clock.
-    :param turn: becomes whether it is let in.
+    :param answered: is called once it is known whether it is let in.
     """
 
-    __slots__ = ("client", "kind", "since", "turn")
+    __slots__ = ("answered", "client", "kind", "since")
 
-    def __init__(self, *, kind: Kind, client: bytes, since: float, turn: asyncio.Future[bool]) -> None:
-        self.kind, self.client, self.since, self.turn = kind, client, since, turn
+    def __init__(self, *, kind: Kind, client: bytes, since: float, answered: Callable[[bool], None]) -> None:
+        self.kind, self.client, self.since, self.answered = kind, client, since, answered
 
 
 class _Line:
@@ -255,23 +256,39 @@ class Door:
         return {metrics.AT_THE_DOOR.labels(kind.label): partial(self._lines.count, kind) for kind in Kind}
 
     async def let_in(self, kind: Kind, client: bytes) -> bool:
-        """Wait to be let in; count who was not in time, and return whether it was."""
+        """Wait to be let in; return whether it was."""
         loop = asyncio.get_running_loop()
-        waiting = Waiting(kind=kind, client=client, since=loop.time(), turn=loop.create_future())
+        turn: asyncio.Future[bool] = loop.create_future()
+
+        def answered(is_let_in: bool) -> None:
+            if not turn.done():  # who waited has not been cancelled in the same moment
+                turn.set_result(is_let_in)
+
+        waiting = Waiting(kind=kind, client=client, since=loop.time(), answered=answered)
+        self.hold(waiting)
+        try:
+            return await turn
+        finally:
+            self.leave(waiting)
+            patience.arrival.set(waiting.since)
+
+    def hold(self, waiting: Waiting) -> None:
+        """Let a request wait that has come now; who is not in time is counted, and hears that it is not let in."""
         self._lines.add(waiting)
         if self._lines.size > MOST:
-            self._answer(self._lines.least(), False)
+            self._refuse(self._lines.least())
         if self._expiry is None:
-            self._expiry = loop.call_later(patience.DOOR, self._expire)
+            self._expiry = asyncio.get_running_loop().call_later(patience.DOOR, self._expire)
         self._look_again()
-        try:
-            is_let_in = await waiting.turn
-        finally:
-            self._lines.discard(waiting)
-            patience.arrival.set(waiting.since)
-        if not is_let_in:
-            self._count(waiting.kind)
-        return is_let_in
+
+    def leave(self, waiting: Waiting) -> None:
+        """Let a request wait no longer, if it still does: its client has gone."""
+        self._lines.discard(waiting)
+
+    def _refuse(self, waiting: Waiting) -> None:
+        self._lines.discard(waiting)
+        self._count(waiting.kind)
+        waiting.answered(False)
 
     def _count(self, kind: Kind) -> None:
         metrics.NOT_LET_IN.labels(kind.label).inc()
@@ -282,11 +299,6 @@ class Door:
     def _tell(self) -> None:
         log.warning("requests were refused, more is asked than can be served in time", **self._refused)
         self._refused.clear()
-
-    def _answer(self, waiting: Waiting, is_let_in: bool) -> None:
-        self._lines.discard(waiting)
-        if not waiting.turn.done():
-            waiting.turn.set_result(is_let_in)
 
     def _look_again(self) -> None:
         if self._lines.size and not self._looks_again:
@@ -299,7 +311,7 @@ class Door:
         for _ in range(self._behind.room):
             if (waiting := self._lines.pop(now)) is None:
                 break
-            self._answer(waiting, True)
+            waiting.answered(True)
             has_let_in = True
         if has_let_in:
             self._look_again()  # after all of them have had their turn
@@ -310,15 +322,16 @@ class Door:
         self._expiry = None
         while (oldest := self._lines.oldest()) is not None:
             if (left := oldest.since + patience.DOOR - loop.time()) > 0:
-                self._expiry = loop.call_later(left, self._expire)
+                self._expiry = loop.call_later(max(left, TOGETHER), self._expire)
                 break
-            self._answer(oldest, False)
+            self._refuse(oldest)
 
 
 class Admission:
     """Keeps requests at the door until there is room, and answers 503 itself to those for whom there was none in time.
 
-    They are counted by kind, and summed up in the log. For a client that has gone meanwhile nothing is begun.
+    They are counted by kind, and summed up in the log. For a client that has gone meanwhile nothing is begun. Of who
+    waited as the bytes that it came in (:mod:`app.server.protocol`) the scope says what became of it.
 
     :param door: where they wait.
     """
@@ -330,10 +343,16 @@ class Admission:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        if self.door.is_open or (kind := kind_of(scope["method"], scope["path"])) is None:
-            has_body = scope["method"] in WITH_BODY
-            return await self.app(scope, self._in_turn(scope, receive) if has_body else receive, send)
-        if not await self.door.let_in(kind, client_of(scope)):
+        turn: patience.Turn | None = scope.get(patience.TURN)
+        if turn is not None:
+            is_let_in = turn.is_let_in
+            patience.arrival.set(turn.since)
+        else:
+            if self.door.is_open or (kind := kind_of(scope["method"], scope["path"])) is None:
+                has_body = scope["method"] in WITH_BODY
+                return await self.app(scope, self._in_turn(scope, receive) if has_body else receive, send)
+            is_let_in = await self.door.let_in(kind, client_of(scope))
+        if not is_let_in:
             metrics.RETRYABLE.labels(PoolExhausted.reason).inc()
             return await send_unavailable(send, PoolExhausted)
         first = [await receive()]

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import RetryableDatabaseError
-from app.server import logs, metrics
+from app.server import logs, metrics, patience
 
 log = structlog.get_logger(__name__)
 
@@ -133,7 +133,7 @@ class Observed:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        started, status = time.perf_counter(), 0
+        started, status = time.perf_counter() - patience.waited(scope), 0
 
         async def observe(message: Message) -> None:
             nonlocal status

@@ -2,11 +2,16 @@
 
 They have none of their own: a head could be of any size, a connection that never ended its head or body was kept for ever,
 and so was an answer that nobody read. What is refused here has not reached the application, or is taken from it.
+
+And what has to wait at the door (:mod:`app.server.admission`) waits here, as the bytes that it came in: a thousand requests
+that were parsed, each with a task, are as much memory again for every cache between two looks at it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
+from contextvars import Context
 from http import HTTPStatus
 from typing import Any
 
@@ -14,7 +19,14 @@ import orjson
 import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from app.server import patience
+from app.server.admission import Door, Kind, Waiting, kind_of
+from app.server.middleware import Count
+
 log = structlog.get_logger(__name__)
+
+REQUEST_LINE = re.compile(rb"([A-Z]+) (/[^ ?]*)[^ ]* HTTP/1\.1\r\n")
+AUTHORIZATION = b"\r\nauthorization:"
 
 HEAD_BYTES = 64 * 1024  # a request's line and headers; those of the Task SDK are 1 KiB, most of it the token
 HEAD_SECONDS = 10.0  # twice what a client of the Task SDK waits for its answer
@@ -34,6 +46,8 @@ class Protocol(HttpToolsProtocol):
     A request is known by its scope, which uvicorn makes anew with its first byte. Most come in one or two pieces: they cost
     two look-ups here, and one timer every :data:`HEAD_SECONDS` at most, which looks when it fires whether it has a reason.
     uvicorn's own keep-alive bounds the time between two requests, and here the time before the first one too.
+
+    The application's state has the ``door``, and ``under_way``, which counts who waits there like every other request.
     """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -47,6 +61,12 @@ class Protocol(HttpToolsProtocol):
         self._head_is_too_large = False
         self._timer: asyncio.TimerHandle | None = None
         self._answering: asyncio.TimerHandle | None = None
+        application: Any = self.config.app
+        self._door: Door = application.state.door
+        self._under_way: Count = application.state.under_way
+        self._waiting: Waiting | None = None  # while a request of this connection is at the door,
+        self._held = b""  # which came in these bytes
+        self._turn: patience.Turn | None = None  # what its scope will say of that
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -56,9 +76,50 @@ class Protocol(HttpToolsProtocol):
         for timer in (self._timer, self._answering, self.timeout_keep_alive_task):
             if timer is not None:
                 timer.cancel()
+        if self._waiting is not None:
+            self._door.leave(self._waiting)
+            self._has_left()
         super().connection_lost(exc)
 
+    def shutdown(self) -> None:
+        if self._waiting is None:  # its answer will close the connection, as every answer does now
+            super().shutdown()
+
     def data_received(self, data: bytes) -> None:
+        if self._waiting is not None:
+            self._held += data
+            if len(self._held) > HEAD_BYTES:
+                self.flow.pause_reading()  # uvicorn goes on with it as the body is asked for
+        elif self._door.is_open or not self._is_between_requests or (found := _asked(data)) is None:
+            self._parse(data)
+        else:
+            self._wait(data, *found)
+
+    @property
+    def _is_between_requests(self) -> bool:
+        return self._whole is self.scope and (self.cycle is None or self.cycle.response_complete)
+
+    def _wait(self, data: bytes, kind: Kind, client: bytes) -> None:
+        """Let a request wait at the door before it costs more than its bytes."""
+        self._unset_keepalive_if_required()
+        self._held = data
+        self._waiting = Waiting(kind=kind, client=client, since=self.loop.time(), answered=self._has_turn)
+        self._under_way.now += 1
+        self._door.hold(self._waiting)
+
+    def _has_left(self) -> bytes:
+        held, self._held, self._waiting = self._held, b"", None
+        self._under_way.now -= 1
+        return held
+
+    def _has_turn(self, is_let_in: bool) -> None:
+        """Go on with a request that waited: in a context of its own, since whoever makes room calls this."""
+        assert self._waiting is not None
+        self._turn = patience.Turn(is_let_in, self._waiting.since)
+        Context().run(self._parse, self._has_left())
+        self._turn = None
+
+    def _parse(self, data: bytes) -> None:
         self._piece = len(data)
         _feed(self, data)
         if self._whole is not self.scope or self.scope is None:
@@ -74,6 +135,8 @@ class Protocol(HttpToolsProtocol):
         ):
             self._head_is_too_large = True
             raise ValueError  # the parser stops, and asks for the answer below
+        if self._turn is not None:
+            self.scope[patience.TURN], self._turn = self._turn, None  # type: ignore[literal-required]
         _head_is_complete(self)
 
     def on_message_complete(self) -> None:
@@ -156,3 +219,16 @@ class Protocol(HttpToolsProtocol):
             cycle.disconnected = True  # the application hears that its client is gone
             cycle.message_event.set()
         self.transport.close()
+
+
+def _asked(data: bytes) -> tuple[Kind, bytes] | None:
+    """Return what a request is for and whom it speaks for, or None if it has to be parsed before that is known.
+
+    Below a proxy's path, or in pieces, it is: then it waits behind the parser.
+    """
+    if len(data) > HEAD_BYTES or (line := REQUEST_LINE.match(data)) is None or (end := data.find(b"\r\n\r\n")) < 0:
+        return None
+    if (kind := kind_of(line[1].decode(), line[2].decode("latin-1"))) is None:
+        return None
+    start = data[:end].lower().find(AUTHORIZATION)
+    return kind, data[start + len(AUTHORIZATION) : data.find(b"\r\n", start + 2)].strip() if start >= 0 else b""

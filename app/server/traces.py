@@ -32,6 +32,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import __version__
 from app.errors import ConfigurationError
+from app.server import patience
 from app.server.middleware import header
 from app.settings import DETAIL_LEVEL, TraceSettings
 
@@ -181,7 +182,7 @@ class RequestSpans:
         context = _asked_for(scope) if scope["type"] == "http" else None
         if context is None:
             return await self.app(scope, receive, send)
-        started, status = time.time_ns(), 0
+        started, status = time.time_ns() - round(patience.waited(scope) * 1e9), 0
 
         async def observe(message: Message) -> None:
             nonlocal status

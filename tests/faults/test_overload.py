@@ -73,6 +73,7 @@ async def test_who_was_not_let_in_in_time_is_refused_counted_and_told_of(
 ) -> None:
     monkeypatch.setattr(patience, "DOOR", 0.05)
     monkeypatch.setattr(admission, "TOLD_AFTER", 0.05)
+    monkeypatch.setattr(admission, "TOGETHER", 0.0)
     ti = await SETUPS["running"](ours.world)
     counters = [metrics.NOT_LET_IN.labels(kind)._value for kind in ("running", "beside")]
     before = [counter.get() for counter in counters]

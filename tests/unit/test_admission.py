@@ -37,7 +37,7 @@ class Queue:
         self.lines = Lines()
 
     def add(self, kind: Kind, client: str, *, since: float) -> Waiting:
-        waiting = Waiting(kind=kind, client=client.encode(), since=since, turn=asyncio.Future())
+        waiting = Waiting(kind=kind, client=client.encode(), since=since, answered=lambda _: None)
         self.lines.add(waiting)
         return waiting
 
