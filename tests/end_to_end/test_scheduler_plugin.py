@@ -67,6 +67,7 @@ async def _until(connection: asyncpg.Connection, question: str, seconds: float) 
         await asyncio.sleep(0.2)
 
 
+@pytest.mark.drawn(1)
 @pytest.mark.parametrize("version", AIRFLOW.values())
 async def test_a_dag_changes_while_its_run_goes_on(
     version: str, plugin: Path, postgres: EmbeddedPostgres, make_migrated: Callable[[str, str], str], tmp_path: Path
