@@ -112,13 +112,22 @@ _BY_SHAPE = tuple(
         (r"SELECT slot_pool\.pool, slot_pool\.slots, slot_pool\.include_deferred FROM slot_pool FOR ", CRITICAL_SECTION),
         (r"UPDATE task_instance SET state=\?, queued_dttm=\?, queued_by_job_id=\?", CRITICAL_SECTION),
         (r"SELECT dag_run\.id, .*? LEFT OUTER JOIN backfill_dag_run ON", _SCHEDULES),
-        (r"UPDATE dag_run SET last_scheduling_decision=\?, updated_at=\?, scheduled_by_job_id=\?", _SCHEDULES),
+        (
+            r"SELECT dag_run\.id, .*? FROM dag_run JOIN dag ON dag\.dag_id = dag_run\.dag_id WHERE dag_run\.state = ",
+            _SCHEDULES,
+        ),
+        (
+            r"SELECT task_instance\.dag_version_id FROM task_instance"
+            r" WHERE task_instance\.dag_id = \? AND task_instance\.dag_version_id = \? AND task_instance\.run_id = \? LIMIT",
+            _SCHEDULES,
+        ),
+        (r"UPDATE dag_run SET last_scheduling_decision=\?, updated_at=\?", _SCHEDULES),
         (r"UPDATE dag_run SET start_date=\?, state=\?, updated_at=\? WHERE", _SCHEDULES),
         (r"UPDATE task_instance SET state=\?, try_number=(?:\(task_instance\.try_number|CASE WHEN)", _SCHEDULES),
         (r"UPDATE task_instance SET start_date=\?, end_date=\?, duration=\?, state=\?, try_number=\(", _SCHEDULES),
         (r"UPDATE task_instance SET (?:map_index|region_index)=\?", _SCHEDULES),
         (r"UPDATE task_instance SET updated_at=\?, dag_version_id=\? WHERE .* AND task_instance\.state IN ", _SCHEDULES),
-        (r"SELECT dag\.dag_id, .*? FROM dag WHERE dag\.is_paused = false AND dag\.is_stale = false", _MAKES_RUNS),
+        (r"SELECT dag\.dag_id, .*? FROM dag WHERE dag\.is_paused = false AND dag\.is_(?:draining|stale)", _MAKES_RUNS),
         (r"SELECT asset_partition_dag_run\.|SELECT asset_dag_run_queue\..* FOR UPDATE OF asset_dag_run_queue", _MAKES_RUNS),
         (r"DELETE FROM asset_dag_run_queue|INSERT INTO dagrun_asset_event", _MAKES_RUNS),
         (r"SELECT task_instance\..*? FROM task_instance JOIN job ON job\.id = task_instance\.queued_by_job_id", _ADOPTS),
@@ -169,6 +178,7 @@ _BY_LOCKS = (
     ({"slot_pool RowShareLock"}, CRITICAL_SECTION),
     ({"dag_run RowShareLock", "backfill_dag_run AccessShareLock"}, _SCHEDULES),
     ({"dag RowShareLock", "dag_run RowExclusiveLock"}, _MAKES_RUNS),
+    ({"asset_partition_dag_run RowShareLock"}, _MAKES_RUNS),
     ({"callback RowExclusiveLock", "dagrun_asset_event AccessShareLock"}, _ENDS_TASKS),
     (  # a task begins; on 3.4 its Dag is read too, with what the next one has
         {"task_instance RowShareLock", "dagrun_asset_event AccessShareLock", "task_reschedule AccessShareLock"},

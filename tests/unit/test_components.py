@@ -62,6 +62,15 @@ SCHEDULER = "scheduler"
         ("SELECT slot_pool.pool, slot_pool.slots, slot_pool.include_deferred FROM slot_pool FOR NO KEY UPDATE NOWAIT", SCHEDULER),
         ("UPDATE task_instance SET state='queued', queued_dttm='2026-01-01'::timestamptz, queued_by_job_id=3, updated_at='x' WHERE", SCHEDULER),
         ("UPDATE task_instance SET state=$1::VARCHAR, queued_dttm=$2::TIMESTAMP WITH TIME ZONE, queued_by_job_id=$3::INTEGER", SCHEDULER),
+        # As 3.4's sends them:
+        ("SELECT dag_run.id, dag_run.dag_id FROM dag_run JOIN dag ON dag.dag_id = dag_run.dag_id WHERE dag_run.state = 'running' AND", SCHEDULER),
+        (
+            "SELECT task_instance.dag_version_id FROM task_instance WHERE task_instance.dag_id = 'd' AND task_instance.dag_version_id = 'x'"
+            " AND task_instance.run_id = 'r' LIMIT 1",
+            SCHEDULER,
+        ),
+        ("UPDATE dag_run SET last_scheduling_decision='x', updated_at='y' WHERE dag_run.id = 1;UPDATE dag_run SET", SCHEDULER),
+        ("SELECT dag.dag_id, dag.is_paused FROM dag WHERE dag.is_paused = false AND dag.is_draining = false AND", SCHEDULER),
         ("DELETE FROM trigger WHERE trigger.id IN (SELECT trigger.id FROM trigger WHERE NOT (EXISTS", "triggerer"),
         ("UPDATE task_instance SET id='0198'::uuid, state=NULL, max_tries=1 WHERE", "API server"),
         ("ALTER TABLE task_instance ADD COLUMN x integer", "migration"),
@@ -83,6 +92,7 @@ def test_the_surest_sign_decides() -> None:
     assert component_of("", "COMMIT", locks=["trigger RowShareLock", "job AccessShareLock"]).name == "triggerer"
     assert component_of("", "COMMIT", locks=["trigger RowShareLock", "task_instance RowExclusiveLock"]).name == "unknown"
     assert component_of("", "COMMIT", locks=["trigger AccessShareLock"]) is UNKNOWN
+    assert component_of("", "COMMIT", locks=["asset_partition_dag_run RowShareLock"]).name == "scheduler"
     both = ["task_instance RowShareLock", "dagrun_asset_event AccessShareLock", "dag_version AccessShareLock"]
     assert component_of("", "COMMIT", locks=both).name == "scheduler"
     assert component_of("", "COMMIT", locks=[*both, "task_reschedule AccessShareLock"]).name == "Airflow's execution API"
