@@ -48,7 +48,11 @@ MATRIX: dict[str, dict[str, Any]] = {
     "default": {},
     "everything": EVERYTHING,
     **{name: {name: values} for name, values in EVERYTHING.items()},
-    "load balancer": {"service": {"type": "LoadBalancer"}, "networkPolicy": {"enabled": False}},
+    "load balancer": {
+        "service": {"type": "LoadBalancer"},
+        "networkPolicy": {"enabled": False},
+        "serviceMonitor": {"enabled": True},
+    },
     "no airflow.cfg": {"airflow": {"configMap": "-"}, "serviceAccount": {"name": "there"}},
     "another release": {"airflow": {"release": "prod"}},
     "other secrets": {"airflow": {"secrets": {"metadata": {"name": "database", "key": "url"}}}},
@@ -145,7 +149,7 @@ def test_selectors_find_the_pods(rendered: dict[str, Any]) -> None:
             assert (
                 monitored["selector"]["matchLabels"].items() <= _one(rendered[case], "Service")["metadata"]["labels"].items()
             )
-            assert {each["port"] for each in monitored["endpoints"]} <= ports
+            assert {each["targetPort"] for each in monitored["endpoints"]} <= ports
 
 
 @pytest.mark.parametrize("case", OFFICIAL)
