@@ -7,11 +7,29 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, Double, Interval, Uuid, bindparam, case, cast, func, insert, or_, select, update
+from sqlalchemy import (
+    JSON,
+    DateTime,
+    Double,
+    Integer,
+    Interval,
+    Text,
+    Uuid,
+    bindparam,
+    case,
+    cast,
+    false,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 
 from app.db.session import Session
-from app.db.tables import AnyRow, callback, dag_run, deadline, deadline_alert, rows_of, serialized_dag
+from app.db.tables import AnyRow, arguments, callback, dag_run, deadline, deadline_alert, rows_of, serialized_dag
 from app.db.uuids import uuid7
 
 _ALERTS = (
@@ -57,7 +75,33 @@ put_off = (
     .values(deadline_time=_queued_at + _length, last_updated_at=_queued_at)
     .cte("put_off")
 )
-_CALLBACK, _DEADLINE = insert(callback), insert(deadline)
+_made = rows_of("made", callback=Uuid, deadline=Uuid, alert=Uuid, due=DateTime(timezone=True), kind=Text, call=JSONB)
+_now = bindparam("now", type_=DateTime(timezone=True))
+_CALLBACKS = {
+    "id": _made.c.callback,
+    "type": _made.c.kind,
+    "fetch_method": literal("import_path"),
+    "data": _made.c.call,
+    "state": literal("scheduled"),
+    "priority_weight": literal(1),
+    "bundle_name": bindparam("bundle_name", type_=Text),
+    "created_at": _now,
+}
+_DEADLINES = {
+    "id": _made.c.deadline,
+    "created_at": _now,
+    "last_updated_at": _now,
+    "dagrun_id": bindparam("run_pk", type_=Integer),
+    "deadline_time": _made.c.due,
+    "missed": false(),
+    "callback_id": _made.c.callback,
+    "deadline_alert_id": _made.c.alert,
+}
+_CREATE = (
+    insert(deadline)
+    .from_select(list(_DEADLINES), select(*_DEADLINES.values()))
+    .add_cte(insert(callback).from_select(list(_CALLBACKS), select(*_CALLBACKS.values())).cte("callbacks"))
+)
 
 
 async def create(
@@ -68,32 +112,14 @@ async def create(
     bundle_name: str | None,
     now: datetime,
 ) -> None:
-    """Insert the deadlines of a run, each with its callback.
+    """Insert the deadlines of a run, each with its callback; one statement, however many they are.
 
     :param planned: the alert's id, ``deadline_time``, and the ``type`` and ``data`` of the callback.
     :param bundle_name: of its Dag, where callbacks name it.
     """
-    for each in planned:
-        ids = {"callback": uuid7(), "deadline": uuid7()}
-        values = {
-            "id": ids["callback"],
-            "type": each["type"],
-            "fetch_method": "import_path",
-            "data": each["data"],
-            "state": "scheduled",
-            "priority_weight": 1,
-            "bundle_name": bundle_name,
-            "created_at": now,
-        }
-        await session.execute(_CALLBACK, values)
-        row = {
-            "id": ids["deadline"],
-            "created_at": now,
-            "last_updated_at": now,
-            "dagrun_id": run_pk,
-            "deadline_time": each["deadline_time"],
-            "missed": False,
-            "callback_id": ids["callback"],
-            "deadline_alert_id": each["alert_id"],
-        }
-        await session.execute(_DEADLINE, row)
+    if planned:
+        rows = [
+            (uuid7(), uuid7(), *(each[name] for name in ("alert_id", "deadline_time", "type", "data"))) for each in planned
+        ]
+        made = arguments(["callbacks", "deadlines", "alerts", "dues", "kinds", "calls"], rows)
+        await session.execute(_CREATE, {**made, "run_pk": run_pk, "bundle_name": bundle_name, "now": now})
