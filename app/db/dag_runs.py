@@ -8,11 +8,29 @@ from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 
-from sqlalchemy import DateTime, Table, Text, Update, bindparam, delete, func, or_, select, tuple_, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    DateTime,
+    Executable,
+    Select,
+    Table,
+    Text,
+    Update,
+    bindparam,
+    delete,
+    func,
+    or_,
+    select,
+    true,
+    tuple_,
+    update,
+)
 from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 from sqlalchemy.sql.dml import ReturningInsert
 
 from app.db import deadlines
+from app.db.earlier import is_before, newest_in_state, newest_runs
 from app.db.filtered import Filtered, one_of
 from app.db.schema import Schema, known
 from app.db.session import Session
@@ -80,19 +98,17 @@ async def to_clear(session: Session, *, dag_id: str, run_id: str) -> AnyRow | No
     return (await session.execute(_TO_CLEAR, {"dag_id": dag_id, "run_id": run_id})).one_or_none()
 
 
-_PREVIOUS = Filtered(
-    select(*_COLUMNS)
-    .where(dag_run.c.dag_id == bindparam("dag_id"), dag_run.c.logical_date < bindparam("before"))
-    .order_by(dag_run.c.logical_date.desc())
-    .limit(1),
-    state=dag_run.c.state == bindparam("state"),
-)
+_of_dag_before = dag_run.c.dag_id == bindparam("dag_id"), dag_run.c.logical_date < bindparam("before")
+_PREVIOUS: dict[bool, Executable] = {
+    False: select(*_COLUMNS).where(*_of_dag_before).order_by(dag_run.c.logical_date.desc()).limit(1),
+    True: newest_in_state(bindparam("state"), is_before, columns=_COLUMNS),
+}
 
 
 async def previous(session: Session, *, dag_id: str, before: datetime, state: str | None) -> AnyRow | None:
     """Return the newest run with a logical date before ``before``, in ``state`` if one is given."""
-    statement, parameters = _PREVIOUS.by(state=state)
-    return (await session.execute(statement, {**parameters, "dag_id": dag_id, "before": before})).one_or_none()
+    parameters = {"dag_id": dag_id, "before": before, "state": state}
+    return (await session.execute(_PREVIOUS[state is not None], parameters)).one_or_none()
 
 
 _COUNT = Filtered(
@@ -113,19 +129,28 @@ async def count(session: Session, *, dag_id: str, **filters: Sequence[Any] | Non
 
 
 _own_run = dag_run.alias("own_run")
-_when, _own_when = tuple_(date_of(dag_run), dag_run.c.id), tuple_(date_of(_own_run), _own_run.c.id)
-_is_earlier = or_(
-    dag_run.c.logical_date < _own_run.c.logical_date,  # intervals follow one another: runs without one are left out
-    _own_run.c.logical_date.is_(None) & (_when < _own_when),
+_own = (
+    select(_own_run.c.dag_id, _own_run.c.logical_date, date_of(_own_run).label("date"), _own_run.c.id)
+    .join(task_instance, (_own_run.c.dag_id == task_instance.c.dag_id) & (_own_run.c.run_id == task_instance.c.run_id))
+    .where(task_instance.c.id == bindparam("pk"))
+    .cte("own")
 )
-_PREVIOUS_SUCCESSFUL = (
-    select(dag_run.c.data_interval_start, dag_run.c.data_interval_end, dag_run.c.start_date, dag_run.c.end_date)
-    .select_from(task_instance)
-    .join(_own_run, (_own_run.c.dag_id == task_instance.c.dag_id) & (_own_run.c.run_id == task_instance.c.run_id))
-    .join(dag_run, (dag_run.c.dag_id == task_instance.c.dag_id) & _is_earlier)
-    .where(task_instance.c.id == bindparam("pk"), dag_run.c.state == "success")
-    .order_by(date_of(dag_run).desc(), dag_run.c.id.desc())
-    .limit(1)
+
+
+def _is_before_own(date: ColumnElement[Any]) -> ColumnElement[bool]:
+    logical_date, own_date, pk = (select(_own.c[name]).scalar_subquery() for name in ("logical_date", "date", "id"))
+    is_earlier = or_(
+        dag_run.c.logical_date < logical_date,  # intervals follow one another: runs without one are left out
+        logical_date.is_(None) & (tuple_(date, dag_run.c.id) < tuple_(own_date, pk)),
+    )
+    return (date <= own_date) & is_earlier
+
+
+_PREVIOUS_SUCCESSFUL = newest_in_state(
+    "success",
+    _is_before_own,
+    columns=[dag_run.c[name] for name in ("data_interval_start", "data_interval_end", "start_date", "end_date")],
+    of_dag=select(_own.c.dag_id).scalar_subquery(),
 )
 
 
@@ -169,14 +194,15 @@ async def consumed_asset_events(session: Session, *, run_pk: int) -> Sequence[An
     return (await session.execute(_CONSUMED, {"run_pk": run_pk})).all()
 
 
-_DURATION = dag_run.c.end_date - dag_run.c.start_date
-_runtimes = (
-    select(_DURATION)
-    .where(dag_run.c.dag_id == bindparam("dag_id"), _DURATION.is_not(None))
-    .order_by(date_of(dag_run).desc(), dag_run.c.id.desc())
-    .limit(bindparam("of"))
-)
-_RUNTIMES = {False: _runtimes, True: _runtimes.where(dag_run.c.state == "success")}
+_DURATION = (dag_run.c.end_date - dag_run.c.start_date).label("duration")
+
+
+def _runtimes(*where: ColumnElement[bool]) -> Select[Any]:
+    most = bindparam("of", type_=BigInteger)
+    return select(newest_runs(lambda _: true(), _DURATION.is_not(None), *where, columns=[_DURATION], most=most).c.duration)
+
+
+_RUNTIMES = {False: _runtimes(), True: _runtimes(dag_run.c.state == "success")}
 
 
 async def average_runtime(

@@ -10,9 +10,9 @@ from typing import Any
 from sqlalchemy import (
     ARRAY,
     ColumnElement,
+    CompoundSelect,
     Double,
     Integer,
-    Select,
     Table,
     Text,
     bindparam,
@@ -24,9 +24,9 @@ from sqlalchemy import (
     or_,
     select,
     tuple_,
-    union_all,
 )
 
+from app.db.earlier import IsEarlier, is_before, newest
 from app.db.filtered import Filtered, one_of
 from app.db.schema import Schema
 from app.db.session import Session
@@ -87,39 +87,31 @@ class TaskInstanceQueries:
             .order_by(row.c.task_id, self._map_index, *(literal_column(each.name) for each in schema.place(row)))
         )
         self._previous = {
-            (has_date, has_state): of(
-                self._of_runs(schema, tries, *((row.c.state == bindparam("state"),) if has_state else ()))
-            )
-            for has_date, of in ((True, _by_logical_date), (False, _before_asking))
+            (has_date, has_state): self._newest(schema, tries, is_earlier, has_state=has_state)
+            for has_date, is_earlier in ((True, is_before), (False, _is_before_asking))
             for has_state in (True, False)
         }
 
-    def _of_runs(self, schema: Schema, tries: Tries, *where: ColumnElement[bool]) -> Select[Any]:
-        """Select a task's instances with the run of each, one a run."""
+    def _newest(self, schema: Schema, tries: Tries, is_earlier: IsEarlier, *, has_state: bool) -> CompoundSelect[Any]:
+        """Select a task's instance in the newest run that counts and has one."""
         row = schema.task_instance
-        return (
-            select(
-                row.c.task_id,
-                row.c.dag_id,
-                row.c.run_id,
-                dag_run.c.logical_date,
-                row.c.start_date,
-                row.c.end_date,
-                row.c.state,
-                row.c.try_number,
+        return newest(
+            row,
+            row.c.dag_id == bindparam("dag_id"),
+            row.c.task_id == bindparam("task_id"),
+            self._map_index == bindparam("at_index"),
+            tries.live,
+            _in_same_pass(schema, row),
+            *([row.c.state == bindparam("state")] if has_state else []),
+            columns=[
+                *(row.c[name] for name in ("task_id", "dag_id", "run_id", "start_date", "end_date", "state", "try_number")),
                 self._map_index.label("map_index"),
                 row.c.duration,
                 *schema.place(row),
-            )
-            .join(dag_run, (dag_run.c.dag_id == row.c.dag_id) & (dag_run.c.run_id == row.c.run_id))
-            .where(
-                row.c.dag_id == bindparam("dag_id"),
-                row.c.task_id == bindparam("task_id"),
-                self._map_index == bindparam("at_index"),
-                tries.live,
-                _in_same_pass(schema, row),
-                *where,
-            )
+            ],
+            in_run=lambda run: row.c.run_id == run.c.run_id,
+            of_run=[dag_run.c.logical_date],
+            is_earlier=is_earlier,
         )
 
     async def count(
@@ -183,38 +175,22 @@ class TaskInstanceQueries:
         return (await session.execute(statement, parameters)).one_or_none()
 
 
-def _by_logical_date(of_runs: Select[Any]) -> Select[Any]:
-    """Select the newest before a logical date."""
-    return of_runs.where(dag_run.c.logical_date < bindparam("before")).order_by(dag_run.c.logical_date.desc()).limit(1)
-
-
-def _before_asking(of_runs: Select[Any]) -> Select[Any]:
-    """Select the newest before the run of who asks, or the newest of all if that is unknown.
-
-    The newest with a logical date, the newest without one, and the newer of both: each is found where an index ends, however
-    many runs a Dag has. No index has the date of :func:`~app.db.tables.date_of`.
-    """
-    asking, asker = dag_run.alias("asking"), task_instance.alias("asker")
-    of_asker = (
-        select(asking)
-        .join(asker, (asker.c.dag_id == asking.c.dag_id) & (asker.c.run_id == asking.c.run_id))
-        .where(asker.c.id == bindparam("asker"))
+_run, _asker = dag_run.alias("run_of_asker"), task_instance.alias("asker")
+_asking = (
+    select(  # the newest of all is asked for by who is unknown
+        func.coalesce(func.max(date_of(_run)), literal_column("'infinity'::timestamptz")).label("date"),
+        func.coalesce(func.max(_run.c.id), literal_column(str(2**31 - 1))).label("run_pk"),
     )
-    date = func.coalesce(
-        of_asker.with_only_columns(date_of(asking)).scalar_subquery(), literal_column("'infinity'::timestamptz")
-    )
-    pk = func.coalesce(of_asker.with_only_columns(asking.c.id).scalar_subquery(), literal_column(str(2**31 - 1)))
-    newest = []
-    for when, is_so in (
-        (dag_run.c.logical_date, dag_run.c.logical_date.is_not(None)),
-        (dag_run.c.run_after, dag_run.c.logical_date.is_(None)),
-    ):
-        each = of_runs.add_columns(when.label("when"), dag_run.c.id.label("run_pk"))
-        each = each.where(is_so, when <= date, tuple_(when, dag_run.c.id) < tuple_(date, pk))
-        newest.append(select(each.order_by(when.desc(), dag_run.c.id.desc()).limit(1).subquery()))
-    both = union_all(*newest).subquery()
-    told = [column for column in both.c if column.name not in ("when", "run_pk")]
-    return select(*told).order_by(both.c.when.desc(), both.c.run_pk.desc()).limit(1)
+    .join(_asker, (_asker.c.dag_id == _run.c.dag_id) & (_asker.c.run_id == _run.c.run_id))
+    .where(_asker.c.id == bindparam("asker"))
+    .cte("asking")
+)
+
+
+def _is_before_asking(date: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Match runs that are earlier than that of who asks."""
+    own_date, own_pk = (select(_asking.c[name]).scalar_subquery() for name in ("date", "run_pk"))
+    return (date <= own_date) & (tuple_(date, dag_run.c.id) < tuple_(own_date, own_pk))
 
 
 def _in_same_pass(schema: Schema, row: Table) -> ColumnElement[bool]:

@@ -30,6 +30,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.sql.dml import ReturningInsert
 
+from app.db.earlier import newest
 from app.db.schema import Coordinates, Schema, key_columns
 from app.db.session import Session
 from app.db.tables import AnyRow, as_bytes, dag_run, date_of, from_bytes, from_text, task_instance
@@ -51,17 +52,19 @@ class XComKey(NamedTuple):
 
 
 _named, _asking = dag_run.alias("named"), dag_run.alias("asking")
-_NAMED_DATE = (
-    select(date_of(_named))
-    .where(_named.c.dag_id == bindparam("dag_id"), _named.c.run_id == bindparam("run_id"))
-    .scalar_subquery()
-)
-_ASKING_DATE = (
-    select(date_of(_asking))
-    .join(task_instance, (task_instance.c.dag_id == _asking.c.dag_id) & (task_instance.c.run_id == _asking.c.run_id))
-    .where(task_instance.c.id == bindparam("asker"))
-    .scalar_subquery()
-)
+_named_date = select(date_of(_named)).where(_named.c.dag_id == bindparam("dag_id"), _named.c.run_id == bindparam("run_id"))
+_of_asker = (task_instance.c.dag_id == _asking.c.dag_id) & (task_instance.c.run_id == _asking.c.run_id)
+_asking_date = select(date_of(_asking)).join(task_instance, _of_asker).where(task_instance.c.id == bindparam("asker"))
+_until = select(func.coalesce(_named_date.scalar_subquery(), _asking_date.scalar_subquery()).label("date")).cte("until")
+
+
+def _is_prior(date: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Match the dates of runs up to that of the run that is named.
+
+    A task that pulls from another Dag names that Dag and its own run, as the Task SDK does: when the Dag has no such run, it
+    is the date of the asking task's run that counts.
+    """
+    return date <= select(_until.c.date).scalar_subquery()
 
 
 class Values:
@@ -83,8 +86,7 @@ class Values:
     ) -> None:
         self.rows = rows
         self._bound: Mapping[str, Any] = {}
-        oldest_first = [date_of(dag_run), rows.c.timestamp, dag_run.c.id]
-        newest_first = [each.desc() for each in oldest_first]
+        oldest_first = [date_of(dag_run), dag_run.c.id, rows.c.timestamp]
         matching = {is_prior: _matching(rows, where, include_prior_dates=is_prior) for is_prior in (False, True)}
         orders = {is_prior: [*(place or [rows.c.map_index]), *oldest_first] for is_prior in matching}
         sources = dict.fromkeys(matching, rows)
@@ -94,7 +96,16 @@ class Values:
         at_index = {is_prior: each.c.map_index == bindparam("at_index") for is_prior, each in sources.items()}
         skipped, most = bindparam("skipped", type_=Integer), bindparam("most", type_=Integer)
         self._of_run = matching[False].where(at_index[False])
-        self._newest = matching[True].where(at_index[True]).order_by(*newest_first).limit(1)
+        self._newest = newest(
+            rows,
+            *_of_task(rows),
+            at_index[True],
+            *where,
+            columns=[as_bytes(rows.c.value)],
+            in_run=lambda run: rows.c.dag_run_id == run.c.id,
+            is_earlier=_is_prior,
+            then=[rows.c.timestamp.desc()],
+        )
         self._count = {is_prior: select(func.count()).select_from(each.subquery()) for is_prior, each in matching.items()}
         self._slice = {
             is_prior: each.order_by(*orders[is_prior]).offset(skipped).limit(most) for is_prior, each in matching.items()
@@ -371,16 +382,10 @@ class XComsOfRuns(XComs):
 
 
 def _matching(rows: FromClause, where: Sequence[ColumnElement[bool]], *, include_prior_dates: bool = False) -> Select[Any]:
-    """Select values under an :class:`XComKey`: of its run alone, or of every run up to that run's date.
-
-    A task that pulls from another Dag names that Dag and its own run, as the Task SDK does: when the Dag has no such run, it
-    is the date of the asking task's run that counts.
-    """
+    """Select values under an :class:`XComKey`: of its run alone, or of prior ones too."""
     statement = select(as_bytes(rows.c.value)).join(dag_run, dag_run.c.id == rows.c.dag_run_id)
     statement = statement.where(*_of_task(rows), *where)
-    if not include_prior_dates:
-        return statement.where(rows.c.run_id == bindparam("run_id"))
-    return statement.where(date_of(dag_run) <= func.coalesce(_NAMED_DATE, _ASKING_DATE))
+    return statement.where(_is_prior(date_of(dag_run)) if include_prior_dates else rows.c.run_id == bindparam("run_id"))
 
 
 def _of_task(rows: FromClause) -> tuple[ColumnElement[bool], ...]:

@@ -1,0 +1,260 @@
+"""What is read of the runs before: what it must be, and in how many pages, of a Dag of few runs and of one of many."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import asyncpg
+import pytest
+
+from app.db import dag_runs
+from app.db.direct import DirectSession
+from app.db.session import Database, Session
+from app.db.storage import Storage
+from app.db.xcoms import XComKey
+from app.releases import REVISIONS
+from app.settings import DatabaseSettings
+from app.settings.database_url import async_url
+from tests.previews import revision
+from tests.world import EPOCH, World, ti_id
+
+__all__ = ["revision"]
+
+PAD = "jsonb_build_object('run', run_id, 'pad', repeat('x', 1500))"  # a fifth of a page
+DAGS = {"few": 60, "many": 900, "undated": 60, "mixed": 60}  # runs; of mixed every third has no logical date
+# In which runs a task succeeds and pushes an XCom, by its number; the Dag's runs succeed with the first of them.
+TASKS: dict[str, Callable[[int], bool]] = {
+    "often": lambda number: number % 5 == 0,
+    "once": lambda number: number == 2,
+    "early": lambda number: number < 20,
+    "never": lambda number: False,
+}
+LEVELS = 20  # pages more, of indexes that have more entries; where each run is read it is 200 and more
+
+
+def is_dated(dag_id: str, number: int) -> bool:
+    return dag_id != "undated" and (dag_id != "mixed" or number % 3 != 0)
+
+
+def run_id(number: int) -> str:
+    return f"run {number}"
+
+
+def at(number: int) -> datetime:
+    return EPOCH + timedelta(hours=number)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A database of many runs, and who reads it.
+
+    :param connection: that explains.
+    """
+
+    database: Database
+    storage: Storage
+    connection: asyncpg.Connection
+
+    async def asked(self, read: Read, dag_id: str, task_id: str, number: int) -> Any:
+        async with self.database.autocommit() as session:
+            return await read(self.storage, session, dag_id, task_id, number)
+
+    async def pages(self, monkeypatch: pytest.MonkeyPatch, read: Read, dag_id: str, task_id: str, number: int) -> int:
+        """Return how many pages PostgreSQL reads for it, by a plan that is made once for all arguments, as ours are.
+
+        And as of large tables: such a small one is soon read from end to end.
+        """
+        sent = list[tuple[str, Any]]()
+        send = DirectSession._sent
+
+        async def noted(self: DirectSession, way: Any, sql: str, *arguments: Any, **named: Any) -> Any:
+            sent.append((sql, arguments))
+            return await send(self, way, sql, *arguments, **named)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(DirectSession, "_sent", noted)
+            await self.asked(read, dag_id, task_id, number)
+        return sum([await self._pages(sql, arguments) for sql, arguments in sent])
+
+    async def _pages(self, sql: str, arguments: Any) -> int:
+        types = [f"{each.schema}.{each.name}" for each in (await self.connection.prepare(sql)).get_parameters()]
+        quoted = ", ".join(f"quote_nullable((${place}::{kind})::text)" for place, kind in enumerate(types, 1))
+        values = await self.connection.fetchrow(f"SELECT {quoted}", *arguments)
+        async with self.connection.transaction():
+            await self.connection.execute("SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL enable_seqscan = off")
+            await self.connection.execute(f"PREPARE asked AS {sql}")
+            explain = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE asked({', '.join(values)})"
+            ((told, *_),) = [json.loads(row[0]) for row in await self.connection.fetch(explain)]
+            await self.connection.execute("DEALLOCATE asked")
+        pages: int = told["Plan"]["Shared Hit Blocks"] + told["Plan"]["Shared Read Blocks"]
+        return pages
+
+
+Read = Callable[[Storage, Session, str, str, int], Awaitable[Any]]
+
+
+@pytest.fixture(scope="module")
+def url(revision: str, make_database: Callable[[str], str]) -> str:
+    return make_database(revision)
+
+
+@pytest.fixture
+async def reading(revision: str, url: str) -> AsyncIterator[Reading]:
+    connection = await asyncpg.connect(url)
+    if not await connection.fetchval("SELECT count(*) FROM dag"):
+        await fill(World(connection, revision))
+    database = Database(DatabaseSettings(url=async_url(url, setting="url")))
+    yield Reading(database, next(each.storage for each in REVISIONS if each.name == revision), connection)
+    await database.close()
+    await connection.close()
+
+
+async def fill(world: World) -> None:
+    """Write runs, of two that follow one another the later one first; their tasks, and XComs. Five rows fill a page."""
+    for dag_id in DAGS:
+        await world.dag(dag_id)
+    in_turn = sorted((number / count, dag_id, number ^ 1) for dag_id, count in DAGS.items() for number in range(count))
+    runs = [(dag_id, number) for _, dag_id, number in in_turn]
+    dated = [(dag_id, run_id(n), at(n) if is_dated(dag_id, n) else None, at(n), TASKS["often"](n)) for dag_id, n in runs]
+    await world.connection.executemany(
+        "INSERT INTO dag_run (dag_id, run_id, logical_date, run_after, state, run_type, start_date, end_date, conf,"
+        " clear_number) SELECT dag_id, run_id, logical_date, at, CASE WHEN succeeds THEN 'success' ELSE 'failed' END,"
+        f" 'manual', at, at, {PAD}, 0 FROM (VALUES ($1, $2, $3::timestamptz, $4::timestamptz, $5::boolean))"
+        " run (dag_id, run_id, logical_date, at, succeeds)",
+        dated,
+    )
+    for state, number in (("queued", 59), ("running", 58)):  # as many states as there are
+        await world.connection.execute(
+            "UPDATE dag_run SET state = $1 WHERE dag_id = 'undated' AND run_id = $2", state, run_id(number)
+        )
+    index = "region_index" if world.keeps_tries else "map_index"
+    tasks = [
+        (pk(dag_id, task_id, n), dag_id, task_id, run_id(n), "success" if succeeds(n) else "failed")
+        for dag_id, n in runs
+        for task_id, succeeds in TASKS.items()
+    ]
+    await world.connection.executemany(
+        f"INSERT INTO task_instance (id, dag_id, task_id, run_id, {index}, state, try_number, max_tries, pool, pool_slots,"
+        " queue, priority_weight, executor_config) VALUES ($1, $2, $3, $4, -1, $5, 1, 0, 'default_pool', 1, 'q', 1, '')",
+        tasks,
+    )
+    if world.keeps_tries:
+        pushed = "xcom_v2 (id, task_instance_id, key, value, timestamp) SELECT gen_random_uuid(), task_instance.id"
+    else:
+        pushed = (
+            "xcom (dag_run_id, task_id, map_index, dag_id, run_id, key, value, timestamp)"
+            " SELECT dag_run.id, task_id, map_index, dag_id, run_id"
+        )
+    await world.connection.execute(
+        f"INSERT INTO {pushed}, 'return_value', {PAD}, now() FROM task_instance JOIN dag_run"
+        " USING (dag_id, run_id) WHERE task_instance.state = 'success'"
+    )
+    await world.connection.execute("VACUUM ANALYZE")
+
+
+def pk(dag_id: str, task_id: str, number: int) -> uuid.UUID:
+    return ti_id(f"{dag_id}/{run_id(number)}/{task_id}/-1")
+
+
+async def prior_xcom(storage: Storage, session: Session, dag_id: str, task_id: str, number: int) -> Any:
+    key = XComKey(dag_id, run_id(number), task_id, "return_value")
+    row = await storage.xcoms.get(session, key=key, map_index=-1, asker=pk(dag_id, "never", number), is_prior=True)
+    return row and json.loads(row.value)["run"]
+
+
+async def previous(storage: Storage, session: Session, dag_id: str, task_id: str, number: int) -> Any:
+    return await _previous(storage, session, dag_id, task_id, number, state="success")
+
+
+async def previous_in_any_state(storage: Storage, session: Session, dag_id: str, task_id: str, number: int) -> Any:
+    return await _previous(storage, session, dag_id, task_id, number)
+
+
+async def previous_by_date(storage: Storage, session: Session, dag_id: str, task_id: str, number: int) -> Any:
+    return await _previous(storage, session, dag_id, task_id, number, state="success", before=at(number))
+
+
+async def _previous(
+    storage: Storage,
+    session: Session,
+    dag_id: str,
+    task_id: str,
+    number: int,
+    *,
+    state: str | None = None,
+    before: datetime | None = None,
+) -> Any:
+    asked: dict[str, Any] = {"dag_id": dag_id, "task_id": task_id, "map_index": -1, "before": before, "state": state}
+    row = await storage.queries.previous(session, asker=pk(dag_id, "never", number), **asked)
+    return row and row.run_id
+
+
+async def previous_success(_: Storage, session: Session, dag_id: str, task_id: str, number: int) -> Any:
+    row = await dag_runs.previous_successful(session, ti_id=pk(dag_id, task_id, number))
+    return row and run_id(round((row.start_date - EPOCH) / timedelta(hours=1)))
+
+
+async def previous_run(_: Storage, session: Session, dag_id: str, __: str, number: int) -> Any:
+    row = await dag_runs.previous(session, dag_id=dag_id, before=at(number), state="success")
+    return row and row.run_id
+
+
+async def previous_queued_run(_: Storage, session: Session, dag_id: str, __: str, number: int) -> Any:
+    return await dag_runs.previous(session, dag_id=dag_id, before=at(number), state="queued")
+
+
+async def average_runtime(_: Storage, session: Session, dag_id: str, __: str, ___: int) -> Any:
+    return await dag_runs.average_runtime(session, dag_id=dag_id, of=10, at_least=1, only_successes=False)
+
+
+async def xcom(storage: Storage, session: Session, dag_id: str, task_id: str, number: int) -> Any:
+    key = XComKey(dag_id, run_id(number), task_id, "return_value")
+    return await storage.xcoms.get(session, key=key, map_index=-1, asker=pk(dag_id, task_id, number))
+
+
+async def states(storage: Storage, session: Session, dag_id: str, task_id: str, number: int) -> Any:
+    return await storage.queries.states(session, of_dag=dag_id, run_ids=[run_id(number)], task_ids=[task_id])
+
+
+async def count(storage: Storage, session: Session, dag_id: str, _: str, number: int) -> Any:
+    return await storage.queries.count(session, of_dag=dag_id, logical_dates=[at(number)], states=["success"])
+
+
+async def run_count(_: Storage, session: Session, dag_id: str, __: str, number: int) -> Any:
+    return await dag_runs.count(session, dag_id=dag_id, run_ids=[run_id(number)], states=["success"])
+
+
+@pytest.mark.parametrize("dag_id", ["few", "undated", "mixed"])
+async def test_it_is_that_of_the_newest_run_before(reading: Reading, dag_id: str) -> None:
+    """In one of the newest runs, in one long before, or in none; asked by the first run, the last, and others."""
+    for number in (0, 1, 2, 19, 21, 40, 58, 59):
+        earlier = range(number - 1, -1, -1)
+        dated = [n for n in earlier if is_dated(dag_id, n)]
+        in_order = dated if is_dated(dag_id, number) else earlier
+        found = await reading.asked(previous_success, dag_id, "never", number)
+        assert found == next((run_id(n) for n in in_order if TASKS["often"](n)), None), number
+        found = await reading.asked(previous_run, dag_id, "never", number)
+        assert found == next((run_id(n) for n in dated if TASKS["often"](n)), None), number
+        for task_id, succeeds in TASKS.items():
+            for read, runs in ((prior_xcom, (number, *earlier)), (previous, earlier), (previous_by_date, dated)):
+                expected = next((run_id(n) for n in runs if succeeds(n)), None)
+                assert await reading.asked(read, dag_id, task_id, number) == expected, (read, task_id, number)
+
+
+@pytest.mark.parametrize("read", [
+    prior_xcom, previous, previous_in_any_state, previous_by_date, previous_success, previous_run, previous_queued_run,
+    average_runtime, xcom, states, count, run_count,
+])  # fmt: skip
+async def test_pages_do_not_grow_with_the_runs(
+    reading: Reading, monkeypatch: pytest.MonkeyPatch, read: Read, revision: str
+) -> None:
+    for task_id in TASKS:
+        if read is prior_xcom and revision == "3.4" and task_id != "often":
+            continue  # no index has the key of an XCom there: whether any run has one is asked of each
+        few, many = [await reading.pages(monkeypatch, read, dag_id, task_id, DAGS[dag_id] - 1) for dag_id in ("few", "many")]
+        assert 0 < many <= few + LEVELS, (task_id, few, many)
