@@ -31,7 +31,6 @@ from jwt.utils import base64url_encode
 
 from app.errors import ConfigurationError, KeySetUnavailable, RefusedRequest
 from app.server import metrics
-from app.server.familiar import FamiliarTokens
 from app.server.key_set import KeySet
 from app.server.middleware import header
 from app.settings import TokenSettings
@@ -95,8 +94,6 @@ class Tokens:
         self._private_key = _load_private_key(settings.private_key)
         self._signing_algorithm = self._choose_algorithm()
         self._required = ["aud", "exp", "iat", *(["iss"] if settings.issuers else [])]
-        by_secret = settings.secret if self._key_set is None and self._private_key is None else None
-        self._familiar = FamiliarTokens(settings, secret=by_secret, required=self._required) if by_secret else None
 
     async def verify(self, encoded: str) -> TaskToken:
         """Return the verified token; a token verified before is not verified again, until it expires or its key is gone.
@@ -199,8 +196,6 @@ class Tokens:
         return jwt.encode({**claims, **fresh}, key, algorithm=self._signing_algorithm, headers={"kid": self._signing_key_id})
 
     async def _decoded(self, encoded: str) -> TaskToken:
-        if self._familiar is not None and (familiar := self._familiar.claims(encoded)) is not None:
-            return _task_token(familiar, None)
         key: Any
         from_set: jwt.PyJWK | None = None
         algorithms = list(self.settings.algorithms)
@@ -223,8 +218,6 @@ class Tokens:
             leeway=self.settings.leeway,
             options={"require": self._required},
         )
-        if self._familiar is not None:
-            self._familiar.learn(encoded)
         return _task_token(claims, from_set)
 
     def _choose_algorithm(self) -> str:
