@@ -155,6 +155,8 @@ def test_selectors_find_the_pods(rendered: dict[str, Any]) -> None:
 @pytest.mark.parametrize("case", OFFICIAL)
 def test_it_knows_the_official_chart(rendered: dict[str, Any], case: str) -> None:
     release, made = OFFICIAL[case]
+    told = (ROOT / "docs" / "operations.md").read_text()
+    assert [name for name in made if f"`{name}`" not in told] == []
     pod = _one(rendered[case], "Deployment")["spec"]["template"]
     configured = {each["configMap"]["name"] for each in pod["spec"]["volumes"] if "configMap" in each}
     for container in (*pod["spec"]["initContainers"], *pod["spec"]["containers"]):
