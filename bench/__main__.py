@@ -249,10 +249,13 @@ async def each_operation(
                 for target in targets[number % len(targets) :] + targets[: number % len(targets)]:
                     if operation in known[target.name]:
                         sys.stderr.write(f"round {number + 1}: {operation.name}, {target.name}\n")
-                        requests = await asking[target.name].of(operation, operations.MOST)
+                        requests = [*await asking[target.name].of(operation, operations.MOST)]
+                        await operations.heard_before(
+                            target.server.base_url, operation, requests, seconds=2 * options.seconds
+                        )
                         log = await target.connection.fetchval(WRITTEN)
                         async with metered(target, pid, operation.name, connections=8) as (load, outcomes):
-                            outcomes.append(await load.each(requests, seconds=options.seconds))
+                            outcomes.append(await load.each(iter(requests), seconds=options.seconds))
                         written = await target.connection.fetchval(f"{WRITTEN} - $1", log)
                         target.note(f"{operation.name} WAL bytes", float(written / outcomes[0].requests))
     for target in targets:

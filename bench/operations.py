@@ -187,6 +187,16 @@ class Asking:
         return [Task.of(*row) for row in await self._connection.fetch(statement, dag_id)]
 
 
+async def heard_before(
+    base_url: str, operation: Operation, requests: Sequence[tuple[Task, Request]], *, seconds: float
+) -> None:
+    """Let each task that has begun send a heartbeat: it was heard when it began, and only then was its token a new one."""
+    if operation.of not in (None, "queued"):
+        load = Load(base_url, 8)
+        await load.each(((task, heartbeat(task)) for task, _ in requests), seconds=seconds)
+        load.close()
+
+
 async def round_trips(operation: Operation, asking: Asking, base_url: str, through: Relay) -> float | None:
     """Return how many round trips a request takes; None when this server does not have the operation.
 
