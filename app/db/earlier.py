@@ -17,6 +17,7 @@ from sqlalchemy import (
     Subquery,
     bindparam,
     exists,
+    func,
     select,
     true,
     union_all,
@@ -26,6 +27,7 @@ from app.db.tables import dag_run, date_of
 
 NEAR = 20  # runs that are looked into, at four to eleven pages each
 WALK = 100  # runs that are looked at, of which a page has several
+RECENT = 5000  # runs of all Dags, at twenty or so a page: a Dag that often runs has its newest among them
 IsEarlier = Callable[[ColumnElement[Any]], ColumnElement[bool]]  # of the date of ``dag_run``
 OF_DAG = bindparam("dag_id", type_=dag_run.c.dag_id.type)
 
@@ -60,6 +62,26 @@ def newest_runs(
         kinds.append(select(kind.subquery()))
     runs = union_all(*kinds).subquery("runs")
     return select(runs).order_by(runs.c.when.desc(), runs.c.id.desc()).limit(most).subquery("newest")
+
+
+def newest_to_start(most: ColumnElement[int]) -> Subquery:
+    """Select the newest runs of the Dag ``dag_id``, which a statement binds, by when they could start: by ``run_after``.
+
+    An index has that, of the runs of all Dags: a Dag that seldom runs would have those of all others read, back to where its
+    own began. So they are looked for among the newest of all, and if there are too few, all of its own are read, which then
+    are few.
+
+    :param most: how many; in no order.
+    """
+    columns = [dag_run.c[name] for name in ("dag_id", "run_id", "run_after", "id")]
+    newest_first = dag_run.c.run_after.desc(), dag_run.c.id.desc()
+    recent = select(*columns).order_by(*newest_first).limit(RECENT).subquery("recent")
+    found = select(recent).where(recent.c.dag_id == OF_DAG).order_by(recent.c.run_after.desc(), recent.c.id.desc())
+    near = found.limit(most).cte()
+    is_enough = select(func.count()).select_from(near).scalar_subquery() >= most
+    own = select(*columns).where(dag_run.c.dag_id == OF_DAG).offset(0).subquery("own")  # not by the index of all runs
+    far = select(own).where(~is_enough).order_by(own.c.run_after.desc(), own.c.id.desc()).limit(most)
+    return union_all(select(near).where(is_enough), select(far.subquery())).subquery("newest")
 
 
 def newest(

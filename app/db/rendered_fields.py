@@ -5,13 +5,16 @@ from __future__ import annotations
 import uuid
 from abc import ABC, abstractmethod
 
-from sqlalchemy import JSON, Column, Integer, Select, bindparam, delete, select
+from sqlalchemy import JSON, Column, Integer, bindparam, delete, select
 from sqlalchemy.dialects.postgresql import insert
 
+from app.db.earlier import newest_to_start
 from app.db.schema import Coordinates, Schema, key_columns
 from app.db.session import Session
-from app.db.tables import AnyRow, dag_run, from_text
+from app.db.tables import AnyRow, from_text
 from app.db.tries import Tries
+
+KEEP = bindparam("keep", type_=Integer)  # runs
 
 
 class RenderedFields(ABC):
@@ -54,7 +57,7 @@ class RenderedFieldsOfRuns(RenderedFields):
         self._clean_up = delete(table).where(
             table.c.dag_id == bindparam("dag_id"),
             table.c.task_id == bindparam("task_id"),
-            table.c.run_id.not_in(newest_runs()),
+            table.c.run_id.not_in(select(newest_to_start(KEEP).c.run_id)),
         )
 
     async def put(self, session: Session, *, ti_id: uuid.UUID, fields: str) -> AnyRow | None:
@@ -64,13 +67,3 @@ class RenderedFieldsOfRuns(RenderedFields):
     async def clean_up(self, session: Session, *, dag_id: str, task_id: str, keep: int) -> None:
         if keep > 0:
             await session.execute(self._clean_up, {"dag_id": dag_id, "task_id": task_id, "keep": keep})
-
-
-def newest_runs() -> Select[tuple[str]]:
-    """Select the ids of the ``keep`` newest runs of the Dag ``dag_id``, which a statement binds."""
-    return (
-        select(dag_run.c.run_id)
-        .where(dag_run.c.dag_id == bindparam("dag_id"))
-        .order_by(dag_run.c.run_after.desc(), dag_run.c.id.desc())
-        .limit(bindparam("keep", type_=Integer))
-    )

@@ -11,8 +11,9 @@ from typing import Any
 
 import asyncpg
 import pytest
+from sqlalchemy import Integer, bindparam, select
 
-from app.db import dag_runs
+from app.db import dag_runs, earlier
 from app.db.direct import DirectSession
 from app.db.session import Database, Session
 from app.db.storage import Storage
@@ -34,6 +35,7 @@ TASKS: dict[str, Callable[[int], bool]] = {
     "early": lambda number: number < 20,
     "never": lambda number: False,
 }
+KEPT = 15 * 1024  # characters: asyncpg keeps no longer statement prepared
 LEVELS = 20  # pages more, of indexes that have more entries; where each run is read it is 200 and more
 
 
@@ -82,6 +84,7 @@ class Reading:
         return sum([await self._pages(sql, arguments) for sql, arguments in sent])
 
     async def _pages(self, sql: str, arguments: Any) -> int:
+        assert len(sql) < KEPT
         types = [f"{each.schema}.{each.name}" for each in (await self.connection.prepare(sql)).get_parameters()]
         quoted = ", ".join(f"quote_nullable((${place}::{kind})::text)" for place, kind in enumerate(types, 1))
         values = await self.connection.fetchrow(f"SELECT {quoted}", *arguments)
@@ -212,6 +215,10 @@ async def average_runtime(_: Storage, session: Session, dag_id: str, __: str, __
     return await dag_runs.average_runtime(session, dag_id=dag_id, of=10, at_least=1, only_successes=False)
 
 
+async def rendered_fields(storage: Storage, session: Session, dag_id: str, task_id: str, _: int) -> Any:
+    return await storage.rendered_fields.clean_up(session, dag_id=dag_id, task_id=task_id, keep=5)
+
+
 async def xcom(storage: Storage, session: Session, dag_id: str, task_id: str, number: int) -> Any:
     key = XComKey(dag_id, run_id(number), task_id, "return_value")
     return await storage.xcoms.get(session, key=key, map_index=-1, asker=pk(dag_id, task_id, number))
@@ -246,9 +253,23 @@ async def test_it_is_that_of_the_newest_run_before(reading: Reading, dag_id: str
                 assert await reading.asked(read, dag_id, task_id, number) == expected, (read, task_id, number)
 
 
+@pytest.mark.parametrize("recent", [1000, 200, 20])
+async def test_the_newest_runs_of_a_dag_among_those_of_all(
+    reading: Reading, monkeypatch: pytest.MonkeyPatch, recent: int
+) -> None:
+    """All that are wanted are among the newest of all Dags, or too few are, or none is."""
+    monkeypatch.setattr(earlier, "RECENT", recent)
+    statement = select(earlier.newest_to_start(bindparam("most", type_=Integer)).c.run_id)
+    for dag_id, most in (("many", 10), ("few", 10), ("mixed", 100)):
+        async with reading.database.autocommit() as session:
+            found = await session.scalars(statement, {"dag_id": dag_id, "most": most})
+        count = DAGS[dag_id]
+        assert sorted(found) == sorted(run_id(n) for n in range(max(count - most, 0), count)), (dag_id, most)
+
+
 @pytest.mark.parametrize("read", [
     prior_xcom, previous, previous_in_any_state, previous_by_date, previous_success, previous_run, previous_queued_run,
-    average_runtime, xcom, states, count, run_count,
+    average_runtime, rendered_fields, xcom, states, count, run_count,
 ])  # fmt: skip
 async def test_pages_do_not_grow_with_the_runs(
     reading: Reading, monkeypatch: pytest.MonkeyPatch, read: Read, revision: str

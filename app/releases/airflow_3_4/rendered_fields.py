@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import uuid
 
-from sqlalchemy import JSON, Column, Integer, Uuid, bindparam, delete, literal, select
+from sqlalchemy import JSON, Column, Uuid, bindparam, delete, literal, select
 from sqlalchemy.dialects.postgresql import insert
 
-from app.db.rendered_fields import RenderedFields, newest_runs
+from app.db.earlier import newest_to_start
+from app.db.rendered_fields import KEEP, RenderedFields
 from app.db.schema import key_columns
 from app.db.session import Session
 from app.db.tables import AnyRow, from_text
@@ -40,13 +41,14 @@ class RenderedFieldsOfTries(RenderedFields):
         )
         self._put = select(row.c.dag_id, row.c.task_id).join(stored, stored.c.task_instance_id == row.c.id)
         of_task = row.c.dag_id == bindparam("dag_id"), row.c.task_id == bindparam("task_id")
-        older_runs = newest_runs().offset(bindparam("keep", type_=Integer))
+        kept, runs = newest_to_start(KEEP), newest_to_start(KEEP * 2)
+        older_runs = select(runs.c.run_id).order_by(runs.c.run_after.desc(), runs.c.id.desc()).offset(KEEP)
         old = select(row.c.id).where(*of_task, row.c.run_id.in_(older_runs))
         before = schema.table("rtif_v1", *key_columns(primary_key=True))
         of_before = delete(before).where(
             before.c.dag_id == bindparam("dag_id"),
             before.c.task_id == bindparam("task_id"),
-            before.c.run_id.not_in(newest_runs()),
+            before.c.run_id.not_in(select(kept.c.run_id)),
         )
         self._clean_up = delete(table).where(table.c.task_instance_id.in_(old)).add_cte(of_before.cte("of_before"))
 
