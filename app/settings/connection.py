@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -87,9 +87,12 @@ class Connection:
         )
 
 
+FIELDS = tuple(field.name for field in fields(Connection))
+
+
 def as_response(connection: Connection) -> dict[str, Any]:
     """Return a connection's fields as the contract names them."""
-    return asdict(connection)
+    return {name: getattr(connection, name) for name in FIELDS}
 
 
 def _normalized_type(conn_type: str) -> str:

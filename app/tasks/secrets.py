@@ -55,6 +55,7 @@ SENSITIVE_NAMES = frozenset(
         "keyfile_dict",
     ]
 )
+NOT_WORDS = re.compile(r"\W+")
 REDACTED = "***"
 ACCESS_DENIED = "AirflowSecretsBackendAccessDenied"  # known by its name: Airflow is not installed here
 
@@ -78,7 +79,8 @@ class Secrets:
         )
         if self._backend is not None and hasattr(self._backend, "_set_connection_class"):
             self._backend._set_connection_class(Connection)
-        self._sensitive = SENSITIVE_NAMES | set(settings.sensitive_names) if settings.hide_sensitive_names else frozenset()
+        sensitive = SENSITIVE_NAMES | set(settings.sensitive_names) if settings.hide_sensitive_names else ()
+        self._sensitive = re.compile("|".join(map(re.escape, sensitive))) if sensitive else None
 
     async def variable(self, key: str, team_name: str | None) -> str | None:
         """Return a variable's value, or None when it is defined nowhere.
@@ -171,8 +173,7 @@ class Secrets:
         return value
 
     def _sounds_secret(self, name: str) -> bool:
-        normalized = re.sub(r"\W+", "_", name.strip().lower())
-        return any(word in normalized for word in self._sensitive)
+        return self._sensitive is not None and bool(self._sensitive.search(NOT_WORDS.sub("_", name.strip().lower())))
 
     async def _from_backend(self, method: str, team_name: str | None, **named: str) -> Any:
         """Ask the custom backend, by keyword as Airflow does; what it raises means that it has no answer, or denies access.
