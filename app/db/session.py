@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from prometheus_client import Gauge
 from sqlalchemy import Engine, Executable, text
 
-from app.db.direct import Compiler, DirectSession, compiler
+from app.db.direct import Compiler, CompilingSession, DirectSession, compiler
 from app.db.engine import beginning, connect_arguments, create_engine
 from app.db.pool import Pool
 from app.db.retrying import ComingBack, breaks_connection, raise_ours, translated
@@ -102,6 +102,10 @@ class Database:
     def _direct(self, *, urgent: bool = False, is_patient: bool = True) -> _Direct:
         """Open a session on a connection of the pool, outside any transaction."""
         return _Direct(self.slots, self._pool, self._compiled, urgent=urgent, is_patient=is_patient and self._is_patient)
+
+    def compiling(self) -> CompilingSession:
+        """Return a session that compiles what others will execute."""
+        return CompilingSession(self._compiled)
 
     @asynccontextmanager
     async def fallback(self) -> AsyncIterator[AsyncSession]:

@@ -29,6 +29,7 @@ from app.routes.rendering import json_response, render
 from app.server.auth import REQUIREMENTS
 from app.server.bodies import Bodies
 from app.server.middleware import header, send_json
+from app.tasks import clearing
 from app.tasks.service import Service
 from app.versions import VERSIONS, changes, documents, pages
 from app.versions.changes import Change, Downgrade, Guard, OlderModels
@@ -122,12 +123,13 @@ class ApiVersions:
         return self._apps[version]
 
     async def make_ready(self) -> None:
-        """Make, one after another in a thread, what the first request that needs it would wait for.
+        """Make, one after another, what the first request that needs it would wait for; what takes long in a thread.
 
         The routes of older dates are left until somebody asks something there that is wrong: they take a MiB each.
         """
         for version in self._served:
             await asyncio.to_thread(self.app, version.date)
+        await clearing.compile_ahead(self._service)
         newest = self.app(self.newest).app
         assert isinstance(newest, VersionedApp)
         await newest.make_ready()

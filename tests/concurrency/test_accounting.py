@@ -204,3 +204,24 @@ async def test_what_refers_to_a_task_instance_does_not_wait_for_its_row_lock(our
     lock = "SELECT 1 FROM task_instance WHERE id = $1 FOR NO KEY UPDATE"
     async with held(ours.world.connection, lock, ti), ours.client(ti) as client:
         assert (await client.request(method, path, json={"a": 1})).status_code == 201
+
+
+async def test_what_every_clearing_executes_is_made_before_the_first(
+    ours: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left are statements that set columns of which the run decides, and those that only some runs need."""
+    ti = await SETUPS["fail_fast"](ours.world)
+    made = set[str]()
+    compile_ = direct.Compiled.__init__
+
+    def noted(self: direct.Compiled, *arguments: Any) -> None:
+        compile_(self, *arguments)
+        made.add(self._sql)
+
+    monkeypatch.setattr(direct.Compiled, "__init__", noted)
+    async with ours.client(ti) as client:
+        assert (await client.post("/dag-runs/d/manual__1/clear")).status_code == 204
+    ready = [statement for statement in ours.statements if statement not in made]
+    read = [statement for statement in ready if statement.startswith("SELECT")]
+    assert len(ready) >= 6
+    assert sum(len(LOCKS.findall(statement)) for statement in read) == 2

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Insert,
     Select,
     String,
+    Update,
     Uuid,
     bindparam,
     case,
@@ -55,6 +56,7 @@ class ArchivedTries(Tries):
         self.live = row.c.working_set.is_(True)
         self._ending: dict[tuple[frozenset[str], frozenset[str]], Part] = {}
         self._succeeding: dict[frozenset[str], Insert] = {}
+        self._going_on: dict[frozenset[str], Update] = {}
         is_archived = (row.c.id == bindparam("pk")) & row.c.working_set.is_(None)
         self._is_archived = select(exists().where(is_archived))
         now = bindparam("now", type_=DateTime(timezone=True))
@@ -108,7 +110,9 @@ class ArchivedTries(Tries):
             of_release = known(self._table, values)
             alike.setdefault(frozenset(of_release), []).append(writes(pk, of_release))
         for names, rows in alike.items():  # of those that were not ended, which go on as they are
-            await session.execute(self._schema.setting(names).where(self.live), rows)
+            if names not in self._going_on:
+                self._going_on[names] = self._schema.setting(names).where(self.live)
+            await session.execute(self._going_on[names], rows)
         await self._succeed(session, changes)
 
     async def _succeed(self, session: Session, changes: Changes) -> None:
