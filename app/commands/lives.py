@@ -169,11 +169,11 @@ class _Run:
         values |= {"conf": {}, "clear_number": 0, "created_dag_version_id": self._version, "span_status": "not_started"}
         values |= {**of_run, "context_carrier": carriers.of_run}
         storage = self._service.storage
-        await dag_runs.create(self._session, schema=storage.schema, values=values, note=None, now=now)
         planned = serialized_dag.planned_tasks(self._data, None)
         about: dict[str, Any] = {**of_run, "version": self._version}
         new = new_tasks(planned, **about, carriers=carriers, now=now)
-        await storage.task_instances.create(self._session, new=new, now=now)
+        run = dag_runs.new(schema=storage.schema, values=values, now=now)
+        await storage.task_instances.create_run(self._session, run=run, new=new, now=now)
 
     async def _through_every_state(self, row: AnyRow) -> uuid.UUID:
         """Take a task that runs through all that its worker may report on the way, and return its id as it is then."""

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
@@ -223,31 +223,37 @@ _NEWEST_TEMPLATE = select(func.max(log_template.c.id)).scalar_subquery()
 @cache
 def _creating(table: Table, names: frozenset[str]) -> ReturningInsert[tuple[int]]:
     """Return the statement that inserts a run with these columns; made once a kind."""
-    values: dict[str, Any] = {name: bindparam(f"new_{name}", type_=table.c[name].type) for name in sorted(names)}
+    values: dict[str, Any] = {name: bindparam(f"run_{name}", type_=table.c[name].type) for name in sorted(names)}
     values |= {"log_template_id": _NEWEST_TEMPLATE, "created_at": bindparam("now"), "updated_at": bindparam("now")}
     return insert(table).values(values).on_conflict_do_nothing().returning(table.c.id)
+
+
+class NewRun(NamedTuple):
+    """A run to insert.
+
+    :param statement: inserts it and returns its id, or nothing when there is such a run already.
+    """
+
+    statement: ReturningInsert[tuple[int]]
+    parameters: Mapping[str, Any]
+
+
+def new(*, schema: Schema, values: Mapping[str, Any], now: datetime) -> NewRun:
+    """Return what inserts a run.
+
+    :param values: columns of the run; those that the release does not have are left out.
+    """
+    values = known(schema.dag_run, values)
+    parameters = {f"run_{name}": value for name, value in values.items()}
+    return NewRun(_creating(schema.dag_run, frozenset(values)), {**parameters, "now": now})
 
 
 _INSERT_NOTE = insert(dag_run_note)
 
 
-async def create(
-    session: Session, *, schema: Schema, values: Mapping[str, Any], note: str | None, now: datetime
-) -> int | None:
-    """Insert a run and return its id; None when there is such a run already.
-
-    :param values: columns of the run; those that the release does not have are left out.
-    """
-    values = known(schema.dag_run, values)
-    parameters = {f"new_{name}": value for name, value in values.items()}
-    statement = _creating(schema.dag_run, frozenset(values))
-    run_pk: int | None = await session.scalar(statement, {**parameters, "now": now})
-    if run_pk is None:
-        return None
-    if note is not None:
-        noted = {"dag_run_id": run_pk, "content": note, "created_at": now, "updated_at": now}
-        await session.execute(_INSERT_NOTE, noted)
-    return run_pk
+async def add_note(session: Session, *, run_pk: int, note: str, now: datetime) -> None:
+    """Insert the note of a new run."""
+    await session.execute(_INSERT_NOTE, {"dag_run_id": run_pk, "content": note, "created_at": now, "updated_at": now})
 
 
 _THIS = dag_run.c.dag_id == bindparam("dag_id"), dag_run.c.run_id == bindparam("run_id")

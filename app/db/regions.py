@@ -19,6 +19,10 @@ class Regions:
 
     have_loops = False
 
+    def place(self, rows: Sequence[dict[str, Any]]) -> bool:
+        """Say whether :meth:`placed` inserts anything for new task instances: their run must be there before."""
+        return False
+
     async def placed(
         self,
         session: Session,

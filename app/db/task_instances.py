@@ -26,8 +26,10 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.sql.dml import ReturningInsert
 
 from app.db.audit import AuditLog
+from app.db.dag_runs import NewRun
 from app.db.recording import THIS_VERSION, Along, Part, recording
 from app.db.regions import Regions
 from app.db.schema import Schema, known, writes
@@ -72,7 +74,7 @@ class TaskInstances:
         self._recording: dict[tuple[frozenset[str], tuple[Part, ...], bool], Executable] = {}
         self._table = row = schema.task_instance
         map_index = schema.map_index(row).label("map_index")
-        self._creating: dict[tuple[frozenset[str], frozenset[str]], Executable] = {}
+        self._creating: dict[tuple[frozenset[str], frozenset[str], Executable | None], Executable] = {}
         self._is_this = (row.c.id == bindparam("pk")) & tries.live
         seen = (
             select(
@@ -232,28 +234,60 @@ class TaskInstances:
 
         :param within: see :meth:`app.db.regions.Regions.placed`.
         """
-        if not new.each:
-            return
+        if new.each:
+            await session.execute(*await self._creation(session, new, within=within, now=now))
+
+    def are_placed(self, new: NewTasks) -> bool:
+        """Say whether what places task instances is inserted between their run and them: these are in one transaction."""
+        return self._regions.place(new.each)
+
+    async def create_run(self, session: Session, *, run: NewRun, new: NewTasks, now: datetime) -> int | None:
+        """Insert a run with its task instances and return its id; None, and nothing is written, when there is such a run.
+
+        It is one statement, unless they :meth:`are_placed`.
+        """
+        run_pk: int | None
+        if new.each and not self.are_placed(new):
+            statement, parameters = await self._creation(session, new, now=now, of=run)
+            run_pk = await session.scalar(statement, {**run.parameters, **parameters})
+        elif (run_pk := await session.scalar(*run)) is not None:
+            await self.create(session, new=new, now=now)
+        return run_pk
+
+    async def _creation(
+        self, session: Session, new: NewTasks, *, within: Any = None, now: datetime, of: NewRun | None = None
+    ) -> tuple[Executable, dict[str, Any]]:
+        """Return what inserts task instances, and what it is executed with.
+
+        :param of: their run, which the statement inserts too.
+        """
         run = {name: new.alike[name] for name in ("dag_id", "run_id")}
         placed = await self._regions.placed(session, rows=new.each, run=run, within=within, now=now)
         alike, names = known(self._table, new.alike), known(self._table, placed[0]).keys()
         own, shared = sorted(names & OWN), sorted(names - OWN)
-        shape = frozenset(alike), frozenset(names)
+        shape = frozenset(alike), frozenset(names), of and of.statement
         if shape not in self._creating:
-            self._creating[shape] = self._created(alike, own, shared)
+            self._creating[shape] = self._created(alike, own, shared, of and of.statement)
         kinds: dict[tuple[Any, ...], int] = {}  # numbered from 1
         kind_of = itemgetter(*shared)
         parameters = {f"new_{name}": value for name, value in alike.items()}
         parameters |= {f"{name}s": [row[name] for row in placed] for name in own}
         parameters["kinds"] = [kinds.setdefault(kind_of(row), len(kinds) + 1) for row in placed]
-        await session.execute(self._creating[shape], parameters | arguments([f"{name}s" for name in shared], kinds))
+        return self._creating[shape], parameters | arguments([f"{name}s" for name in shared], kinds)
 
-    def _created(self, alike: Collection[str], own: Collection[str], shared: Collection[str]) -> Executable:
+    def _created(
+        self,
+        alike: Collection[str],
+        own: Collection[str],
+        shared: Collection[str],
+        run: ReturningInsert[tuple[int]] | None,
+    ) -> Executable:
         """Return the statement that inserts task instances.
 
         :param alike: the columns that all have alike.
         :param own: those that each has of its own.
         :param shared: those that each has of its kind.
+        :param run: what inserts their run, whose id is returned; when there is such a run already, nothing is inserted.
         """
         row = self._table
         made = rows_of("made", kind=Integer, **{name: row.c[name].type for name in own})
@@ -261,7 +295,11 @@ class TaskInstances:
         values = {**self._schema.bound(alike), **{name: made.c[name] for name in own}}
         values |= {name: kind.c[name] for name in shared}
         found = select(*values.values()).select_from(made.join(kind, kind.c.place == made.c.kind))
-        return insert(row).from_select([*values], found)
+        if run is None:
+            return insert(row).from_select([*values], found)
+        begun = run.cte("begun")
+        created = insert(row).from_select([*values], found.where(exists(select(begun.c.id))))
+        return select(begun.c.id).add_cte(created.cte("created"))
 
 
 def _span(row: Table) -> Label[str | None]:

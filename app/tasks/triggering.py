@@ -1,4 +1,4 @@
-"""Runs that tasks trigger: decided on the Dag's newest serialized version, written in one transaction of inserts."""
+"""Runs that tasks trigger: decided on the Dag's newest serialized version, written in one statement or transaction."""
 
 from __future__ import annotations
 
@@ -86,12 +86,15 @@ async def trigger(
                 promised = await deadlines.planned(service, reading, run=values, now=now)
     except UnknownInDag as error:
         return _value_error(str(error))
-    async with service.database.transaction() as session:
-        schema = service.storage.schema
-        run_pk = await dag_runs.create(session, schema=schema, values=values, note=payload.note, now=now)
+    stored, database = service.storage, service.database
+    is_one_statement = payload.note is None and not promised and not stored.task_instances.are_placed(run.tasks)
+    async with database.autocommit() if is_one_statement else database.transaction() as session:
+        new = dag_runs.new(schema=stored.schema, values=values, now=now)
+        run_pk = await stored.task_instances.create_run(session, run=new, new=run.tasks, now=now)
         if run_pk is None:
             return _exists(dag_id, run_id)
-        await service.storage.task_instances.create(session, new=run.tasks, now=now)
+        if payload.note is not None:
+            await dag_runs.add_note(session, run_pk=run_pk, note=payload.note, now=now)
         await db_deadlines.create(
             session,
             run_pk=run_pk,

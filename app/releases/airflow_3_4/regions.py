@@ -59,6 +59,9 @@ class RegionsOfRuns(Regions):
             *of_run, row.c.operator == GATE, row.c.working_set.is_(True)
         )
 
+    def place(self, rows: Sequence[dict[str, Any]]) -> bool:
+        return any(row["is_mapped"] or row["loop"] for row in rows)
+
     async def placed(
         self,
         session: Session,
@@ -68,7 +71,7 @@ class RegionsOfRuns(Regions):
         within: Pass | None = None,
         now: datetime,
     ) -> Sequence[dict[str, Any]]:
-        if not any(row["is_mapped"] or row["loop"] for row in rows):
+        if not self.place(rows):
             return [{**row, "region_id": NO_REGION} for row in rows]
         lineage = await self._lineages.of_run(session, **run)
         passes: dict[str, list[Pass]] = {}
