@@ -46,13 +46,15 @@ class TaskInstanceQueries:
         is_newest_pass = schema.is_newest_pass(row)
         map_index = self._map_index.label("map_index")
         silent_for = cast(extract("epoch", func.now() - row.c.last_heartbeat_at), Double)
-        at_work = row.c.state.in_(("running", "restarting"))
+        # In the statement's text, so that PostgreSQL knows how few they are.
+        running, restarting, queued = [literal_column(f"'{state}'", Text) for state in ("running", "restarting", "queued")]
+        at_work = row.c.state.in_((running, restarting))
         self._counts = select(
             func.count().filter(at_work).label("running"),
-            func.count().filter(row.c.state == "queued").label("queued"),
+            func.count().filter(row.c.state == queued).label("queued"),
             func.count().filter(at_work, bindparam("late", type_=Double) < silent_for).label("late"),
             func.max(silent_for).filter(at_work).label("longest_silence"),
-        ).where(row.c.state.in_(("running", "restarting", "queued")))
+        ).where(or_(at_work, row.c.state == queued))
         logical_dates = one_of(dag_run.c.logical_date, "logical_dates")
         of_dates = select(dag_run.c.run_id).where(dag_run.c.dag_id == bindparam("of_dag"), logical_dates)
         filters = {

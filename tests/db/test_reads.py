@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 from sqlalchemy import Integer, bindparam, select
 
-from app.db import dag_runs, earlier
+from app.db import assets, dag_runs, earlier
 from app.db.direct import DirectSession
 from app.db.session import Database, Session
 from app.db.storage import Storage
@@ -118,9 +118,13 @@ async def reading(revision: str, url: str) -> AsyncIterator[Reading]:
 
 
 async def fill(world: World) -> None:
-    """Write runs, of two that follow one another the later one first; their tasks, and XComs. Five rows fill a page."""
+    """Write runs, of two that follow one another the later one first; their tasks, XComs, and an event for each.
+
+    Five rows fill a page.
+    """
     for dag_id in DAGS:
         await world.dag(dag_id)
+        await world.asset(dag_id)
     in_turn = sorted((number / count, dag_id, number ^ 1) for dag_id, count in DAGS.items() for number in range(count))
     runs = [(dag_id, number) for _, dag_id, number in in_turn]
     dated = [(dag_id, run_id(n), at(n) if is_dated(dag_id, n) else None, at(n), TASKS["often"](n)) for dag_id, n in runs]
@@ -156,6 +160,10 @@ async def fill(world: World) -> None:
     await world.connection.execute(
         f"INSERT INTO {pushed}, 'return_value', {PAD}, now() FROM task_instance JOIN dag_run"
         " USING (dag_id, run_id) WHERE task_instance.state = 'success'"
+    )
+    await world.connection.execute(
+        f"INSERT INTO asset_event (asset_id, timestamp, extra, source_map_index) SELECT asset.id, run_after, {PAD}::json, -1"
+        " FROM dag_run JOIN asset ON asset.name = dag_id"
     )
     await world.connection.execute("VACUUM ANALYZE")
 
@@ -215,6 +223,12 @@ async def average_runtime(_: Storage, session: Session, dag_id: str, __: str, __
     return await dag_runs.average_runtime(session, dag_id=dag_id, of=10, at_least=1, only_successes=False)
 
 
+async def events(_: Storage, session: Session, dag_id: str, __: str, ___: int) -> Any:
+    of_asset = {"name": dag_id, "uri": f"s3://bucket/{dag_id}"}
+    found = await assets.events(session, **of_asset, after=None, before=None, ascending=False, limit=3)
+    assert len(found) == 3
+
+
 async def rendered_fields(storage: Storage, session: Session, dag_id: str, task_id: str, _: int) -> Any:
     return await storage.rendered_fields.clean_up(session, dag_id=dag_id, task_id=task_id, keep=5)
 
@@ -269,7 +283,7 @@ async def test_the_newest_runs_of_a_dag_among_those_of_all(
 
 @pytest.mark.parametrize("read", [
     prior_xcom, previous, previous_in_any_state, previous_by_date, previous_success, previous_run, previous_queued_run,
-    average_runtime, rendered_fields, xcom, states, count, run_count,
+    average_runtime, rendered_fields, events, xcom, states, count, run_count,
 ])  # fmt: skip
 async def test_pages_do_not_grow_with_the_runs(
     reading: Reading, monkeypatch: pytest.MonkeyPatch, read: Read, revision: str
