@@ -27,7 +27,8 @@ from app.db.tables import dag_run, date_of
 
 NEAR = 20  # runs that are looked into, at four to eleven pages each
 WALK = 100  # runs that are looked at, of which a page has several
-RECENT = 5000  # runs of all Dags, at twenty or so a page: a Dag that often runs has its newest among them
+FEW = 500  # runs of a Dag, at a page each
+RECENT = 2000  # runs of all Dags, at twenty or so a page: a Dag that often runs has its newest among them
 IsEarlier = Callable[[ColumnElement[Any]], ColumnElement[bool]]  # of the date of ``dag_run``
 OF_DAG = bindparam("dag_id", type_=dag_run.c.dag_id.type)
 
@@ -67,21 +68,30 @@ def newest_runs(
 def newest_to_start(most: ColumnElement[int]) -> Subquery:
     """Select the newest runs of the Dag ``dag_id``, which a statement binds, by when they could start: by ``run_after``.
 
-    An index has that, of the runs of all Dags: a Dag that seldom runs would have those of all others read, back to where its
-    own began. So they are looked for among the newest of all, and if there are too few, all of its own are read, which then
-    are few.
+    No index has that of one Dag's runs. So they are looked for among all that a Dag has, if those are few; else among the
+    newest of all Dags, which an index has; and where a Dag of many runs has not run lately, among all of its own.
 
     :param most: how many; in no order.
     """
     columns = [dag_run.c[name] for name in ("dag_id", "run_id", "run_after", "id")]
-    newest_first = dag_run.c.run_after.desc(), dag_run.c.id.desc()
-    recent = select(*columns).order_by(*newest_first).limit(RECENT).subquery("recent")
-    found = select(recent).where(recent.c.dag_id == OF_DAG).order_by(recent.c.run_after.desc(), recent.c.id.desc())
-    near = found.limit(most).cte()
+    of_dag = select(*columns).where(dag_run.c.dag_id == OF_DAG)
+    few = of_dag.limit(FEW + 1).cte()
+    are_few = select(func.count()).select_from(few).scalar_subquery() <= FEW
+    recent = select(*columns).order_by(dag_run.c.run_after.desc(), dag_run.c.id.desc()).limit(RECENT).subquery("recent")
+    near = _newest_of(select(recent).where(recent.c.dag_id == OF_DAG, ~are_few), most).cte()
     is_enough = select(func.count()).select_from(near).scalar_subquery() >= most
-    own = select(*columns).where(dag_run.c.dag_id == OF_DAG).offset(0).subquery("own")  # not by the index of all runs
-    far = select(own).where(~is_enough).order_by(own.c.run_after.desc(), own.c.id.desc()).limit(most)
-    return union_all(select(near).where(is_enough), select(far.subquery())).subquery("newest")
+    own = of_dag.offset(0).subquery("own")  # not by the index of all runs
+    found = (
+        _newest_of(select(few).where(are_few), most),
+        select(near).where(is_enough),
+        _newest_of(select(own).where(~are_few, ~is_enough), most),
+    )
+    return union_all(*(select(each.subquery()) for each in found)).subquery("newest")
+
+
+def _newest_of(runs: Select[Any], most: ColumnElement[int]) -> Select[Any]:
+    when, pk = (runs.selected_columns[name] for name in ("run_after", "id"))
+    return runs.order_by(when.desc(), pk.desc()).limit(most)
 
 
 def newest(

@@ -267,11 +267,12 @@ async def test_it_is_that_of_the_newest_run_before(reading: Reading, dag_id: str
                 assert await reading.asked(read, dag_id, task_id, number) == expected, (read, task_id, number)
 
 
-@pytest.mark.parametrize("recent", [1000, 200, 20])
+@pytest.mark.parametrize(("few", "recent"), [(5000, 0), (5, 1000), (5, 200), (5, 20)])
 async def test_the_newest_runs_of_a_dag_among_those_of_all(
-    reading: Reading, monkeypatch: pytest.MonkeyPatch, recent: int
+    reading: Reading, monkeypatch: pytest.MonkeyPatch, few: int, recent: int
 ) -> None:
-    """All that are wanted are among the newest of all Dags, or too few are, or none is."""
+    """A Dag has few; or all that are wanted are among the newest of all Dags, or too few are, or none is."""
+    monkeypatch.setattr(earlier, "FEW", few)
     monkeypatch.setattr(earlier, "RECENT", recent)
     statement = select(earlier.newest_to_start(bindparam("most", type_=Integer)).c.run_id)
     for dag_id, most in (("many", 10), ("few", 10), ("mixed", 100)):

@@ -157,7 +157,7 @@ async def test_airflow_migrates_while_tasks_run(
         over.set()
         await asyncio.gather(*lives)
         if ended is not None:
-            assert await ended <= {410, 503}
+            assert await ended <= {409, 410, 503}, "409 for the second in which its row is taken for one that 3.3 has"
             waited = await _waited(url)
             assert waited.keys() == set(WAITED)
             await asyncio.gather(*(Worker(history, [server.base_url], ti, name).live() for name, ti in waited.items()))
