@@ -42,17 +42,23 @@ def _part(path: str) -> ColumnElement[Any]:
     return cast(func.jsonb_path_query_first(serialized_dag.c.data, text(f"'{path}'::jsonpath")), Text)
 
 
-_NEWEST = (serialized_dag.c.created_at.desc(), serialized_dag.c.id.desc())
+_any_version = serialized_dag.alias("any_version")
+
+
+def _is_newest(*where: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Match the newest of several versions, chosen before anything is read out of one: a Dag may have hundreds, all large.
+
+    :param where: which ones, of ``_any_version``.
+    """
+    newest_first = _any_version.c.created_at.desc(), _any_version.c.id.desc()
+    newest = select(_any_version.c.id).where(*where).order_by(*newest_first).limit(1)
+    return serialized_dag.c.id == newest.correlate_except(_any_version).scalar_subquery()
 
 
 def _from_newest_version(*columns: ColumnElement[Any]) -> Select[Any]:
     """Select from a Dag's newest version; a compressed one comes whole beside the columns."""
-    return (
-        select(*columns, serialized_dag.c.data_compressed)
-        .where(serialized_dag.c.dag_id == bindparam("dag_id"))
-        .order_by(*_NEWEST)
-        .limit(1)
-    )
+    is_newest = _is_newest(_any_version.c.dag_id == bindparam("dag_id"))
+    return select(*columns, serialized_dag.c.data_compressed).where(is_newest)
 
 
 _TASK_GROUP = _from_newest_version(_part("$.dag.task_group").label("part"))
@@ -67,9 +73,7 @@ async def root_task_group(session: Session, *, dag_id: str) -> dict[str, Any] | 
 
 _newest = (
     select(serialized_dag.c.dag_version_id, as_text(serialized_dag.c.data), serialized_dag.c.data_compressed)
-    .where(serialized_dag.c.dag_id == dag.c.dag_id)
-    .order_by(*_NEWEST)
-    .limit(1)
+    .where(_is_newest(_any_version.c.dag_id == dag.c.dag_id))
     .lateral("newest")
 )
 _TO_CLEAR = (
@@ -109,9 +113,7 @@ def newest_of(row: AnyRow) -> tuple[uuid.UUID, dict[str, Any]] | None:
 _asked = rows_of("asked", dag_id=Text)
 _newest_timetable = (
     select(_part("$.dag.timetable").label("part"), serialized_dag.c.data_compressed)
-    .where(serialized_dag.c.dag_id == _asked.c.dag_id)
-    .order_by(*_NEWEST)
-    .limit(1)
+    .where(_is_newest(_any_version.c.dag_id == _asked.c.dag_id))
     .lateral("newest")
 )
 _TIMETABLES = select(_asked.c.dag_id, _newest_timetable).select_from(_asked.join(_newest_timetable, true()))
@@ -135,23 +137,17 @@ def _version(row: AnyRow | None) -> tuple[uuid.UUID, dict[str, Any]] | None:
     return row.dag_version_id, json.loads(text_of)
 
 
-_of_run = (serialized_dag.c.dag_id == dag_run.c.dag_id) & (
+_of_run = (_any_version.c.dag_id == dag_run.c.dag_id) & (
     dag_run.c.bundle_version.is_(None)
     | dag_run.c.created_dag_version_id.is_(None)
-    | (serialized_dag.c.dag_version_id == dag_run.c.created_dag_version_id)
+    | (_any_version.c.dag_version_id == dag_run.c.created_dag_version_id)
 )
 
 
 def _from_version_of_run(*columns: ColumnElement[Any]) -> Select[Any]:
     """Select from the Dag version that a run has: that it was made from in a versioned bundle, else the newest."""
-    return (
-        select(*columns, serialized_dag.c.data_compressed)
-        .select_from(dag_run)
-        .join(serialized_dag, _of_run)
-        .where(dag_run.c.dag_id == bindparam("dag_id"), dag_run.c.run_id == bindparam("run_id"))
-        .order_by(*_NEWEST)
-        .limit(1)
-    )
+    this_run = dag_run.c.dag_id == bindparam("dag_id"), dag_run.c.run_id == bindparam("run_id")
+    return select(*columns, serialized_dag.c.data_compressed).where(_is_newest(_of_run, *this_run))
 
 
 _TASKS_OF_RUN = _from_version_of_run(_part("$.dag.tasks").label("part"))

@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 from sqlalchemy import Integer, bindparam, select
 
-from app.db import assets, dag_runs, earlier
+from app.db import assets, dag_runs, dags, earlier
 from app.db.direct import DirectSession
 from app.db.session import Database, Session
 from app.db.storage import Storage
@@ -118,9 +118,9 @@ async def reading(revision: str, url: str) -> AsyncIterator[Reading]:
 
 
 async def fill(world: World) -> None:
-    """Write runs, of two that follow one another the later one first; their tasks, XComs, and an event for each.
+    """Write runs, of two that follow one another the later one first; their tasks, XComs, events; and versions of Dags.
 
-    Five rows fill a page.
+    Five rows fill a page, a version several.
     """
     for dag_id in DAGS:
         await world.dag(dag_id)
@@ -165,6 +165,18 @@ async def fill(world: World) -> None:
         f"INSERT INTO asset_event (asset_id, timestamp, extra, source_map_index) SELECT asset.id, run_after, {PAD}::json, -1"
         " FROM dag_run JOIN asset ON asset.name = dag_id"
     )
+    for dag_id, versions in (("few", 3), ("many", 60)):
+        await world.serialized(dag_id, [])
+        await world.connection.execute(
+            "WITH made AS (INSERT INTO dag_version (id, version_number, dag_id, bundle_name, created_at, last_updated)"
+            " SELECT gen_random_uuid(), 1 + n, $1, 'dags-folder', now() + n * interval '1 s', now()"
+            " FROM generate_series(1, $2::int) n RETURNING *) INSERT INTO serialized_dag (id, dag_id, data, dag_hash,"
+            " dag_version_id, created_at, last_updated) SELECT made.id, $1, data::jsonb || jsonb_build_object('pad', pad),"
+            " 'h', made.id, made.created_at, made.last_updated FROM made, serialized_dag, (SELECT string_agg(md5(n::text),"
+            " '') AS pad FROM generate_series(1, 500) n) padding WHERE serialized_dag.dag_id = $1",
+            dag_id,
+            versions,
+        )
     await world.connection.execute("VACUUM ANALYZE")
 
 
@@ -229,6 +241,13 @@ async def events(_: Storage, session: Session, dag_id: str, __: str, ___: int) -
     assert len(found) == 3
 
 
+async def newest_version(_: Storage, session: Session, dag_id: str, __: str, number: int) -> Any:
+    await dags.to_clear(session, dag_id=dag_id)
+    await dags.root_task_group(session, dag_id=dag_id)
+    await dags.timetables(session, dag_ids=[dag_id])
+    await dags.tasks_of_run(session, dag_id=dag_id, run_id=run_id(number))
+
+
 async def rendered_fields(storage: Storage, session: Session, dag_id: str, task_id: str, _: int) -> Any:
     return await storage.rendered_fields.clean_up(session, dag_id=dag_id, task_id=task_id, keep=5)
 
@@ -284,7 +303,7 @@ async def test_the_newest_runs_of_a_dag_among_those_of_all(
 
 @pytest.mark.parametrize("read", [
     prior_xcom, previous, previous_in_any_state, previous_by_date, previous_success, previous_run, previous_queued_run,
-    average_runtime, rendered_fields, events, xcom, states, count, run_count,
+    average_runtime, rendered_fields, events, newest_version, xcom, states, count, run_count,
 ])  # fmt: skip
 async def test_pages_do_not_grow_with_the_runs(
     reading: Reading, monkeypatch: pytest.MonkeyPatch, read: Read, revision: str
