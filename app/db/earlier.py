@@ -97,8 +97,10 @@ def _newest_of(runs: Select[Any], most: ColumnElement[int]) -> Select[Any]:
 def newest(
     rows: FromClause,
     *where: ColumnElement[bool],
+    nearby: Sequence[ColumnElement[bool]] = (),
+    elsewhere: Sequence[ColumnElement[bool]] = (),
     columns: Sequence[ColumnElement[Any]],
-    in_run: Callable[[FromClause], ColumnElement[bool]],
+    by: tuple[str, str],
     of_run: Sequence[ColumnElement[Any]] = (),
     is_earlier: IsEarlier,
     then: Sequence[ColumnElement[Any]] = (),
@@ -110,19 +112,28 @@ def newest(
     would be to look into all that a Dag ever had, if there is no such row.
 
     :param where: which rows are meant.
+    :param nearby: conditions too, where it is known of which run.
+    :param elsewhere: the same where it is not, so written that they choose no index.
     :param columns: of them.
-    :param in_run: matches the rows of a run, by its ``id`` or ``run_id``.
+    :param by: the column of theirs, and that of ``dag_run``, ``id`` or ``run_id``, that tell of which run they are.
     :param of_run: columns of ``dag_run``, to have too.
     :param is_earlier: which runs count.
     :param then: in which order the rows of one run are.
     """
     runs = newest_runs(is_earlier, columns=[dag_run.c.run_id, *of_run])
-    inside = select(*columns).select_from(rows).where(in_run(runs), *where).order_by(*then).limit(1).lateral("inside")
+    inside = (
+        select(*columns)
+        .select_from(rows)
+        .where(rows.c[by[0]] == runs.c[by[1]], *where, *nearby)
+        .order_by(*then)
+        .limit(1)
+        .lateral("inside")
+    )
     near = select(*inside.c, *(runs.c[column.name] for column in of_run)).select_from(runs.join(inside, true()))
     date = date_of(dag_run)
     its_run = (
         select(date.label("when"), dag_run.c.id, *of_run)
-        .where(dag_run.c.dag_id == OF_DAG, in_run(dag_run), is_earlier(date))
+        .where(dag_run.c.dag_id == OF_DAG, rows.c[by[0]] == dag_run.c[by[1]], is_earlier(date))
         .limit(1)
         .lateral("its_run")
     )
@@ -130,7 +141,7 @@ def newest(
     far = select(*columns, *(its_run.c[column.name] for column in of_run)).select_from(rows.join(its_run, true()))
     return _or_else(
         near.order_by(runs.c.when.desc(), runs.c.id.desc()),
-        far.where(*where).order_by(its_run.c.when.desc(), its_run.c.id.desc(), *then),
+        far.where(*where, *elsewhere).order_by(its_run.c.when.desc(), its_run.c.id.desc(), *then),
         are_more,
     )
 

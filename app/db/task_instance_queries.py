@@ -101,17 +101,18 @@ class TaskInstanceQueries:
             row,
             row.c.dag_id == bindparam("dag_id"),
             row.c.task_id == bindparam("task_id"),
-            self._map_index == bindparam("at_index"),
             tries.live,
             _in_same_pass(schema, row),
             *([row.c.state == bindparam("state")] if has_state else []),
+            nearby=[self._map_index == bindparam("at_index")],
+            elsewhere=[self._map_index + 0 == bindparam("at_index")],  # the index that has the state is the one to use
             columns=[
                 *(row.c[name] for name in ("task_id", "dag_id", "run_id", "start_date", "end_date", "state", "try_number")),
                 self._map_index.label("map_index"),
                 row.c.duration,
                 *schema.place(row),
             ],
-            in_run=lambda run: row.c.run_id == run.c.run_id,
+            by=("run_id", "run_id"),
             of_run=[dag_run.c.logical_date],
             is_earlier=is_earlier,
         )

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Integer,
     ScalarSelect,
     Select,
+    SelectBase,
     String,
     Text,
     bindparam,
@@ -91,30 +92,27 @@ class Values:
         orders = {is_prior: [*(place or [rows.c.map_index]), *oldest_first] for is_prior in matching}
         sources = dict.fromkeys(matching, rows)
         if of_run is not None:
-            matching[False] = select(as_bytes(of_run.c.value)).where(of_run.c.key == bindparam("key"))
+            matching[False] = select(of_run.c.value).where(of_run.c.key == bindparam("key"))
             orders[False], sources[False] = [of_run.c.map_index, of_run.c.timestamp], of_run
         at_index = {is_prior: each.c.map_index == bindparam("at_index") for is_prior, each in sources.items()}
         skipped, most = bindparam("skipped", type_=Integer), bindparam("most", type_=Integer)
-        self._of_run = matching[False].where(at_index[False])
-        self._newest = newest(
-            rows,
-            *_of_task(rows),
-            at_index[True],
-            *where,
-            columns=[as_bytes(rows.c.value)],
-            in_run=lambda run: rows.c.dag_run_id == run.c.id,
-            is_earlier=_is_prior,
-            then=[rows.c.timestamp.desc()],
-        )
+        self._of_run = matching[False].with_only_columns(as_bytes(sources[False].c.value)).where(at_index[False])
+        is_it, newer_first = [*_of_task(rows), at_index[True], *where], [rows.c.timestamp.desc()]
+        by, value = ("dag_run_id", "id"), [rows.c.value]
+        found = newest(rows, *is_it, columns=value, by=by, is_earlier=_is_prior, then=newer_first)
+        self._newest = _as_texts(found)
         self._count = {is_prior: select(func.count()).select_from(each.subquery()) for is_prior, each in matching.items()}
         self._slice = {
-            is_prior: each.order_by(*orders[is_prior]).offset(skipped).limit(most) for is_prior, each in matching.items()
+            is_prior: _as_texts(each.order_by(*orders[is_prior]).offset(skipped).limit(most))
+            for is_prior, each in matching.items()
         }
         self._at = {
-            (is_prior, is_backwards, not_null): (each.where(sources[is_prior].c.value.is_not(None)) if not_null else each)
-            .order_by(*(column.desc() if is_backwards else column for column in orders[is_prior]))
-            .offset(skipped)
-            .limit(1)
+            (is_prior, is_backwards, not_null): _as_texts(
+                (each.where(sources[is_prior].c.value.is_not(None)) if not_null else each)
+                .order_by(*(column.desc() if is_backwards else column for column in orders[is_prior]))
+                .offset(skipped)
+                .limit(1)
+            )
             for is_prior, each in matching.items()
             for is_backwards in (False, True)
             for not_null in (False, True)
@@ -383,9 +381,14 @@ class XComsOfRuns(XComs):
 
 def _matching(rows: FromClause, where: Sequence[ColumnElement[bool]], *, include_prior_dates: bool = False) -> Select[Any]:
     """Select values under an :class:`XComKey`: of its run alone, or of prior ones too."""
-    statement = select(as_bytes(rows.c.value)).join(dag_run, dag_run.c.id == rows.c.dag_run_id)
+    statement = select(rows.c.value).join(dag_run, dag_run.c.id == rows.c.dag_run_id)
     statement = statement.where(*_of_task(rows), *where)
     return statement.where(_is_prior(date_of(dag_run)) if include_prior_dates else rows.c.run_id == bindparam("run_id"))
+
+
+def _as_texts(chosen: SelectBase) -> Select[Any]:
+    """Select values as JSON texts, once they are chosen and in order: those that are only sorted, all large, stay unread."""
+    return select(as_bytes(chosen.subquery("chosen").c.value))
 
 
 def _of_task(rows: FromClause) -> tuple[ColumnElement[bool], ...]:

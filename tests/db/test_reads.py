@@ -35,6 +35,8 @@ TASKS: dict[str, Callable[[int], bool]] = {
     "early": lambda number: number < 20,
     "never": lambda number: False,
 }
+LARGE = "(SELECT to_jsonb(string_agg(md5(run_id || n), '')) FROM generate_series(1, 3000) n)"  # a dozen pages
+MAPPED = 60
 KEPT = 15 * 1024  # characters: asyncpg keeps no longer statement prepared
 LEVELS = 20  # pages more, of indexes that have more entries; where each run is read it is 200 and more
 
@@ -150,6 +152,12 @@ async def fill(world: World) -> None:
         " queue, priority_weight, executor_config) VALUES ($1, $2, $3, $4, -1, $5, 1, 0, 'default_pool', 1, 'q', 1, '')",
         tasks,
     )
+    mapped = [(pk("many", f"mapped {n}", 0), run_id(0), n) for n in range(MAPPED)]
+    await world.connection.executemany(
+        f"INSERT INTO task_instance (id, dag_id, task_id, run_id, {index}, state, try_number, max_tries, pool, pool_slots,"
+        " queue, priority_weight, executor_config) VALUES ($1, 'many', 'mapped', $2, $3, NULL, 1, 0, 'p', 1, 'q', 1, '')",
+        mapped,
+    )
     if world.keeps_tries:
         pushed = "xcom_v2 (id, task_instance_id, key, value, timestamp) SELECT gen_random_uuid(), task_instance.id"
     else:
@@ -158,8 +166,9 @@ async def fill(world: World) -> None:
             " SELECT dag_run.id, task_id, map_index, dag_id, run_id"
         )
     await world.connection.execute(
-        f"INSERT INTO {pushed}, 'return_value', {PAD}, now() FROM task_instance JOIN dag_run"
-        " USING (dag_id, run_id) WHERE task_instance.state = 'success'"
+        f"INSERT INTO {pushed}, 'return_value', CASE task_id WHEN 'mapped' THEN {LARGE} ELSE {PAD} END, now()"
+        " FROM task_instance JOIN dag_run"
+        " USING (dag_id, run_id) WHERE task_instance.state = 'success' OR task_id = 'mapped'"
     )
     await world.connection.execute(
         f"INSERT INTO asset_event (asset_id, timestamp, extra, source_map_index) SELECT asset.id, run_after, {PAD}::json, -1"
@@ -241,6 +250,16 @@ async def events(_: Storage, session: Session, dag_id: str, __: str, ___: int) -
     assert len(found) == 3
 
 
+async def item(storage: Storage, session: Session, dag_id: str, task_id: str, number: int) -> Any:
+    key = XComKey(dag_id, run_id(number), task_id, "return_value")
+    return await storage.xcoms.at(session, key=key, offset=-1, asker=pk(dag_id, "never", number))
+
+
+async def prior_slice(storage: Storage, session: Session, dag_id: str, task_id: str, number: int) -> Any:
+    key, bounds = XComKey(dag_id, run_id(number), task_id, "return_value"), {"start": 0, "stop": 2, "step": None}
+    return await storage.xcoms.sliced(session, key=key, **bounds, asker=pk(dag_id, "never", number), is_prior=True)
+
+
 async def newest_version(_: Storage, session: Session, dag_id: str, __: str, number: int) -> Any:
     await dags.to_clear(session, dag_id=dag_id)
     await dags.root_task_group(session, dag_id=dag_id)
@@ -313,3 +332,11 @@ async def test_pages_do_not_grow_with_the_runs(
             continue  # no index has the key of an XCom there: whether any run has one is asked of each
         few, many = [await reading.pages(monkeypatch, read, dag_id, task_id, DAGS[dag_id] - 1) for dag_id in ("few", "many")]
         assert 0 < many <= few + LEVELS, (task_id, few, many)
+
+
+@pytest.mark.parametrize("read", [item, prior_slice])
+async def test_of_large_values_only_those_are_read_that_are_asked_for(
+    reading: Reading, monkeypatch: pytest.MonkeyPatch, read: Read
+) -> None:
+    assert len(await reading.asked(read, "many", "mapped", 0)) > 0
+    assert await reading.pages(monkeypatch, read, "many", "mapped", 0) < MAPPED * 12
