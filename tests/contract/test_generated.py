@@ -224,6 +224,8 @@ async def differs_on_purpose(step: Step, clone: Clone) -> bool:
         body = step.field.body
     else:
         body = step.body
+    if step.path.startswith("/xcoms") and "\\u0000" in json.dumps(body):  # it is refused before its run is looked for
+        return True
     if step.path.endswith("/run") and row["state"] == "running":
         return (row["hostname"], row["pid"]) == (body["hostname"], body["pid"])
     if step.path.endswith("/state") and body is not None:
