@@ -23,7 +23,8 @@ from tests.servers import AIRFLOW, airflow_environment, airflow_server, our_serv
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-# Those that need nothing but Airflow, are not scheduled by time, and do not wait for a person; by file.
+# Those that need nothing but Airflow, are not scheduled by time, and wait neither for a person nor for a time, which
+# may have come before a busy machine asks; by file.
 CORE = (
     "example_asset_alias",
     "example_asset_alias_with_no_taskflow",
@@ -42,7 +43,6 @@ CORE = (
     "example_task_state_store",
     "example_task_state_store_async",
     "example_task_state_store_mapped",
-    "example_time_delta_sensor_async",
     "example_trigger_target_dag",
     "example_xcom",
     "example_xcomargs",
