@@ -26,7 +26,7 @@ test-fast: $(READY) ## pass the tests that need no Airflow: for every save
 fuzz: $(READY) ## compare generated sequences with Airflow's own servers (ARGS="--steps 20000 --seed 7")
 	$(BIN)/python -m tests.contract.fuzz $(ARGS)
 
-bench: $(READY) ## measure ours beside Airflow's own servers, about seven minutes (ARGS="--curve"; --help tells more)
+bench: $(READY) ## measure ours beside Airflow's own servers, about ten minutes (ARGS="--curve"; --help tells more)
 	$(BIN)/python -m bench $(ARGS)
 
 loadtest: $(READY) ## load a server with locust (ARGS="--target ours --target 3.2.1 --scenario bulk"; --help tells more)

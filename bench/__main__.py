@@ -3,7 +3,7 @@
 Every server has one worker process on one CPU; PostgreSQL and the driver have the other. The targets take turns, round after
 round; the table shows medians. Examples::
 
-    python -m bench                                      # about five minutes
+    python -m bench                                      # about ten minutes
     python -m bench --target ours --rounds 2             # while you tune
     python -m bench --task-instances 2000000             # is the cost of a request the same?
     python -m bench --memory --target ours               # 1,000,000 requests

@@ -19,18 +19,18 @@ def test_what_is_terminated_stops_what_it_started(tmp_path: Path) -> None:
     environment = {**os.environ, "TMPDIR": str(reachable(tmp_path))}
     measuring = subprocess.Popen(COMMAND, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     started = [measuring.pid]
-    while not any(b"serve" in _command(pid) for pid in started):
-        assert measuring.poll() is None
-        time.sleep(0.02)
-        started = tree(measuring.pid)
-    for _ in range(2):  # as `timeout` does: to its child, and to its child's group
-        measuring.send_signal(signal.SIGTERM)
     try:
+        while not any(b"serve" in _command(pid) for pid in started):
+            assert measuring.poll() is None
+            time.sleep(0.02)  # nobody tells
+            started = tree(measuring.pid)
+        for _ in range(2):  # as `timeout` does: to its child, and to its child's group
+            measuring.send_signal(signal.SIGTERM)
         assert measuring.wait(60) == -signal.SIGINT
         assert [_command(pid) for pid in started if _command(pid)] == []
         assert [*tmp_path.iterdir()] == []
     finally:
-        for pid in filter(_command, started):
+        for pid in filter(_command, {*started, *tree(measuring.pid)}):
             os.kill(pid, signal.SIGKILL)
 
 
