@@ -13,9 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
-from inspect import isawaitable
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 import httpx
@@ -24,6 +22,7 @@ import pytest
 from app.commands.embedded import free_port
 from tests.api.test_metrics import scrape
 from tests.certificates import write_certificate
+from tests.conditions import SOON, until
 from tests.servers import SECRET, Server, airflow_settings, clean_environment, our_server, running
 from tests.world import World
 
@@ -31,7 +30,6 @@ DRAIN = "AIRFLOW__EXECUTION_API_SERVICE__DRAIN_SECONDS"
 COMES_BACK = "AIRFLOW__EXECUTION_API_SERVICE__LOCK_TIMEOUT"
 BEAT = {"hostname": "worker", "pid": 42}
 SUCCESS = {"state": "success", "end_date": "2026-01-01T00:05:00Z"}
-SOON = 20.0  # seconds for what takes one, on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +40,6 @@ def metadata_url(make_database: Callable[[str], str]) -> str:
 def workers_of(server: Server) -> list[int]:
     """Return the processes that the parent has, dead ones too that it has not taken notice of."""
     return [int(pid) for pid in Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()]
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    """Wait until something is true, or becomes so when it is awaited."""
-    async with asyncio.timeout(SOON):
-        while not (await found if isawaitable(found := condition()) else found):  # noqa: ASYNC110  nobody tells
-            await asyncio.sleep(0.02)
 
 
 def lines(server: Server) -> list[dict[str, object]]:

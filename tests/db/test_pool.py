@@ -20,6 +20,7 @@ from app.db.session import Database
 from app.server import patience
 from app.settings import DatabaseSettings
 from app.settings.database_url import async_url
+from tests.conditions import until
 from tests.conftest import reachable
 from tests.relay import Relay, relay
 
@@ -57,14 +58,6 @@ def sql(cluster: EmbeddedPostgres, *statements: str) -> str:
 
 
 OTHERS = "FROM pg_stat_activity WHERE application_name = 'execution-api'"
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    for _ in range(4000):
-        if condition():
-            return
-        await asyncio.sleep(0.005)
-    raise AssertionError("it never came true")
 
 
 async def one(database: Database) -> int:

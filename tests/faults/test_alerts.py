@@ -26,6 +26,7 @@ import pytest
 from app.commands.embedded import free_port
 from tests import debian
 from tests.commands.test_workers import serving, workers_of
+from tests.conditions import until
 from tests.faults.test_held_rows import holding
 from tests.relay import Relay, relay
 from tests.servers import Server, beside_the_loop, our_server, token
@@ -38,7 +39,7 @@ WORKERS = 4
 WINDOWS = {"1m": "6s", "5m": "6s", "15m": "10s"}
 FOR = "1s"
 SCRAPED = 8  # samples after which the windows are full
-SOON = 60.0  # seconds for what takes a few, on a busy machine
+SOON = {"within": 60.0, "pause": 0.2}  # seconds for what takes a few, on a busy machine
 ANY_TIME = {"EventLoopLate"}
 BEAT = {"hostname": "worker", "pid": 42}
 CROWD = 120  # requests under way at once: six seconds of what four connections can do at FAR
@@ -85,12 +86,6 @@ class Watched:
         return self.server.client(self.ti, timeout=30, **options)
 
 
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(SOON):
-        while not await condition():  # noqa: ASYNC110  nobody tells
-            await asyncio.sleep(0.2)
-
-
 def shortened(rules: str) -> str:
     """Return the rules with short windows and durations; the expressions are otherwise as they are."""
     text = re.sub(r"(\[|offset )(\d+m)\b", lambda found: found[1] + WINDOWS[found[2]], rules)
@@ -116,7 +111,7 @@ async def prometheus(target: str, folder: Path) -> AsyncIterator[httpx.AsyncClie
                     return (await client.get("/-/ready")).status_code == 200
                 return False
 
-            await until(is_ready)
+            await until(is_ready, **SOON)
             yield client
     finally:
         process.terminate()
@@ -240,11 +235,7 @@ async def watched(url: str, folder: Path) -> AsyncIterator[Watched]:
         one = our_server(between.url(url), folder, workers=WORKERS, AIRFLOW__EXECUTION_API_SERVICE__POOL_SIZE="1")
         async with beside_the_loop(one) as server:
             server.database_url = url
-
-            async def serve() -> bool:
-                return len(serving(server)) == WORKERS
-
-            await until(serve)
+            await until(lambda: len(serving(server)) == WORKERS, **SOON)
             target = server.base_url.removeprefix("http://").removesuffix("/execution")
             async with prometheus(target, folder) as asked:
                 service = Watched(server, between, asked, ti)
@@ -264,7 +255,7 @@ async def test_each_alert_fires_in_its_situation_and_in_no_other(
         async def is_scraped() -> bool:
             return any(float(each["value"][1]) >= SCRAPED for each in await service.query("count_over_time(up[1h])"))
 
-        await until(is_scraped)
+        await until(is_scraped, **SOON)
         may = set(ANY_TIME)
         for situation, alerts, effects in SITUATIONS:
             assert await service.fired() <= may
@@ -274,7 +265,7 @@ async def test_each_alert_fires_in_its_situation_and_in_no_other(
 
             async with situation(service):
                 with suppress(TimeoutError):
-                    await until(have_fired)
+                    await until(have_fired, **SOON)
             assert alerts <= await service.fired(), situation.__name__
             may |= alerts | effects
             assert await service.fired() <= may, situation.__name__
@@ -283,7 +274,7 @@ async def test_each_alert_fires_in_its_situation_and_in_no_other(
         async def is_quiet() -> bool:
             return await service.firing() == set()
 
-        await until(is_quiet)
+        await until(is_quiet, **SOON)
         assert [title for title, each in panels() if not await shows(service, each)] == []
 
 

@@ -13,7 +13,8 @@ import pytest
 
 from app.commands.embedded import EmbeddedPostgres
 from tests.api.test_metrics import scrape
-from tests.commands.test_workers import alive, lines, root, serving, until, workers_of
+from tests.commands.test_workers import alive, lines, root, serving, workers_of
+from tests.conditions import until
 from tests.conftest import reachable
 from tests.servers import our_server
 

@@ -20,6 +20,7 @@ from app.server.draining import DrainingServer, Readiness
 from app.server.middleware import CorrelationId, Count, Observed, send_json
 from app.server.protocol import HEAD_BYTES
 from app.settings import ServerSettings
+from tests.conditions import until
 from tests.unit.test_admission import Room
 
 RUN = "/execution/task-instances/ti/run"
@@ -90,12 +91,6 @@ class Ours:
     def close(self) -> None:
         for writer in self._open:
             writer.close()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(2):
-        while not condition():  # noqa: ASYNC110  nobody tells
-            await asyncio.sleep(0.005)
 
 
 def named_alike(_: Scope) -> str:
