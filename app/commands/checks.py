@@ -159,18 +159,23 @@ async def run(environment: Mapping[str, str], *, replicas: int = 1, workers: int
 
 
 async def run_until(
-    environment: Mapping[str, str], *, wait: float, told: Callable[[str], None], **counts: int | None
+    environment: Mapping[str, str],
+    *,
+    wait: float,
+    told: Callable[[str], None],
+    replicas: int = 1,
+    workers: int | None = None,
 ) -> list[Check]:
     """Run the checks again until they pass, as long as others may still do what they lack.
 
     :param wait: seconds.
     :param told: takes what is waited for, whenever that is another.
-    :param counts: see :func:`run`.
+    :param replicas: see :func:`run`; ``workers`` too.
     """
     deadline = time.monotonic() + wait
     last = ""
     while True:
-        results = await run(environment, **counts)  # type: ignore[arg-type]
+        results = await run(environment, replicas=replicas, workers=workers)
         lacking = "; ".join(result.message for result in results if not result.passed)
         if not lacking or not may_still_pass(results) or time.monotonic() >= deadline:
             return results

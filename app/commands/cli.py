@@ -310,9 +310,10 @@ def _check(options: argparse.Namespace) -> int:
     if options.explain:
         print(*asyncio.run(explain.run(os.environ)), sep="\n")
         return 0
-    counts = {"replicas": options.replicas, "workers": options.workers}
     waiting = partial(print, "waiting:", file=sys.stderr, flush=True)
-    results = asyncio.run(checks.run_until(os.environ, wait=options.wait, told=waiting, **counts))
+    results = asyncio.run(
+        checks.run_until(os.environ, wait=options.wait, told=waiting, replicas=options.replicas, workers=options.workers)
+    )
     passed = all(result.passed for result in results)
     if options.json:
         print(json.dumps({"passed": passed, "checks": [asdict(each) for each in results]}, indent=2))

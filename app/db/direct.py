@@ -27,7 +27,7 @@ TABLE = re.compile(r'\b(?:FROM|UPDATE|INTO) (?:ONLY )?"?(?:\w+"?\."?)?(\w+)')  #
 STATEMENTS = 500  # compiled statements that are kept; the code base has far fewer
 
 
-class DirectRow(asyncpg.Record):  # type: ignore[misc]
+class DirectRow(asyncpg.Record):  # type: ignore[misc]  # asyncpg has no types
     """A result row whose columns are read by name, as SQLAlchemy's are."""
 
     __slots__ = ()
@@ -76,7 +76,7 @@ class Compiled:
     __slots__ = ("_bound", "_compiled", "_expands", "_sql", "seconds")
 
     def __init__(self, statement: Executable, names: Sequence[str], dialect: Dialect) -> None:
-        compiled = statement.compile(dialect=dialect, column_keys=names)  # type: ignore[attr-defined]
+        compiled = statement.compile(dialect=dialect, column_keys=names)  # type: ignore[attr-defined]  # every clause has it
         assert isinstance(compiled, SQLCompiler)
         self._compiled = compiled
         self.seconds = metrics.STATEMENT.labels(_described(compiled))

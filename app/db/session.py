@@ -123,7 +123,8 @@ class Database:
                 with ExitStack() as bounds:
                     async with self._sessions() as session:
                         connection = await (await session.connection()).get_raw_connection()
-                        terminate = connection.driver_connection.terminate  # type: ignore[union-attr]
+                        assert connection.driver_connection is not None, "it was just taken"
+                        terminate = connection.driver_connection.terminate
                         bounds.callback(asyncio.get_running_loop().call_later(FALLBACK_TIMEOUT, terminate).cancel)
                         yield session
                         await session.commit()

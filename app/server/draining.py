@@ -130,7 +130,7 @@ class DrainingServer(uvicorn.Server):
         """Serve a connection that nobody had accepted yet."""
 
         def protocol() -> asyncio.Protocol:
-            made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+            made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]  # declared as any of asyncio's
                 config=self.config, server_state=self.server_state, app_state=self.lifespan.state
             )
             return made

@@ -46,7 +46,7 @@ WRITTEN_AFTER = 0.1  # seconds
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 
 
-class _Counted(values.MultiProcessValue()):  # type: ignore[misc]
+class _Counted(values.MultiProcessValue()):  # type: ignore[misc]  # its base is made when it is asked for
     """A number in this process' file, written there once for however often it was counted up within a moment.
 
     Writing it costs ten times what adding to it does, and an answer counts up six of them. In a process that is killed, what
@@ -189,7 +189,7 @@ def _exposition() -> bytes:
     if FOLDER not in os.environ:
         return generate_latest(REGISTRY)
     registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # the library's
     registry.register(_Processes())
     try:
         return generate_latest(registry)

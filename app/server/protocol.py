@@ -68,7 +68,7 @@ class Protocol(HttpToolsProtocol):
         self._held = b""  # which came in these bytes
         self._turn: patience.Turn | None = None  # what its scope will say of that
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
         super().connection_made(transport)
         self._keep_alive()
 
@@ -136,7 +136,7 @@ class Protocol(HttpToolsProtocol):
             self._head_is_too_large = True
             raise ValueError  # the parser stops, and asks for the answer below
         if self._turn is not None:
-            self.scope[patience.TURN], self._turn = self._turn, None  # type: ignore[literal-required]
+            self.scope[patience.TURN], self._turn = self._turn, None  # type: ignore[literal-required]  # a key of ours
         _head_is_complete(self)
 
     def on_message_complete(self) -> None:

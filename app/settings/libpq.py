@@ -186,7 +186,7 @@ def of_service(service: str, setting: str) -> dict[str, str]:
     if folder := os.environ.get("PGSYSCONFDIR"):
         files.append(Path(folder) / "pg_service.conf")
     parser = configparser.RawConfigParser(delimiters=("=",), comment_prefixes=("#",), strict=False)
-    parser.optionxform = str  # type: ignore[assignment, method-assign]
+    parser.optionxform = str  # type: ignore[assignment, method-assign]  # names are told apart by case
     for file in files:
         try:
             parser.read(file, encoding="utf-8")

@@ -331,7 +331,8 @@ def _endpoint(
 
     endpoint.__name__ = handler.__name__
     endpoint.__doc__ = handler.__doc__
-    endpoint.__signature__ = signature.replace(parameters=parameters, return_annotation=Response)  # type: ignore[attr-defined]
+    declared = signature.replace(parameters=parameters, return_annotation=Response)
+    endpoint.__signature__ = declared  # type: ignore[attr-defined]  # what FastAPI reads, in place of **arguments
     return endpoint
 
 

@@ -48,7 +48,7 @@ WRITES = [
     for operation in router.declared
     if not {"GET", "HEAD"}.issuperset(operation.methods) and operation.name not in LOOK_THEMSELVES
 ]
-EndsBefore = StrEnum(  # type: ignore[misc]
+EndsBefore = StrEnum(  # type: ignore[misc]  # its members are not written out
     TerminalStateNonSuccess.__name__,
     {end.name: end.value for end in TerminalStateNonSuccess if end != TerminalStateNonSuccess.SERVER_TERMINATED},
 )
