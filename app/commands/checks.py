@@ -17,6 +17,7 @@ from cryptography.x509 import load_pem_x509_certificate
 
 from app import releases
 from app import settings as settings_module
+from app.commands.counting import number_of
 from app.db.engine import APPLICATION_NAME, beginning, connect_arguments
 from app.db.hosts import connect_to_one
 from app.db.pool import ANSWER_MARGIN, UNREACHABLE
@@ -283,7 +284,7 @@ async def _keys(settings: Settings) -> list[Check]:
         return [await _token(tokens, settings)]
     if not (keys := await tokens.trusted_key_ids()):
         return [Check("jwks", False, f"[api_auth] trusted_jwks_url {url} cannot be read, or has no usable key with a kid")]
-    return [Check("jwks", True, f"{url} has {len(keys)} usable key(s)"), await _token(tokens, settings)]
+    return [Check("jwks", True, f"{url} has {number_of(len(keys), 'usable key')}"), await _token(tokens, settings)]
 
 
 async def _token(tokens: Tokens, settings: Settings) -> Check:
@@ -338,27 +339,27 @@ def _fernet(encrypted: Sequence[str], settings: Settings) -> Check:
     if not settings.fernet_keys:
         return Check("fernet", False, "[core] fernet_key is not set: variables and connections would be stored in clear")
     lost = sum(not secrets.can_decrypt(value) for value in encrypted)
+    stored = number_of(len(encrypted), "stored value")
     if lost:
-        said = f"[core] fernet_key does not decrypt {lost} of {len(encrypted)} stored values: Airflow has another"
-        return Check("fernet", False, said)
-    decrypted = f", {len(encrypted)} stored value(s) decrypted" if encrypted else ", nothing found that is encrypted"
-    return Check("fernet", True, f"{len(settings.fernet_keys)} usable key(s){decrypted}")
+        return Check("fernet", False, f"[core] fernet_key does not decrypt {lost} of {stored}: Airflow has another")
+    decrypted = f", {stored} decrypted" if encrypted else ", nothing found that is encrypted"
+    return Check("fernet", True, f"{number_of(len(settings.fernet_keys), 'usable key')}{decrypted}")
 
 
 def _pool(facts: _Facts, settings: Settings, workers: int) -> Check:
     wanted = settings.database.pool_size * workers
-    said = f"{workers} worker(s) x {settings.database.pool_size} connections = {wanted}"
+    said = f"{number_of(workers, 'worker')} x {number_of(settings.database.pool_size, 'connection')} = {wanted}"
     if facts.is_pooled:
         ours = f"{said}, which the pooler must take beside Airflow's own (PgBouncer: max_client_conn, 100 by default)"
-        return Check("pool", True, f"{ours}; it has {facts.slots} connections of PostgreSQL to share")
+        return Check("pool", True, f"{ours}; it has {number_of(facts.slots, 'connection')} of PostgreSQL to share")
     said += f" of {facts.slots} that PostgreSQL has for roles without privileges"
     if facts.limit is not None and wanted > facts.limit:
         return Check("pool", False, f"{said}, and of {facts.limit} that the role or the database may have")
     reserved = max(RESERVED_CONNECTIONS, facts.others)
     if facts.slots - wanted < reserved:
-        left = f"leave {reserved} for Airflow ({facts.others} are in use now), or put a PgBouncer in between"
+        left = f"leave {reserved} for Airflow ({facts.others} in use now), or put a PgBouncer in between"
         return Check("pool", False, f"{said}: {left}")
-    return Check("pool", True, f"{said}, {facts.others} others are in use now")
+    return Check("pool", True, f"{said}, {facts.others} in use by others now")
 
 
 def _clock(facts: _Facts, settings: Settings) -> Check:

@@ -15,6 +15,7 @@ from sqlalchemy import text
 
 from app import releases, settings
 from app.commands import checks
+from app.commands.counting import number_of
 from app.db import tables
 from app.db.session import Database
 from app.releases import Revision
@@ -59,7 +60,7 @@ async def differences(database: Database) -> list[str]:
     nearest = of_this[0] if of_this else min(reversed(compared), key=lambda name: len(compared[name]))
     lines = compared[nearest]
     said = f"metadata revision {version}, compared with Airflow {nearest}"
-    return [f"{said}: {len(lines)} difference(s) in the tables that we use", *lines]
+    return [f"{said}: {number_of(len(lines), 'difference')} in the tables that we use", *lines]
 
 
 def used(revision: Revision) -> set[str]:

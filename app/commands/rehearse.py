@@ -13,6 +13,7 @@ import orjson
 
 from app.commands import checks
 from app.commands.asking import Asking
+from app.commands.counting import number_of
 from app.commands.lives import Life, live
 from app.commands.reads import Reading, Readings
 from app.db import samples
@@ -112,11 +113,11 @@ def lines(found: Rehearsed) -> Iterator[str]:
     lives, counts = found.lives, found.readings.counts
     yield f"rehearsed on {found.database}, metadata revision {found.revision}: nothing was changed"
     tasks = sum(life.tasks for life in lives)
-    yield f"  {_counted(len(lives), 'Dag')} triggered, {_counted(tasks, 'task')} of theirs run through, and cleared"
-    yield f"  read: {', '.join(_counted(count, what) for what, count in counts.items()) or 'nothing is stored'}"
+    yield f"  {number_of(len(lives), 'Dag')} triggered, {number_of(tasks, 'task')} of theirs run through, and cleared"
+    yield f"  read: {', '.join(number_of(count, what) for what, count in counts.items()) or 'nothing is stored'}"
     refused = _grouped((life.refused, life.dag_id) for life in lives if life.refused)
     yield from (
-        f"note  {_named(dag_ids, 'Dag')}: no task can trigger them, on Airflow's own server either: {why}"
+        f"note  {_named(dag_ids, 'Dag')}: cannot be triggered by a task, on Airflow's own server either: {why}"
         for why, dag_ids in refused.items()
     )
     faults = _grouped((f"{operation}: {why}", life.dag_id) for life in lives for operation, why in life.faults)
@@ -125,16 +126,18 @@ def lines(found: Rehearsed) -> Iterator[str]:
     yield from _compared(found.readings)
     if found.trouble:
         yield f"FAIL  {found.trouble}"
-    served = len(lives) - len({life.dag_id for life in lives if life.faults})
-    yield (
-        f"each of your {served:,} Dags can be served" if found.passed else f"{served:,} of {len(lives):,} Dags can be served"
-    )
+    if found.passed:
+        yield "your Dag can be served" if len(lives) == 1 else f"each of your {len(lives):,} Dags can be served"
+    else:
+        served = len(lives) - len({life.dag_id for life in lives if life.faults})
+        yield f"{served:,} of {number_of(len(lives), 'Dag')} can be served"
 
 
 def _compared(readings: Readings) -> Iterator[str]:
     for operation, count in sorted(readings.asked.items()):
         differing = [each for each in readings.differences if each.operation == operation]
-        yield f"{'FAIL' if differing else 'same'}  {operation}: {count - len(differing):,} of {count:,} answers are the same"
+        alike = f"{count - len(differing):,} of {number_of(count, 'answer')} the same"
+        yield f"{'FAIL' if differing else 'same'}  {operation}: {alike}"
         yield from (f"        {each.path}: ours {each.ours}, Airflow's {each.others}" for each in differing[:NAMES])
 
 
@@ -147,11 +150,7 @@ def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 def _named(names: Sequence[str], what: str) -> str:
     more = f" and {len(names) - NAMES:,} more" if len(names) > NAMES else ""
-    return f"{_counted(len(names), what)} ({', '.join(names[:NAMES])}{more})"
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
+    return f"{number_of(len(names), what)} ({', '.join(names[:NAMES])}{more})"
 
 
 async def _each(

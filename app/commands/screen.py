@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
+from app.commands.counting import number_of
 from app.commands.readings import Reading, Tasks
 from app.db.components import CUT
 from app.db.holders import Held, Session
@@ -86,9 +87,13 @@ def _head(reading: Reading) -> Iterator[Line]:
 
 
 def _lateness(tasks: Tasks) -> Line:
-    told = f"heartbeats late (after {_time(tasks.heartbeat_timeout / 2)}; ended after {_time(tasks.heartbeat_timeout)})"
+    told = f" late (after {_time(tasks.heartbeat_timeout / 2)}; ended after {_time(tasks.heartbeat_timeout)})"
     longest = "" if tasks.longest_silence is None else f"  longest silence {_time(tasks.longest_silence)}"
-    return [("bad" if tasks.late else "good", f"{tasks.late} "), ("bad" if tasks.late else "", told), ("", longest)]
+    return [
+        ("bad" if tasks.late else "good", number_of(tasks.late, "heartbeat")),
+        ("bad" if tasks.late else "", told),
+        ("", longest),
+    ]
 
 
 def _service(reading: Reading, before: Reading | None) -> Iterator[Line]:
@@ -98,7 +103,7 @@ def _service(reading: Reading, before: Reading | None) -> Iterator[Line]:
     unit, rates = _counting(reading, before)
     yield [
         ("dim", "service   "),
-        ("", f"{now.in_flight:.0f} requests in flight  {now.connections:.0f} connections used  "),
+        ("", f"{number_of(now.in_flight, 'request')} in flight  {number_of(now.connections, 'connection')} used  "),
         *_counts("at the door", now.at_the_door),
         *_counts("waiting for a connection", now.waiting),
     ]
@@ -157,7 +162,7 @@ def _held(reading: Reading, room: int | None) -> list[Line]:
     for number, block in enumerate(blocks):
         if room is not None and number and len(shown) + len(block) + 1 > room:
             more = len(blocks) - number
-            return [*shown[: room - 1], [("dim", f"and {more} more holder{'s' * (more > 1)}")]]
+            return [*shown[: room - 1], [("dim", f"and {number_of(more, 'more holder')}")]]
         shown += block
     return shown if room is None else shown[: max(0, room)]
 
@@ -188,7 +193,7 @@ def _row(held: Held, most: int | None) -> list[Line]:
         who = ("bold", str(session.component)), ("", f"  {_who(session)}  "), ("dim", session.statement)
         shown.append([("", f"      waits{waits}  "), *who])
     if more := len(held.waiting[most:] if most else ()):
-        shown.append([("dim", f"      and {more} more wait")])
+        shown.append([("dim", f"      and {more} more waiting")])
     if not held.waiting:
         shown.append([("dim", "      nobody waits in PostgreSQL; requests that need it come back to it")])
     return shown

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from app.commands.counting import number_of
+
 # Of a heartbeat, and of any of the ten requests of a task's life, three of which are heartbeats.
 HEARTBEAT_CPU, LIFE_CPU = 0.170e-3, 0.292e-3  # seconds of this service
 HEARTBEAT_POSTGRES_CPU, LIFE_POSTGRES_CPU = 0.102e-3, 0.195e-3  # seconds of PostgreSQL
@@ -91,8 +93,8 @@ def told(load: Load, size: Size) -> list[str]:
     """Return the lines that say it to a person."""
     rate = load.heartbeat_rate + load.request_rate
     return [
-        f"{load.running_tasks:,} running tasks of {load.task_seconds:g} s, a heartbeat each {load.heartbeat_seconds:g} s,"
-        f" {load.requests:g} requests each besides:",
+        f"{number_of(load.running_tasks, 'running task')} of {load.task_seconds:g} s,"
+        f" a heartbeat each {load.heartbeat_seconds:g} s, {number_of(load.requests, 'request')} each besides:",
         "",
         f"requests     {rate:,.0f} a second, {load.heartbeat_rate:,.0f} of them heartbeats",
         f"workers      {size.workers:,}, with a core each; {size.cores:.2f} cores are busy",

@@ -263,7 +263,7 @@ class TestCheck:
         document = json.loads(done.stdout)
         assert (done.returncode, document["passed"]) == (1, False)
         assert [check["name"] for check in document["checks"] if not check["passed"]] == ["fernet", "pool"]
-        assert "200 worker(s) x 10 connections = 2000 of" in document["checks"][6]["message"]
+        assert "200 workers x 10 connections = 2000 of" in document["checks"][6]["message"]
 
     def test_a_database_that_is_not_there_yet_has_a_code_of_its_own(self) -> None:
         done = run("check", "--wait", "1", **airflow_settings(f"postgresql://user@127.0.0.1:{free_port()}/airflow"))

@@ -79,7 +79,7 @@ async def test_once(url: str, served: Server, held: asyncpg.Connection) -> None:
     )
     lines = done.stdout.splitlines()
     assert f"{urlsplit(url).port}/" in lines[0]
-    assert lines[2].startswith("tasks     1 running  0 queued  1 heartbeats late (after 2 min 30 s; ended after 5 min 0 s)")
+    assert lines[2].startswith("tasks     1 running  0 queued  1 heartbeat late (after 2 min 30 s; ended after 5 min 0 s)")
     assert lines[3].startswith("service ")
     assert any(line.endswith("GET /execution/health") for line in lines)
     holder = next(number for number, line in enumerate(lines) if line.startswith("unknown  holds 1  transaction of "))

@@ -214,7 +214,7 @@ def test_what_the_pod_is_given_can_serve(
     assert checked.returncode == 0
     assert "airflow.cfg was read" in told["configuration"]["message"]
     assert ("certificate" in told) == (case == "everything")
-    wanted = {"default": "2 worker(s) x 10 connections", "everything": "20 worker(s) x 5 connections"}
+    wanted = {"default": "2 workers x 10 connections", "everything": "20 workers x 5 connections"}
     assert told["pool"]["message"].startswith(wanted[case])
 
 

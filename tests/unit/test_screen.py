@@ -43,7 +43,7 @@ def test_who_holds_what_and_who_waits() -> None:
     shown = text(READING)
     for part in (
         "db:5432/airflow",
-        "12 running  3 queued  1 heartbeats late (after 2 min 30 s; ended after 5 min 0 s)  longest silence 3 min 20 s",
+        "12 running  3 queued  1 heartbeat late (after 2 min 30 s; ended after 5 min 0 s)  longest silence 3 min 20 s",
         "7 requests in flight  3 connections used  at the door 4 start  waiting for a connection 0",
         "met a lock and came back 30 lock_timeout  503 2 lock_timeout",
         "held: 1  waiting in PostgreSQL: 1",
