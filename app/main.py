@@ -55,6 +55,7 @@ METRICS = "/metrics"
 BELOW = f"{MOUNT_POINT}/"
 HEALTH = f"{MOUNT_POINT}/health"
 LOOK_EVERY = 1.0  # seconds between two looks at the metadata revision
+COLLECTED_AFTER = 10_000  # objects more than there were: a request leaves no cycles, and all that wait would be walked
 MOST_HELD = 1000  # requests that wait for the end of a migration; nothing of them was read but their heads
 
 
@@ -238,6 +239,7 @@ def create_app(settings: Settings | None = None, *, readiness: Readiness | None 
         beside = [asyncio.create_task(api.follow()), asyncio.create_task(_look_at_keys(tokens))]
         gc.collect()
         gc.freeze()  # what start-up made lives on: no full collection shall walk it again
+        gc.set_threshold(COLLECTED_AFTER)
         gc.enable()
         lag.start()
         sampling.start()

@@ -5,9 +5,10 @@ A statement more, or a second lock on a task instance, fails the build without t
 
 from __future__ import annotations
 
+import gc
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,8 @@ import asyncpg
 import pytest
 
 from app.db import direct
+from bench.driver import Task
+from bench.inside import ask
 from tests.conftest import empty
 from tests.contract.cases import CASES
 from tests.contract.cases.case import ABSENT, Case
@@ -167,6 +170,41 @@ async def test_no_request_waits_for_a_statement_to_be_made(ours: InProcess, monk
                 await client.request(case.method, case.path.replace("{ti}", ti), headers=case.headers, **body)
         made += compiled.values()
     assert made == []
+
+
+async def test_a_request_leaves_the_garbage_collector_nothing(ours: InProcess) -> None:
+    """It looks seldom (:data:`app.main.COLLECTED_AFTER`): what refers to itself would stay until it does."""
+    with collected_by_hand():
+        for row in TABLE:
+            for is_first in (True, False):  # which makes what is kept
+                await empty(ours.world.connection)
+                task = Task.of(await SETUPS[row.setup](ours.world), "", "")
+                gc.collect()
+                assert await ask(ours.application, task, (row.method, row.path.format(ti=task.id), row.body)) < 500
+                assert is_first or garbage() == [], row.name
+
+
+@contextmanager
+def collected_by_hand() -> Iterator[None]:
+    """Let the collector look when it is told to, at what the block makes alone."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()
+
+
+def garbage() -> list[Any]:
+    """Return what the collector finds."""
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    gc.collect()
+    gc.set_debug(0)
+    found = gc.garbage[:]
+    gc.garbage.clear()
+    return found
 
 
 @asynccontextmanager
