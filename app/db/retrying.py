@@ -137,7 +137,10 @@ def translated() -> Iterator[None]:
 def raise_ours(error: BaseException) -> None:
     """Raise our own error for one of the driver's or of a value; return for any other."""
     if isinstance(error, TRANSLATED) and (ours := classify(error)) is not None:
-        raise ours from error
+        try:
+            raise ours from error
+        finally:
+            del ours  # else it refers to itself, by this frame; and to what the request held, until garbage is collected
 
 
 class ComingBack:

@@ -162,21 +162,22 @@ async def heartbeat(service: Service, *, ti_id: uuid.UUID, payload: TIHeartbeatI
 
     :raises RetryableDatabaseError: nothing was written.
     """
-    rejected: RejectedByDatabase | None = None
     try:
-        if await service.heartbeats.record(ti_id=ti_id, payload=payload):
-            return None
-    except RejectedByDatabase as error:  # no such host can have been recorded, so it runs elsewhere
-        rejected = error
+        if not await service.heartbeats.record(ti_id=ti_id, payload=payload):
+            raise LockTimeout("somebody holds or changed the task instance of a heartbeat", ti_id=ti_id)
+    except (LockTimeout, RejectedByDatabase):  # no host that it rejects can have been recorded, so it runs elsewhere
+        if refusal := await _heartbeat_refused(service, ti_id, payload):
+            return refusal
+        raise
+    return None
+
+
+async def _heartbeat_refused(service: Service, ti_id: uuid.UUID, payload: TIHeartbeatInfo) -> Refuse | None:
+    """Say why a heartbeat was not recorded, if it is the task instance's own state."""
     async with service.database.autocommit(urgent=True) as session:
-        if (row := await service.storage.task_instances.identity(session, ti_id=ti_id)) is None:
-            archived = await service.storage.tries.is_archived(session, ti_id=ti_id)
-            return ARCHIVED if archived else NOT_FOUND
-    if refusal := transitions.refuse_heartbeat(row, payload):
-        return refusal
-    if rejected is not None:
-        raise rejected
-    raise LockTimeout("somebody holds or changed the task instance of a heartbeat", ti_id=ti_id)
+        if (row := await service.storage.task_instances.identity(session, ti_id=ti_id)) is not None:
+            return transitions.refuse_heartbeat(row, payload)
+        return ARCHIVED if await service.storage.tries.is_archived(session, ti_id=ti_id) else NOT_FOUND
 
 
 async def report_state(service: Service, *, ti_id: uuid.UUID, payload: TIStateUpdate) -> Decision:

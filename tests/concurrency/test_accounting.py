@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import gc
 import re
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from tests.contract.cases import CASES
 from tests.contract.cases.case import ABSENT, Case
 from tests.contract.cases.setups import SETUPS
 from tests.faults.conftest import InProcess
+from tests.garbage import collected_by_hand, garbage
 from tests.previews import revision
 from tests.world import World
 
@@ -182,29 +183,6 @@ async def test_a_request_leaves_the_garbage_collector_nothing(ours: InProcess) -
                 gc.collect()
                 assert await ask(ours.application, task, (row.method, row.path.format(ti=task.id), row.body)) < 500
                 assert is_first or garbage() == [], row.name
-
-
-@contextmanager
-def collected_by_hand() -> Iterator[None]:
-    """Let the collector look when it is told to, at what the block makes alone."""
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-        gc.unfreeze()
-
-
-def garbage() -> list[Any]:
-    """Return what the collector finds."""
-    gc.set_debug(gc.DEBUG_SAVEALL)
-    gc.collect()
-    gc.set_debug(0)
-    found = gc.garbage[:]
-    gc.garbage.clear()
-    return found
 
 
 @asynccontextmanager

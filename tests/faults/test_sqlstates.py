@@ -7,6 +7,7 @@ start and a heartbeat are a 500 then, and a reported state, which the worker can
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +17,11 @@ import httpx
 import pytest
 
 from app.server import middleware
+from bench.driver import Task
+from bench.inside import ask
 from tests.contract.cases.setups import SETUPS
 from tests.faults.conftest import InProcess
+from tests.garbage import collected_by_hand, garbage
 from tests.rows import rows
 from tests.sqlstates import fault, reason, sqlstates
 
@@ -79,7 +83,14 @@ REQUESTS = {
     "skipped": Request("running", "state", {"state": "skipped", **END}),
 }
 EACH = pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS.keys())
-QUICK = ("heartbeat", "success")  # the hot path; what the others make of every code is for the slow tier
+QUICK = ("heartbeat", "success")  # the hot path; the others are for the slow tier
+EACH_HOT_QUICKLY = pytest.mark.parametrize(
+    "request_",
+    [
+        pytest.param(request_, id=name, marks=() if name in QUICK else pytest.mark.slow)
+        for name, request_ in REQUESTS.items()
+    ],
+)
 
 
 @pytest.fixture(scope="module")
@@ -113,13 +124,7 @@ def told(answer: httpx.Response) -> tuple[int, str]:
     return answer.status_code, detail["reason"] if isinstance(detail, dict) else ""
 
 
-@pytest.mark.parametrize(
-    "request_",
-    [
-        pytest.param(request_, id=name, marks=() if name in QUICK else pytest.mark.slow)
-        for name, request_ in REQUESTS.items()
-    ],
-)
+@EACH_HOT_QUICKLY
 async def test_what_is_not_our_defect_writes_nothing_and_the_task_runs_on(
     ours: InProcess, planted: Any, request_: Request
 ) -> None:
@@ -136,6 +141,20 @@ async def test_what_is_not_our_defect_writes_nothing_and_the_task_runs_on(
     assert await everything(ours) == before
     await planted(None)
     assert (await request_.send(ours, ti)).status_code in (200, 204)
+
+
+@EACH_HOT_QUICKLY
+async def test_a_failure_leaves_the_garbage_collector_nothing(ours: InProcess, planted: Any, request_: Request) -> None:
+    """It looks seldom: an error that referred to itself would keep the body of its request until then."""
+    task = Task.of(await SETUPS[request_.setup](ours.world), "", "")
+    with collected_by_hand():
+        for code in ("53100", "55P03", "22001"):  # the database's condition, a lock, a value
+            for is_first in (True, False):  # which makes what is kept
+                await planted(code)
+                gc.collect()
+                asked = request_.method, f"/task-instances/{task.id}/{request_.path}", request_.body
+                assert await ask(ours.application, task, asked) in (422, 503)
+                assert is_first or garbage() == [], code
 
 
 @EACH
