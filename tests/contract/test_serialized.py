@@ -36,6 +36,7 @@ READ = {
         "timetable",
     },
     "task": {
+        "_arg_bindings",
         "_expand_input_attr",
         "_is_mapped",
         "_operator_name",
@@ -47,6 +48,7 @@ READ = {
         "executor_config",
         "expand_input",
         "inlets",
+        "is_stub",
         "is_teardown",
         "op_kwargs_expand_input",
         "outlets",
@@ -97,7 +99,6 @@ IGNORED = {
         "timezone",
     },
     "task": {
-        "_arg_bindings",  # of what runs in another language, which no Dag of the corpus does
         "_can_skip_downstream",
         "_disallow_kwargs_override",
         "_is_empty",

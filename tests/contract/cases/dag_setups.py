@@ -47,7 +47,7 @@ async def write_version(
     await world.insert(
         "dag_version", id=pk, version_number=number, dag_id=dag_id, bundle_name="dags-folder", **version, **stamps
     )
-    row = {"id": pk, "dag_id": dag_id, "data": data, "dag_hash": str(number) * 32, "dag_version_id": pk}
+    row = {"id": pk, "dag_id": dag_id, "data": data, "dag_hash": (str(number) * 32)[:32], "dag_version_id": pk}
     await world.insert("serialized_dag", **row, **stamps)
     for n, alert in enumerate(alerts):
         interval = alert["interval"] if world.revision == "3.2" else json.dumps(alert["interval"])
