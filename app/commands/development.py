@@ -169,13 +169,7 @@ def environment(folder: Path, *, port: int, release: str | None = None) -> Itera
     try:
         known_port.write_text(str(postgres.port))
         if not postgres.has_database(DATABASE):
-            if postgres.has_database("airflow_new"):  # a first start was interrupted
-                postgres.run("psql", "-qXc", "DROP DATABASE airflow_new", "postgres")
-            new = next(each for each in reversed(REVISIONS) if each.name == release or not (release or each.is_preview))
-            _say(f"Making the tables of Airflow {new.name}.")
-            postgres.create_metadata_database("airflow_new", new.name)
-            postgres.run("psql", "-qX", "-v", "ON_ERROR_STOP=1", "-1", "airflow_new", stdin=_sample(new).encode())
-            postgres.run("psql", "-qXc", f'ALTER DATABASE airflow_new RENAME TO "{DATABASE}"', "postgres")
+            _make_database(postgres, release)
         found = _release(postgres)
         if release not in (None, found):
             raise ConfigurationError(
@@ -195,6 +189,17 @@ def environment(folder: Path, *, port: int, release: str | None = None) -> Itera
         )
     finally:
         postgres.stop()
+
+
+def _make_database(postgres: EmbeddedPostgres, release: str | None) -> None:
+    """Make the database, with an Airflow's tables and a sample in them: it has its name once all of it is there."""
+    if postgres.has_database("airflow_new"):  # a first start was interrupted
+        postgres.run("psql", "-qXc", "DROP DATABASE airflow_new", "postgres")
+    new = next(each for each in reversed(REVISIONS) if each.name == release or not (release or each.is_preview))
+    _say(f"Making the tables of Airflow {new.name}.")
+    postgres.create_metadata_database("airflow_new", new.name)
+    postgres.run("psql", "-qX", "-v", "ON_ERROR_STOP=1", "-1", "airflow_new", stdin=_sample(new).encode())
+    postgres.run("psql", "-qXc", f'ALTER DATABASE airflow_new RENAME TO "{DATABASE}"', "postgres")
 
 
 def _sample(revision: Revision) -> str:

@@ -178,19 +178,9 @@ def plan(
     }
     conf = None if run.conf is None else json.loads(run.conf)
     carriers = Carriers(traces, revision, conf, about=about)
-    run_values: dict[str, Any] = {
-        "clear_number": run.clear_number + 1,
-        "queued_at": now,
-        "context_carrier": carriers.of_run,
-        "updated_at": now,
-    }
     is_over, verifies = run.state in FINISHED, revision.runs.moving_verifies
-    if is_over:
-        run_values |= {"state": "queued", "start_date": None, "end_date": None, "last_scheduling_decision": None}
-    if version.is_newest and (is_over or run.created_dag_version_id != version.pk):
-        run_values["created_dag_version_id"] = version.pk
-        if version.bundle_version is not None or verifies:
-            run_values["bundle_version"] = version.bundle_version
+    run_values = _of_run(run, version, is_over=is_over, verifies=verifies)
+    run_values |= {"queued_at": now, "context_carrier": carriers.of_run, "updated_at": now}
     run_version = run_values.get("created_dag_version_id", run.created_dag_version_id)
 
     returned = mapping.known_lengths(version.data["dag"], returned)
@@ -224,6 +214,18 @@ def plan(
         new.append(unexpanded(run.dag_id, run.run_id, (version.pk, version.data), expanded, now=now))
     lost = sum(row.task_id not in known for row in rows) if is_verified and run.state != "running" else 0
     return Clearing(run_values, tasks, new, lost)
+
+
+def _of_run(run: AnyRow, version: Version, *, is_over: bool, verifies: bool) -> dict[str, Any]:
+    """Return what becomes of the run itself: it begins anew if it is over, and may move to the newest version."""
+    values: dict[str, Any] = {"clear_number": run.clear_number + 1}
+    if is_over:
+        values |= {"state": "queued", "start_date": None, "end_date": None, "last_scheduling_decision": None}
+    if version.is_newest and (is_over or run.created_dag_version_id != version.pk):
+        values["created_dag_version_id"] = version.pk
+        if version.bundle_version is not None or verifies:
+            values["bundle_version"] = version.bundle_version
+    return values
 
 
 def _anew(row: AnyRow, task: TaskToRepeat | None, *, tried: int) -> dict[str, Any]:

@@ -132,35 +132,18 @@ async def _planned(
     """
     pk, data = version
     dag, logical_date, run_after = data["dag"], payload.logical_date, payload.run_after or now
-    settings, revision, trusted = service.settings, service.revision, service.settings.trusted_classes
-    if message := _invalid_run_id(settings, revision, run_id) or _too_early(data, logical_date):
+    revision = service.revision
+    if message := _invalid_run_id(service.settings, revision, run_id) or _too_early(data, logical_date):
         return _value_error(message)
     if len(run_id) > LONGEST_RUN_ID:
         told = f"must have at most {LONGEST_RUN_ID} characters, not {len(run_id)}"
         return Refuse(422, invalid_value(told, "path", "run_id"))
-    partition_date = None
-    if payload.partition_key is not None and revision.assets.partitions_have_dates:
-        what = f"the timetable {dag['timetable']['__type']}"
-        ask = partial(partitions.resolved_date, dag["timetable"], payload.partition_key, trusted)
-        try:
-            partition_date = await threads.asked(ask, trusted, what=what)
-        except InvalidPartitionKey as error:
-            return _invalid_partition_key(str(error))
-        except ValueError as error:
-            return _value_error(str(error))
-        if refusal := _refuse_partition_key(dag, dag_id, payload.partition_key):
-            return refusal
-    elif payload.partition_key is not None and len(payload.partition_key) > LONGEST_KEY:
-        return _long_partition_key(payload.partition_key)
+    partition_date = await _partition_date(service, dag, dag_id, payload.partition_key)
+    if isinstance(partition_date, Refuse):
+        return partition_date
     if message := await threads.invalid_param(dag.get("params") or (), payload.conf):
         return _value_error(message)
-    interval: tuple[datetime | None, datetime | None] = (None, None)
-    if logical_date is not None:
-        strictly = revision.runs.intervals_have_length
-        ask_interval = partial(
-            timetables.manual_interval, dag["timetable"], run_after, strictly_before=strictly, trusted=trusted
-        )
-        interval = await threads.asked(ask_interval, trusted, what=f"the timetable {dag['timetable']['__type']}")
+    start, end = (None, None) if logical_date is None else await _interval(service, dag, run_after)
     about = {
         "airflow.dag_id": dag_id,
         "airflow.dag_run.run_id": run_id,
@@ -174,8 +157,8 @@ async def _planned(
         "run_type": revision.runs.triggered_type,
         "triggered_by": "OPERATOR",
         "logical_date": logical_date,
-        "data_interval_start": interval[0],
-        "data_interval_end": interval[1],
+        "data_interval_start": start,
+        "data_interval_end": end,
         "run_after": run_after,
         "queued_at": now,
         "conf": payload.conf,
@@ -195,6 +178,38 @@ async def _planned(
         empty_are_skipped=revision.runs.empty_maps_are_skipped,
     )
     return NewRun(values, tasks)
+
+
+async def _partition_date(
+    service: Service, dag: Mapping[str, Any], dag_id: str, key: str | None
+) -> datetime | Refuse | None:
+    """Return the date of the partition that a run is for, if its key tells one; or why the Dag has no such partition.
+
+    :raises UnknownInDag: see :func:`_planned`.
+    """
+    if key is None:
+        return None
+    if not service.revision.assets.partitions_have_dates:
+        return _long_partition_key(key) if len(key) > LONGEST_KEY else None
+    trusted = service.settings.trusted_classes
+    ask = partial(partitions.resolved_date, dag["timetable"], key, trusted)
+    try:
+        date = await threads.asked(ask, trusted, what=f"the timetable {dag['timetable']['__type']}")
+    except InvalidPartitionKey as error:
+        return _invalid_partition_key(str(error))
+    except ValueError as error:
+        return _value_error(str(error))
+    return _refuse_partition_key(dag, dag_id, key) or date
+
+
+async def _interval(service: Service, dag: Mapping[str, Any], run_after: datetime) -> tuple[datetime, datetime]:
+    """Return the data interval that a Dag's timetable gives a run.
+
+    :raises UnknownInDag: see :func:`_planned`.
+    """
+    strictly, trusted = service.revision.runs.intervals_have_length, service.settings.trusted_classes
+    ask = partial(timetables.manual_interval, dag["timetable"], run_after, strictly_before=strictly, trusted=trusted)
+    return await threads.asked(ask, trusted, what=f"the timetable {dag['timetable']['__type']}")
 
 
 def new_tasks(
