@@ -54,6 +54,7 @@ def test_no_constant_is_ever_shown(before: str, value: str, length: int) -> None
 
 
 SCHEDULER = "scheduler"
+PARTITIONS = "asset_partition_dag_run.id, asset_partition_dag_run.partition_key"
 
 
 @pytest.mark.parametrize(
@@ -71,6 +72,23 @@ SCHEDULER = "scheduler"
         ),
         ("UPDATE dag_run SET last_scheduling_decision='x', updated_at='y' WHERE dag_run.id = 1;UPDATE dag_run SET", SCHEDULER),
         ("SELECT dag.dag_id, dag.is_paused FROM dag WHERE dag.is_paused = false AND dag.is_draining = false AND", SCHEDULER),
+        ("UPDATE dag_run SET end_date='x', state='failed', last_scheduling_decision='y', updated_at='z' WHERE dag_run.id = 1", SCHEDULER),
+        (
+            "SELECT dag_run.dag_id, dag_run.run_id FROM dag_run WHERE (dag_run.dag_id, dag_run.run_id) IN (('d', 'r'))"
+            " ORDER BY dag_run.dag_id, dag_run.run_id FOR NO KEY UPDATE OF dag_run SKIP LOCKED",
+            SCHEDULER,
+        ),
+        # Partitions, as the schedulers of 3.2, and since 3.3, ask for them; and as API servers do.
+        (f"SELECT {PARTITIONS} FROM asset_partition_dag_run WHERE asset_partition_dag_run.created_dag_run_id IS NULL", SCHEDULER),
+        (
+            f"SELECT {PARTITIONS} FROM asset_partition_dag_run JOIN dag ON dag.dag_id = asset_partition_dag_run.target_dag_id WHERE"
+            " asset_partition_dag_run.created_dag_run_id IS NULL AND dag.is_paused IS false",
+            SCHEDULER,
+        ),
+        (f"SELECT {PARTITIONS} FROM asset_partition_dag_run WHERE asset_partition_dag_run.partition_key = 'k' AND", "unknown"),
+        (f"SELECT {PARTITIONS} FROM asset_partition_dag_run WHERE asset_partition_dag_run.target_dag_id = 'd' AND"
+         " asset_partition_dag_run.created_dag_run_id IS NULL ORDER BY asset_partition_dag_run.created_at", "unknown"),
+        (f"SELECT {PARTITIONS}, dag_run.run_id FROM asset_partition_dag_run LEFT OUTER JOIN dag_run ON", "unknown"),
         ("DELETE FROM trigger WHERE trigger.id IN (SELECT trigger.id FROM trigger WHERE NOT (EXISTS", "triggerer"),
         ("UPDATE task_instance SET id='0198'::uuid, state=NULL, max_tries=1 WHERE", "API server"),
         ("ALTER TABLE task_instance ADD COLUMN x integer", "migration"),
