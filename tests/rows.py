@@ -16,7 +16,8 @@ UNORDERED = {"log", "asset_event"}  # Airflow writes several of these rows in th
 FERNET = re.compile(r"gAAAAA[\w=-]{20,}")
 TRACE = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}")  # of the W3C's traceparent; its flags follow
 PICKLED = re.compile(r'"executor_config": "\\\\x([0-9a-f]+)"')
-MOMENT = re.compile(r"20\d\d-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)")
+# A try's history has one without a zone, in UTC: when its trigger timed out.
+MOMENT = re.compile(r"20\d\d-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00|(?![\d.:Z+-]))")
 
 
 async def rows(connection: asyncpg.Connection, tables: Collection[str] | None = None) -> Counter[str]:
@@ -98,5 +99,5 @@ def _sorted(value: Any) -> Any:
 
 
 def _mask_recent(found: re.Match[str]) -> str:
-    moment = datetime.fromisoformat(found[0].replace("Z", "+00:00").replace(" ", "T"))
+    moment = datetime.fromisoformat(found[0].removesuffix("Z").removesuffix("+00:00")).replace(tzinfo=UTC)
     return "NOW" if abs(moment - datetime.now(UTC)) < timedelta(hours=2) else found[0]
