@@ -57,6 +57,7 @@ CASES: list[Case] = [
     on("asked", "GET", HITL, token="other"),
     on("running", "POST", HITL, ASK),
     *(on(s, "POST", HITL, ASK, differs=ASKED_ANEW, ours=201) for s in ("asked", "asked_barely", "answered")),
+    *(on(s, "POST", HITL, {**ASK, "params": {"p": float("nan")}}, differs=ASKED_ANEW, ours=422) for s in ("asked", "answered")),
     on("running", "POST", HITL, {**ASK, "body": "b", "defaults": ["no"], "multiple": True}),
     on("running", "POST", HITL, {**ASK, "options": []}),
     on("running", "POST", HITL, {"options": ["a"]}),
