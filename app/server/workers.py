@@ -11,6 +11,7 @@ SIGHUP replaces one after the other by workers that read settings and certificat
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import selectors
 import signal
@@ -210,6 +211,7 @@ class Workers:
         (orders, order), (report, reports) = os.pipe(), os.pipe()
         sys.stdout.flush()
         sys.stderr.flush()
+        gc.freeze()  # a worker that walked what it shares would make it its own
         if (pid := os.fork()) == 0:
             for each in (order, report, *self._signals):
                 os.close(each)

@@ -20,6 +20,7 @@ import httpx
 import pytest
 
 from app.commands.embedded import free_port
+from bench.processes import memory_bytes
 from tests.api.test_metrics import scrape
 from tests.certificates import write_certificate
 from tests.conditions import SOON, until
@@ -81,6 +82,15 @@ async def ask(server: Server, times: int) -> None:
     for _ in range(times):
         async with httpx.AsyncClient(base_url=server.base_url, verify=False) as client:
             assert (await client.get("/health")).status_code == 200
+
+
+async def test_workers_share_what_start_up_made(metadata_url: str, tmp_path: Path) -> None:
+    """A worker that looked for garbage among it would write into every object, and have the most of it for itself."""
+    with our_server(metadata_url, tmp_path, workers=2) as server:
+        await until(lambda: len(serving(server)) == 2)
+        for pid in workers_of(server):
+            own, shared = memory_bytes(pid)
+            assert own < shared
 
 
 async def test_what_dies_is_replaced_and_nothing_that_it_counted_is_lost(metadata_url: str, tmp_path: Path) -> None:
