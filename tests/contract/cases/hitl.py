@@ -66,5 +66,7 @@ CASES: list[Case] = [
     *(on(s, "PATCH", HITL, RESPONSE) for s in ("running", "asked", "answered", "nothing")),
     on("asked", "PATCH", HITL, {**RESPONSE, "chosen_options": []}),
     *(state(f"awaiting input when {s}", PARK, s, **NEW) for s in ("running", "asked", "answered")),
+    state("awaiting input beyond the calendar", {**PARK, "timeout": "P3000000D"}, **NEW, differs=BETTER_REFUSAL, ours=422),
+    state("awaiting input beyond the calendar when answered", {**PARK, "timeout": "P3000000D"}, "answered", **NEW, differs=BETTER_REFUSAL, ours=422),
     state("awaiting input without a limit", {k: v for k, v in PARK.items() if k != "timeout"}, **NEW),
 ]  # fmt: skip
