@@ -55,7 +55,7 @@ METRICS = "/metrics"
 BELOW = f"{MOUNT_POINT}/"
 HEALTH = f"{MOUNT_POINT}/health"
 LOOK_EVERY = 1.0  # seconds between two looks at the metadata revision
-COLLECTED_AFTER = 10_000  # objects more than there were: a request leaves no cycles, and all that wait would be walked
+COLLECTED_AFTER = 5_000  # objects more than there were: a request leaves no cycles, and all that wait would be walked
 MOST_HELD = 1000  # requests that wait for the end of a migration; nothing of them was read but their heads
 
 

@@ -35,6 +35,8 @@ BODY_BYTES_PER_SECOND = 256 * 1024  # of body: 64 MiB may take four and a half m
 DROPPED_BYTES = 256 * 1024 * 1024  # of a body that came after its answer: read, so that the answer is heard, up to here
 ANSWER_SECONDS = 30.0  # in which a client that is sent an answer reads at least something of it
 
+UNSEEN = object()  # no scope is this
+
 _feed = HttpToolsProtocol.data_received
 _head_is_complete = HttpToolsProtocol.on_headers_complete
 _message_is_complete = HttpToolsProtocol.on_message_complete
@@ -53,7 +55,7 @@ class Protocol(HttpToolsProtocol):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._whole: Any = None  # the scope of the last request that came to its end
-        self._watched: Any = self  # the scope of the last request that did not come in one piece
+        self._watched: Any = UNSEEN  # the scope of the last request that did not come in one piece
         self._began = 0.0  # when its first piece came, by the loop's clock
         self._first = 0  # bytes of that piece, the end of the request before it among them perhaps
         self._piece = 0  # bytes of the last piece
@@ -80,6 +82,7 @@ class Protocol(HttpToolsProtocol):
             self._door.leave(self._waiting)
             self._has_left()
         super().connection_lost(exc)
+        self.cycle = None  # type: ignore[assignment]  # as it began; it refers to this, and both would be garbage
 
     def shutdown(self) -> None:
         if self._waiting is None:  # its answer will close the connection, as every answer does now

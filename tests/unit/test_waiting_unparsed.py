@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -18,9 +19,10 @@ from app.server import admission, metrics, patience
 from app.server.admission import Admission, Door, Kind
 from app.server.draining import DrainingServer, Readiness
 from app.server.middleware import CorrelationId, Count, Observed, send_json
-from app.server.protocol import HEAD_BYTES
+from app.server.protocol import HEAD_BYTES, Protocol
 from app.settings import ServerSettings
 from tests.conditions import until
+from tests.garbage import collected_by_hand, garbage
 from tests.unit.test_admission import Room
 
 RUN = "/execution/task-instances/ti/run"
@@ -304,3 +306,19 @@ async def test_too_many_for_our_memory(ours: Ours, monkeypatch: pytest.MonkeyPat
     assert (await second.answer())[0] == 503
     ours.make_room()
     assert (await first.answer())[0] == 200
+
+
+@pytest.mark.parametrize("room", [0, 1], ids=["while it waits", "when it was answered"])
+async def test_a_connection_that_ends_leaves_the_garbage_collector_nothing(ours: Ours, room: int) -> None:
+    """It looks seldom, and what a connection read into would be kept until then."""
+    ours.make_room(room)
+    with collected_by_hand():
+        for _ in range(2):  # the first makes what is kept
+            gc.collect()
+            connection = await ours.connected()
+            connection.writer.write(request("PUT", RTIF, body=b"{}"))
+            await (connection.answer() if room else ours.waiting(1))
+            connection.writer.close()
+            await until(lambda: not ours.server.server_state.connections)
+            ours.make_room(room)
+        assert [each for each in garbage() if isinstance(each, Protocol)] == []
