@@ -6,6 +6,7 @@ A statement more, or a second lock on a task instance, fails the build without t
 from __future__ import annotations
 
 import gc
+import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -167,8 +168,9 @@ async def test_no_request_waits_for_a_statement_to_be_made(ours: InProcess, monk
             ti = str(await SETUPS[case.setup](ours.world))
             compiled.clear()
             async with ours.client(ti) as client:
-                body = {} if case.json is ABSENT else {"json": case.json}
-                await client.request(case.method, case.path.replace("{ti}", ti), headers=case.headers, **body)
+                content = None if case.json is ABSENT else json.dumps(case.json)
+                headers = {"Content-Type": "application/json", **case.headers}
+                await client.request(case.method, case.path.replace("{ti}", ti), headers=headers, content=content)
         made += compiled.values()
     assert made == []
 
