@@ -146,7 +146,7 @@ async def measure(
     """Return every figure of every target and floor."""
     for revision in sorted({REVISIONS[name] for name in names}):
         await template(postgres, revision, options.task_instances)
-    seconds = starts(postgres, names, folder, options.rounds)
+    seconds = await starts(postgres, names, folder, options.rounds)
     async with AsyncExitStack() as stack:
         targets = [await stack.enter_async_context(serving(postgres, name, folder)) for name in names]
         pid = postgres_pid(postgres)
@@ -324,7 +324,7 @@ def database(postgres: EmbeddedPostgres, name: str) -> str:
     return own
 
 
-def starts(postgres: EmbeddedPostgres, names: list[str], folder: Path, rounds: int) -> dict[str, list[float]]:
+async def starts(postgres: EmbeddedPostgres, names: list[str], folder: Path, rounds: int) -> dict[str, list[float]]:
     """Return the seconds from each start of a target, with nothing else on the machine, to its first answer."""
     found: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(rounds):
@@ -332,7 +332,7 @@ def starts(postgres: EmbeddedPostgres, names: list[str], folder: Path, rounds: i
             url, own = postgres.url(database(postgres, name)), folder / name
             own.mkdir(exist_ok=True)
             begun = time.perf_counter()
-            with started(name, url, own):
+            async with beside_the_loop(started(name, url, own)):  # what is interrupted in the middle of it is stopped
                 found[name].append(time.perf_counter() - begun)
     return found
 
