@@ -305,6 +305,11 @@ def test_workers_that_cannot_serve_end_the_service(metadata_url: str, tmp_path: 
     assert any(line["event"] == "the worker cannot serve" and "JWT_SECRET_CMD" in line["reason"] for line in told)
 
 
+async def has_counted(client: httpx.AsyncClient, metrics: str) -> bool:
+    """Say whether a request is counted there: the other worker's, a moment later."""
+    return "http_requests_total" in (await client.get(metrics)).text
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 async def test_every_address_of_both_families(metadata_url: str, tmp_path: Path, workers: str) -> None:
     port = free_port()
@@ -321,7 +326,7 @@ async def test_every_address_of_both_families(metadata_url: str, tmp_path: Path,
                 assert (await client.get(f"http://{host}:{port}/metrics")).status_code == 404, (
                     "they have a port of their own"
                 )
-                assert "http_requests_total" in (await client.get(f"http://{host}:{metrics_port}/metrics")).text
+                await until(partial(has_counted, client, f"http://{host}:{metrics_port}/metrics"))
                 assert (await client.get(f"http://{host}:{metrics_port}/execution/health")).status_code == 404
             for path in ("docs", "redoc", "openapi.json", "static/swagger-ui.css", "None"):
                 assert (await client.get(f"http://127.0.0.1:{port}/execution/{path}")).status_code == 404
