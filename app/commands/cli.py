@@ -215,7 +215,7 @@ lock on one of their rows. Values are never shown.""",
             "execution-api rehearse --against http://airflow-api-server:8080/execution/",
         ),
         codes={
-            0: "each Dag can be served, and what is stored be read; with --against, as the other server does",
+            0: "each Dag that there is can be served, and what is stored be read; with --against, as the other server does",
             NOT_READY: "something cannot be, or is answered otherwise; lines that begin with FAIL tell what and why",
         },
     )

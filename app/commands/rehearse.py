@@ -32,6 +32,7 @@ from app.tasks.service import Service
 LONGEST = 2.0  # seconds that a transaction lasts, plus a Dag: what it could still see, VACUUM keeps
 NAMES = 5  # that are told of those of which the same holds
 TELL_EVERY = 100  # Dags
+NO_DAG = "there is no Dag to rehearse: table dag of {} has none, or stale ones only"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,9 @@ def lines(found: Rehearsed) -> Iterator[str]:
     yield from _compared(found.readings)
     if found.trouble:
         yield f"FAIL  {found.trouble}"
-    if found.passed:
+    if not lives:
+        yield NO_DAG.format(found.database) if not found.trouble else "no Dag was rehearsed"
+    elif found.passed:
         yield "your Dag can be served" if len(lives) == 1 else f"each of your {len(lives):,} Dags can be served"
     else:
         served = len(lives) - len({life.dag_id for life in lives if life.faults})

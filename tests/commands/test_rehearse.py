@@ -22,6 +22,7 @@ from app.commands.embedded import EmbeddedPostgres
 from app.commands.rehearse import Rehearsed, lines, rehearse
 from app.db.stage import Stage
 from app.errors import ConfigurationError, ReadOnlyServer
+from app.settings.database_url import place_of
 from tests.conftest import reachable
 from tests.contract import serialized
 from tests.contract.cases.dag_setups import write_version
@@ -255,6 +256,19 @@ async def test_what_could_not_be_served(make_database: Callable[[str], str], rev
     assert document["passed"] is False
     assert len(document["lives"]) == 2
     assert [what for what, _ in document["readings"]["faults"]] == ["variable old", "connection old"]
+
+
+async def test_without_a_dag(make_database: Callable[[str], str], revision: str, tmp_path: Path) -> None:
+    """A new Airflow is no fault; nor is it said that its Dags can be served. A stale one is none."""
+    url = make_database(revision)
+    connection = await asyncpg.connect(url)
+    await World(connection, revision).dag("gone", is_stale=True)
+    await connection.close()
+    environment = {**clean_environment(), **PREVIEWS, **airflow_settings(url), "AIRFLOW_HOME": str(tmp_path)}
+    ended = await asyncio.to_thread(_command, environment)
+    assert ended.returncode == 0, ended.stderr
+    where = place_of(settings.load(environment).database.url)
+    assert ended.stdout.endswith(f"\nthere is no Dag to rehearse: table dag of {where} has none, or stale ones only\n")
 
 
 def _command(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -23,6 +23,7 @@ def test_one_and_many(count: float, said: str) -> None:
 @pytest.mark.parametrize(
     ("lives", "last"),
     [
+        ([], "there is no Dag to rehearse: table dag of here has none, or stale ones only"),
         ([Life("a")], "your Dag can be served"),
         ([Life("a"), Life("b")], "each of your 2 Dags can be served"),
         ([Life("a", faults=[("a trigger", "why")])], "0 of 1 Dag can be served"),
@@ -31,6 +32,10 @@ def test_one_and_many(count: float, said: str) -> None:
 )
 def test_a_rehearsal_s_end(lives: list[Life], last: str) -> None:
     assert list(lines(Rehearsed("here", "3.3", lives)))[-1] == last
+
+
+def test_a_rehearsal_s_end_before_its_first_dag() -> None:
+    assert list(lines(Rehearsed("here", "3.3", trouble="why")))[-2:] == ["FAIL  why", "no Dag was rehearsed"]
 
 
 def test_a_rehearsal_s_notes() -> None:
