@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any, TypeVar
@@ -36,28 +37,38 @@ async def in_thread(function: Callable[..., Result], *arguments: Any, what: str,
     :param what: what it computes, for the message.
     :raises TookTooLong: when it has not ended by then.
     """
-    loop = asyncio.get_running_loop()
-    ended: asyncio.Future[Result] = loop.create_future()
-
-    def settle(set_outcome: Callable[[Any], None], outcome: Any) -> None:
-        if not ended.done():
-            set_outcome(outcome)
-
-    def run() -> None:
-        outcome: tuple[Callable[[Any], None], Any]
-        try:
-            outcome = ended.set_result, function(*arguments, **named)
-        except BaseException as error:  # whatever it is, it is the caller's
-            wrapped = error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
-            outcome = ended.set_exception, wrapped
-        with suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(settle, *outcome)
-
-    Thread(target=run, daemon=True, name=what).start()
     try:
-        return await asyncio.wait_for(ended, LIMIT)
+        async with asyncio.timeout(LIMIT):
+            return await _begun(partial(function, *arguments, **named), what)  # no frame keeps what keeps the error
     except TimeoutError:
         raise TookTooLong(f"{what} did not end within {LIMIT:g} s") from None
+
+
+def _begun(function: Callable[[], Result], what: str) -> asyncio.Future[Result]:
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[Result] = loop.create_future()
+    Thread(target=_run, args=(function, loop, ended), daemon=True, name=what).start()
+    return ended
+
+
+def _run(function: Callable[[], Result], loop: asyncio.AbstractEventLoop, ended: asyncio.Future[Result]) -> None:
+    outcome: tuple[Callable[[Any], None], Any]
+    try:
+        outcome = ended.set_result, function()
+    except BaseException as error:  # whatever it is, it is the caller's
+        outcome = ended.set_exception, _as_exception(error)
+    with suppress(RuntimeError):  # the loop has ended meanwhile
+        loop.call_soon_threadsafe(_settle, ended, *outcome)
+    del ended, outcome  # else an error refers to itself, by this frame; and to the arguments, until garbage is collected
+
+
+def _as_exception(error: BaseException) -> Exception:
+    return error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
+
+
+def _settle(ended: asyncio.Future[Any], set_outcome: Callable[[Any], None], outcome: Any) -> None:
+    if not ended.done():
+        set_outcome(outcome)
 
 
 async def asked(function: Callable[[], Result], trusted: Sequence[str], *, what: str) -> Result:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -21,7 +22,9 @@ from app.dags.trusted import UntrustedClass, is_trusted, trusted_class
 from app.errors import ServerBusy
 from app.tasks import threads
 from app.tasks.threads import TookTooLong
+from tests.conditions import SOON, until
 from tests.contract import serialized
+from tests.garbage import collected_by_hand, garbage
 from tests.servers import AIRFLOW
 
 NOW = datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC)
@@ -112,6 +115,28 @@ async def test_what_never_ends_is_not_waited_for(monkeypatch: pytest.MonkeyPatch
 async def test_errors_come_out_of_the_thread() -> None:
     with pytest.raises(ZeroDivisionError):
         await threads.in_thread(lambda: 1 / 0, what="a division")
+
+
+@pytest.mark.parametrize("is_late", [False, True], ids=["in time", "when nobody waits any more"])
+async def test_an_error_in_a_thread_leaves_the_garbage_collector_nothing(
+    monkeypatch: pytest.MonkeyPatch, is_late: bool
+) -> None:
+    """It looks seldom: what the function had been given would be kept until then."""
+    may_divide = threading.Event()
+
+    def divide() -> float:
+        may_divide.wait()
+        return 1 / 0
+
+    monkeypatch.setattr(threads, "LIMIT", 0.05 if is_late else SOON)
+    with collected_by_hand():
+        if not is_late:
+            may_divide.set()
+        with pytest.raises(TookTooLong if is_late else ZeroDivisionError):
+            await threads.in_thread(divide, what="a division")
+        may_divide.set()
+        await until(lambda: all(each.name != "a division" for each in threading.enumerate()))
+        assert garbage() == []
 
 
 # --- params
