@@ -59,7 +59,10 @@ class Heartbeats:
         recorded: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(process, recorded))
         self._bound()
-        return await recorded
+        try:
+            return await recorded
+        finally:
+            del recorded  # else an error refers to itself, by this frame; and to the request, until garbage is collected
 
     async def _recorded(self, processes: list[Process]) -> set[Process]:
         """Record these, while those that come now wait; and then let them go."""
@@ -94,25 +97,27 @@ class Heartbeats:
             self._bound()
 
     async def _record_batch(self, batch: list[_Waiting], processes: list[Process]) -> None:
-        """Record a batch, and tell each of it what is its own."""
+        """Record a batch, and tell each of it what is its own.
+
+        :param batch: empty once it failed: an error knows this frame, and would refer to itself by who waits for it.
+        """
         metrics.BATCH.observe(len(batch))
         try:
             recorded = await self._recorded(processes)
-        except RejectedByDatabase as error:
-            if len(batch) > 1:  # one has a value that PostgreSQL does not take: each goes alone
-                for each in batch:
-                    await self._record_batch([each], [each.process])
-            else:
-                _raise(batch, error)
         except Exception as error:  # whatever it is, it is raised where each of them waits
-            _raise(batch, error)
+            if not isinstance(error, RejectedByDatabase) or len(batch) == 1:
+                _raise(batch, error)
         else:
             for each in batch:
                 if not each.recorded.done():
                     each.recorded.set_result(each.process in recorded)
+            return
+        while batch:  # one has a value that PostgreSQL does not take: each goes alone
+            await self._record_batch([batch[0]], [batch.pop(0).process])
 
 
 def _raise(batch: list[_Waiting], error: Exception) -> None:
     for each in batch:
         if not each.recorded.done():
             each.recorded.set_exception(error)
+    batch.clear()

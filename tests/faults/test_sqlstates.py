@@ -7,6 +7,7 @@ start and a heartbeat are a 500 then, and a reported state, which the worker can
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from collections import Counter
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from unittest.mock import Mock
 import httpx
 import pytest
 
-from app.server import middleware
+from app.server import metrics, middleware
 from bench.driver import Task
 from bench.inside import ask
 from tests.contract.cases.setups import SETUPS
@@ -154,6 +155,25 @@ async def test_a_failure_leaves_the_garbage_collector_nothing(ours: InProcess, p
                 gc.collect()
                 asked = request_.method, f"/task-instances/{task.id}/{request_.path}", request_.body
                 assert await ask(ours.application, task, asked) in (422, 503)
+                assert is_first or garbage() == [], code
+
+
+async def test_a_batch_of_heartbeats_that_fails_leaves_the_garbage_collector_nothing(ours: InProcess, planted: Any) -> None:
+    """Those that wait for it hear one error, in each of their requests; for a value each goes alone after all."""
+    beat = REQUESTS["heartbeat"]
+    running = [await SETUPS[beat.setup](ours.world), *[await ours.world.running("d", f"t{n}") for n in range(3)]]
+    tasks = [Task.of(ti, "", "") for ti in running]
+    with collected_by_hand():
+        for code in ("53100", "22001"):
+            for is_first in (True, False):  # which makes what is kept
+                await planted(code)
+                gc.collect()
+                counted = metrics.BATCH._sum.get()
+                asked = [
+                    ask(ours.application, t, (beat.method, f"/task-instances/{t.id}/{beat.path}", beat.body)) for t in tasks
+                ]
+                assert set(await asyncio.gather(*asked)) <= {422, 503}
+                assert metrics.BATCH._sum.get() > counted, "the first goes alone, the others behind it"
                 assert is_first or garbage() == [], code
 
 
