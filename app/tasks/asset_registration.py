@@ -274,8 +274,8 @@ async def _wait_for_partitions(
             question = _Question(dag_id, emission.name, emission.uri, emission.partition_key or "")
             schedule = schedules[dag_id]
             mapper, answer = schedule.mapper(name=emission.name, uri=emission.uri), answers[question]
-            if isinstance(answer, Exception):
-                notes.append(_unmapped(question, answer))
+            if isinstance(answer, tuple):
+                notes.append(answer)
             elif note := _too_many(question, answer, mapper, settings, revision):
                 notes.append(note)
             else:
@@ -290,8 +290,8 @@ async def _wait_for_partitions(
 
 async def _answers(
     schedules: Mapping[str, PartitionedSchedule], questions: Sequence[_Question], trusted: Sequence[str]
-) -> dict[_Question, list[str] | Exception]:
-    """Ask the Dags' mappers; what one raises for a key is its answer.
+) -> dict[_Question, list[str] | _Note]:
+    """Ask the Dags' mappers; what one raises for a key is noted.
 
     :raises UnknownInDag: one cannot be asked here.
     """
@@ -301,15 +301,15 @@ async def _answers(
             raise UnknownMapper(f"the Dag '{question.dag_id}' has no serialized form")
         mappers[question] = schedule.mapper(name=question.name, uri=question.uri)
 
-    def ask_all() -> dict[_Question, list[str] | Exception]:
-        answers: dict[_Question, list[str] | Exception] = {}
+    def ask_all() -> dict[_Question, list[str] | _Note]:
+        answers: dict[_Question, list[str] | _Note] = {}
         for question, mapper in mappers.items():
             try:
                 answers[question] = downstream(mapper, question.key, trusted)
             except UnknownInDag:
                 raise
             except Exception as error:  # the mapper's own, whatever it is: the event stays, as Airflow has it
-                answers[question] = error
+                answers[question] = _unmapped(question, error)  # itself it would refer to its frames, and they to it
         return answers
 
     if not trusted and len(questions) <= QUICK:

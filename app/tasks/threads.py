@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from contextvars import copy_context
 from functools import partial
 from pathlib import Path
 from threading import Thread
@@ -47,7 +48,8 @@ async def in_thread(function: Callable[..., Result], *arguments: Any, what: str,
 def _begun(function: Callable[[], Result], what: str) -> asyncio.Future[Result]:
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[Result] = loop.create_future()
-    Thread(target=_run, args=(function, loop, ended), daemon=True, name=what).start()
+    run = partial(copy_context().run, _run, function, loop, ended)  # what it logs is of the request
+    Thread(target=run, daemon=True, name=what).start()
     return ended
 
 

@@ -21,6 +21,7 @@ from bench.driver import Task
 from bench.inside import ask
 from tests.conftest import empty
 from tests.contract.cases import CASES
+from tests.contract.cases.assets import partitioned
 from tests.contract.cases.case import ABSENT, Case
 from tests.contract.cases.setups import SETUPS
 from tests.faults.conftest import InProcess
@@ -185,6 +186,20 @@ async def test_a_request_leaves_the_garbage_collector_nothing(ours: InProcess) -
                 gc.collect()
                 assert await ask(ours.application, task, (row.method, row.path.format(ti=task.id), row.body)) < 500
                 assert is_first or garbage() == [], row.name
+
+
+async def test_a_mapper_that_raises_for_a_key_leaves_the_garbage_collector_nothing(ours: InProcess) -> None:
+    """The success is recorded, and the error noted: of itself nothing is kept."""
+    with collected_by_hand():
+        for is_first in (True, False):  # which makes what is kept
+            await empty(ours.world.connection)
+            task = Task.of(await partitioned(ours.world, "hours", "no hour"), "", "")
+            gc.collect()
+            asked = "PATCH", f"/task-instances/{task.id}/state", {"state": "success", **END, "task_outlets": OUTLETS}
+            assert await ask(ours.application, task, asked) == 204
+            assert is_first or garbage() == []
+        noted = "SELECT count(*) FROM log WHERE event = 'failed to map partition_key'"
+        assert await ours.world.connection.fetchval(noted) == 1
 
 
 @asynccontextmanager

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from structlog.contextvars import bound_contextvars, get_contextvars
 
 from app.dags import params, partitions, timetables
 from app.dags.base_serialization import decoded
@@ -115,6 +116,11 @@ async def test_what_never_ends_is_not_waited_for(monkeypatch: pytest.MonkeyPatch
 async def test_errors_come_out_of_the_thread() -> None:
     with pytest.raises(ZeroDivisionError):
         await threads.in_thread(lambda: 1 / 0, what="a division")
+
+
+async def test_what_a_thread_logs_is_of_its_request() -> None:
+    with bound_contextvars(correlation_id="c"):
+        assert (await threads.in_thread(get_contextvars, what="a log"))["correlation_id"] == "c"
 
 
 @pytest.mark.parametrize("is_late", [False, True], ids=["in time", "when nobody waits any more"])
