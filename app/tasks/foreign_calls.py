@@ -48,6 +48,8 @@ class ForeignCalls:
             if answered.done() and not answered.cancelled() and answered.exception() is error:
                 raise  # the function's own
             raise SecretsBackendTimeout(f"the secrets backend did not answer within {self._seconds:g} s") from None
+        finally:
+            del answered  # else an error refers to itself, by this frame; and to who asked, until garbage is collected
 
     def _run(self, loop: AbstractEventLoop, answered: Future[Any], call: Callable[[], Any]) -> None:
         try:
@@ -56,6 +58,7 @@ class ForeignCalls:
             settle = partial(self._settle, answered, answered.set_exception, error)
         with suppress(RuntimeError):  # the loop has ended meanwhile
             loop.call_soon_threadsafe(settle)
+        del answered, settle  # as above
 
     def _settle(self, answered: Future[Any], settle: Callable[[Any], None], outcome: Any) -> None:
         self._turns.release()

@@ -4,6 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ from app.settings.connection import Connection
 from app.settings.database_url import async_url
 from app.tasks.foreign_calls import ForeignCalls
 from app.tasks.secrets import Secrets
+from tests.conditions import SOON, until
+from tests.garbage import collected_by_hand, garbage
 from tests.unit.backend import Strict
 
 OLD, NEW = Fernet.generate_key().decode(), Fernet.generate_key().decode()
@@ -122,6 +125,26 @@ async def test_a_backend_that_hangs_stops_nothing_else() -> None:
     assert await found.variable("other", None) == "open"
     Strict.released.set()
     assert await found.variable("slow", None) == "kept"
+
+
+@pytest.mark.parametrize("is_late", [False, True], ids=["in time", "when nobody waits any more"])
+async def test_a_backend_that_fails_leaves_the_garbage_collector_nothing(is_late: bool) -> None:
+    """It looks seldom: who asked would be kept until then."""
+    may_fail = threading.Event()
+
+    def fail() -> None:
+        may_fail.wait()
+        raise RuntimeError("the vault is sealed")
+
+    calls = ForeignCalls(threads=1, seconds=0.05 if is_late else SOON)
+    with collected_by_hand():
+        if not is_late:
+            may_fail.set()
+        with pytest.raises(SecretsBackendTimeout if is_late else RuntimeError):
+            await calls.call(fail)
+        may_fail.set()
+        await until(lambda: all(each.name != "foreign call" for each in threading.enumerate()) and not calls._turns.locked())
+        assert garbage() == []
 
 
 def test_a_process_ends_while_its_backend_hangs() -> None:
