@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -46,6 +46,7 @@ class Tally:
     :param answers: requests by status; 0 for none in time.
     :param latencies: seconds of each attempt that was served.
     :param heartbeats: the same of heartbeats, those that were not served too.
+    :param by_second: how many were served in each second since it began.
     """
 
     offered: int = 0
@@ -55,12 +56,15 @@ class Tally:
     answers: Counter[int] = field(default_factory=Counter)
     latencies: list[float] = field(default_factory=list)
     heartbeats: list[float] = field(default_factory=list)
+    by_second: Counter[int] = field(default_factory=Counter)
+    _began: float = field(default_factory=time.perf_counter)
 
     def note(self, path: str, status: int, took: float) -> None:
         """Count an answer."""
         self.answers[status] += 1
         if 0 < status < 500:
             self.latencies.append(took)
+            self.by_second[int(time.perf_counter() - self._began)] += 1
         if path.endswith("/heartbeat"):
             self.heartbeats.append(took)
 
@@ -100,21 +104,27 @@ async def closed_loops(
 
     :param pid: of the server, whose CPU is bounded meanwhile.
     :param rounds: how often each load is put on, one round after the other; the record is of the time when most was served,
-        since what else happens on a machine only ever takes away, and of all times what was lost and left unanswered.
+        since what else happens on a machine only ever takes away, and of all times what was lost and left unanswered. For
+        the same reason what was served a second is the upper quartile of the seconds of all rounds.
     """
     found: dict[tuple[float, str, int], Point] = {}
+    by_second = defaultdict[tuple[float, str, int], list[int]](list)
     for _ in range(rounds):
         for speed in speeds:
             with quota(pid, speed):
                 for (name, pauses), workers in product(PAUSES.items(), WORKERS):
-                    point = await Overload(base_url, pid, lives, pauses).workers(workers, seconds=seconds)
-                    before = found.get((speed, name, workers), point)
-                    found[speed, name, workers] = replace(
+                    key, overload = (speed, name, workers), Overload(base_url, pid, lives, pauses)
+                    point = await overload.workers(workers, seconds=seconds)
+                    by_second[key] += overload.by_second(seconds)
+                    before = found.get(key, point)
+                    found[key] = replace(
                         max(point, before, key=lambda each: each.served),
                         lost=max(point.lost, before.lost),
                         unanswered=max(point.unanswered, before.unanswered),
                     )
                     await asyncio.sleep(SPARE)
+    for key, point in found.items():
+        found[key] = replace(point, served=quantile(by_second[key], 0.75))
     return [{"loop": "closed", "speed": key[0], "pauses": key[1], **asdict(point)} for key, point in found.items()]
 
 
@@ -167,6 +177,10 @@ class Overload:
         for client in clients:
             client.close()
         return point
+
+    def by_second(self, seconds: float) -> list[int]:
+        """Return how many were served in each whole second of the load that was last put on for so many."""
+        return [self._tally.by_second[second] for second in range(int(seconds))]
 
     async def arrivals(self, rate: float, *, seconds: float) -> Point:
         """Let so many tasks a second come, each with a worker of its own; who has started then goes on to its end."""
