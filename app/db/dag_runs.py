@@ -12,7 +12,6 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     DateTime,
-    Executable,
     Select,
     Table,
     Text,
@@ -99,16 +98,16 @@ async def to_clear(session: Session, *, dag_id: str, run_id: str) -> AnyRow | No
 
 
 _of_dag_before = dag_run.c.dag_id == bindparam("dag_id"), dag_run.c.logical_date < bindparam("before")
-_PREVIOUS: dict[bool, Executable] = {
-    False: select(*_COLUMNS).where(*_of_dag_before).order_by(dag_run.c.logical_date.desc()).limit(1),
-    True: newest_in_state(bindparam("state"), is_before, columns=_COLUMNS),
-}
+_PREVIOUS = select(*_COLUMNS).where(*_of_dag_before).order_by(dag_run.c.logical_date.desc()).limit(1)
+_PREVIOUS_IN_STATE = newest_in_state(bindparam("state"), is_before, columns=_COLUMNS, are_dated=True)
 
 
 async def previous(session: Session, *, dag_id: str, before: datetime, state: str | None) -> AnyRow | None:
     """Return the newest run with a logical date before ``before``, in ``state`` if one is given."""
-    parameters = {"dag_id": dag_id, "before": before, "state": state}
-    return (await session.execute(_PREVIOUS[state is not None], parameters)).one_or_none()
+    parameters = {"dag_id": dag_id, "before": before}
+    if state is not None:
+        return await _PREVIOUS_IN_STATE.row(session, {**parameters, "state": state})
+    return (await session.execute(_PREVIOUS, parameters)).one_or_none()
 
 
 _COUNT = Filtered(
@@ -160,7 +159,7 @@ async def previous_successful(session: Session, *, ti_id: Any) -> AnyRow | None:
     Before a run with a logical date are those of an earlier one; before a run without, all that are earlier by
     :func:`~app.db.tables.date_of`.
     """
-    return (await session.execute(_PREVIOUS_SUCCESSFUL, {"pk": ti_id})).one_or_none()
+    return await _PREVIOUS_SUCCESSFUL.row(session, {"pk": ti_id})
 
 
 _CONSUMED = (

@@ -1,13 +1,13 @@
 """The newest runs of a Dag, and the newest of what its runs have, without reading all runs that it ever had.
 
 Runs are ordered by :func:`~app.db.tables.date_of`, and no index of Airflow's has that. Those with a logical date are found
-where an index ends. Those without one are in no order there: of them, all that the Dag has are read.
+where an index ends. Those without one are in no order there: they are looked for among the newest runs of all Dags.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
@@ -15,19 +15,22 @@ from sqlalchemy import (
     FromClause,
     Select,
     Subquery,
+    and_,
     bindparam,
     exists,
     func,
+    literal,
     select,
     true,
     union_all,
 )
 
-from app.db.tables import dag_run, date_of
+from app.db.session import Session
+from app.db.tables import UNBOUNDED, AnyRow, dag_run, date_of
 
 NEAR = 20  # runs that are looked into, at four to eleven pages each
 WALK = 100  # runs that are looked at, of which a page has several
-FEW = 500  # runs of a Dag, at a page each
+FEW = 500  # runs, at one to four pages each
 RECENT = 2000  # runs of all Dags, at twenty or so a page: a Dag that often runs has its newest among them
 IsEarlier = Callable[[ColumnElement[Any]], ColumnElement[bool]]  # of the date of ``dag_run``
 OF_DAG = bindparam("dag_id", type_=dag_run.c.dag_id.type)
@@ -44,6 +47,7 @@ def newest_runs(
     columns: Sequence[ColumnElement[Any]] = (),
     of_dag: ColumnElement[str] = OF_DAG,
     most: int | ColumnElement[int] = NEAR,
+    are_dated: bool = False,
 ) -> Subquery:
     """Select a Dag's newest runs, newest first: the ``id`` of each, and ``when`` it is.
 
@@ -52,98 +56,129 @@ def newest_runs(
     :param columns: of ``dag_run``, to have too.
     :param of_dag: the Dag; else a statement binds ``dag_id``.
     :param most: how many.
+    :param are_dated: whether only those with a logical date count, as ``is_earlier`` says too.
     """
-    kinds = []
-    for when, is_so in (
-        (dag_run.c.logical_date, dag_run.c.logical_date.is_not(None)),
-        (date_of(dag_run), dag_run.c.logical_date.is_(None)),  # an index has run_after alone, of the runs of all Dags
-    ):
-        kind = select(when.label("when"), dag_run.c.id, *columns).where(dag_run.c.dag_id == of_dag, is_so)
-        kind = kind.where(is_earlier(when), *where).order_by(when.desc(), dag_run.c.id.desc()).limit(most)
-        kinds.append(select(kind.subquery()))
-    runs = union_all(*kinds).subquery("runs")
+    when, pk = dag_run.c.logical_date, dag_run.c.id
+    dated = select(when.label("when"), pk, *columns).where(
+        dag_run.c.dag_id == of_dag, when.is_not(None), is_earlier(when), *where
+    )
+    kinds: list[Select[Any] | CompoundSelect[Any]] = [dated.order_by(when.desc(), pk.desc()).limit(most)]
+    if not are_dated:
+        is_own, counts = (dag_run.c.dag_id == of_dag, when.is_(None)), (is_earlier(dag_run.c.run_after), *where)
+        kinds.append(_newest_by_run_after(*is_own, columns=columns, counts=counts, most=most))
+    runs = union_all(*(select(kind.subquery()) for kind in kinds)).subquery("runs")
     return select(runs).order_by(runs.c.when.desc(), runs.c.id.desc()).limit(most).subquery("newest")
 
 
 def newest_to_start(most: ColumnElement[int]) -> Subquery:
     """Select the newest runs of the Dag ``dag_id``, which a statement binds, by when they could start: by ``run_after``.
 
-    No index has that of one Dag's runs. So they are looked for among all that a Dag has, if those are few; else among the
-    newest of all Dags, which an index has; and where a Dag of many runs has not run lately, among all of its own.
-
     :param most: how many; in no order.
     """
-    columns = [dag_run.c[name] for name in ("dag_id", "run_id", "run_after", "id")]
-    of_dag = select(*columns).where(dag_run.c.dag_id == OF_DAG)
-    few = of_dag.limit(FEW + 1).cte()
-    are_few = select(func.count()).select_from(few).scalar_subquery() <= FEW
-    recent = select(*columns).order_by(dag_run.c.run_after.desc(), dag_run.c.id.desc()).limit(RECENT).subquery("recent")
-    near = _newest_of(select(recent).where(recent.c.dag_id == OF_DAG, ~are_few), most).cte()
-    is_enough = select(func.count()).select_from(near).scalar_subquery() >= most
-    own = of_dag.offset(0).subquery("own")  # not by the index of all runs
-    found = (
-        _newest_of(select(few).where(are_few), most),
-        select(near).where(is_enough),
-        _newest_of(select(own).where(~are_few, ~is_enough), most),
-    )
-    return union_all(*(select(each.subquery()) for each in found)).subquery("newest")
+    columns = [dag_run.c[name] for name in ("dag_id", "run_id")]
+    return _newest_by_run_after(dag_run.c.dag_id == OF_DAG, columns=columns, most=most).subquery("newest")
 
 
-def _newest_of(runs: Select[Any], most: ColumnElement[int]) -> Select[Any]:
-    when, pk = (runs.selected_columns[name] for name in ("run_after", "id"))
-    return runs.order_by(when.desc(), pk.desc()).limit(most)
+def _newest_by_run_after(
+    *is_own: ColumnElement[bool],
+    columns: Sequence[ColumnElement[Any]],
+    counts: Sequence[ColumnElement[bool]] = (),
+    most: int | ColumnElement[int],
+) -> CompoundSelect[Any]:
+    """Select some of a Dag's runs, the newest by ``run_after``; no index has that of one Dag's runs.
+
+    So they are looked for among all of them, if those are few; else among the newest of all Dags, which an index has; and
+    where a Dag of many runs has not run lately, among all of its own.
+
+    :param is_own: which are the Dag's: what an index has.
+    :param counts: which of all runs count.
+    """
+    own: list[ColumnElement[Any]] = [dag_run.c.run_after.label("when"), dag_run.c.id, *columns]
+    are_few = _are_few(select(literal(1)).where(*is_own).limit(FEW + 1).subquery())
+    in_order = dag_run.c.run_after.desc(), dag_run.c.id.desc()
+    recent = select(*own, and_(*is_own).label("is_own")).where(*counts).order_by(*in_order).limit(RECENT).subquery("recent")
+    columns = [recent.c[column.name] for column in own]
+    near = select(*columns).where(recent.c.is_own, ~are_few).order_by(recent.c.when.desc(), recent.c.id.desc())
+    found = near.limit(most).cte()
+    are_enough = select(func.count()).select_from(found).scalar_subquery() >= most
+    others = select(*own).where(*is_own, *counts).offset(0).subquery("own")  # not by the index of all runs
+    newest = select(others).where(~are_enough).order_by(others.c.when.desc(), others.c.id.desc()).limit(most)
+    return union_all(select(found).where(are_enough), select(newest.subquery()))
+
+
+def _are_few(rows: FromClause) -> ColumnElement[bool]:
+    """Tell whether of something, limited to more than :data:`FEW`, there is not more."""
+    return select(func.count()).select_from(rows).scalar_subquery() <= FEW
+
+
+class Newest(NamedTuple):
+    """What finds one row, of the newest run that has it.
+
+    :ivar near: looks at the newest runs, one after the other.
+    :ivar far: looks further, when it is in none of them: only at those in which it may be, if an index tells that these are
+        few; else at one after the other. Where no index tells, and five hundred have none, it looks through all rows.
+    """
+
+    near: Select[Any]
+    far: Select[Any] | CompoundSelect[Any]
+
+    async def row(self, session: Session, parameters: Mapping[str, Any]) -> AnyRow | None:
+        """Return the row, or None."""
+        row = (await session.execute(self.near, parameters)).one_or_none()
+        return row or (await session.execute(self.far, parameters)).one_or_none()
 
 
 def newest(
     rows: FromClause,
     *where: ColumnElement[bool],
-    nearby: Sequence[ColumnElement[bool]] = (),
-    elsewhere: Sequence[ColumnElement[bool]] = (),
     columns: Sequence[ColumnElement[Any]],
-    by: tuple[str, str],
     of_run: Sequence[ColumnElement[Any]] = (),
     is_earlier: IsEarlier,
     then: Sequence[ColumnElement[Any]] = (),
-) -> CompoundSelect[Any]:
-    """Select that one of ``rows`` which is of the newest run of the Dag ``dag_id``, which a statement binds.
+    listed: Sequence[ColumnElement[bool]] = (),
+    are_dated: bool = False,
+) -> Newest:
+    """Find that one of ``rows`` which is of the newest run of the Dag ``dag_id``, which a statement binds.
 
-    It is in one of the newest runs, or hardly anywhere. So these are looked into, one after the other; and if it is in none
-    of them, and there are more, ``rows`` are looked through, and the run of each is asked for. To go on looking into runs
-    would be to look into all that a Dag ever had, if there is no such row.
-
-    :param where: which rows are meant.
-    :param nearby: conditions too, where it is known of which run.
-    :param elsewhere: the same where it is not, so written that they choose no index.
+    :param rows: what runs have; of which run, tells their ``dag_run_id``, if they have that, or else ``run_id``.
+    :param where: which of them are meant.
     :param columns: of them.
-    :param by: the column of theirs, and that of ``dag_run``, ``id`` or ``run_id``, that tell of which run they are.
     :param of_run: columns of ``dag_run``, to have too.
     :param is_earlier: which runs count.
     :param then: in which order the rows of one run are.
+    :param listed: those of the conditions that an index of theirs has, if where they are met it has ``run_id`` in order.
+    :param are_dated: see :func:`newest_runs`.
     """
-    runs = newest_runs(is_earlier, columns=[dag_run.c.run_id, *of_run])
-    inside = (
-        select(*columns)
-        .select_from(rows)
-        .where(rows.c[by[0]] == runs.c[by[1]], *where, *nearby)
-        .order_by(*then)
-        .limit(1)
-        .lateral("inside")
-    )
-    near = select(*inside.c, *(runs.c[column.name] for column in of_run)).select_from(runs.join(inside, true()))
-    date = date_of(dag_run)
-    its_run = (
-        select(date.label("when"), dag_run.c.id, *of_run)
-        .where(dag_run.c.dag_id == OF_DAG, rows.c[by[0]] == dag_run.c[by[1]], is_earlier(date))
-        .limit(1)
-        .lateral("its_run")
-    )
-    are_more = exists(select(newest_runs(is_earlier).c.id).offset(NEAR - 1))
-    far = select(*columns, *(its_run.c[column.name] for column in of_run)).select_from(rows.join(its_run, true()))
-    return _or_else(
-        near.order_by(runs.c.when.desc(), runs.c.id.desc()),
-        far.where(*where, *elsewhere).order_by(its_run.c.when.desc(), its_run.c.id.desc(), *then),
-        are_more,
-    )
+    of_runs, date = [dag_run.c.run_id, *of_run], date_of(dag_run)
+    its_key, key = (rows.c.dag_run_id, "id") if "dag_run_id" in rows.c else (rows.c.run_id, "run_id")
+
+    def looked_into(runs: Subquery) -> Select[Any]:
+        inside = select(*columns).select_from(rows).where(its_key == runs.c[key], *where)
+        its_first = inside.order_by(*then).limit(1).lateral("inside")
+        found = select(*its_first.c, *(runs.c[column.name] for column in of_run)).select_from(runs.join(its_first, true()))
+        return found.order_by(runs.c.when.desc(), runs.c.id.desc())
+
+    def looked_into_newest(most: int) -> Select[Any]:
+        return looked_into(newest_runs(is_earlier, columns=of_runs, most=most, are_dated=are_dated))
+
+    def the_run(is_it: ColumnElement[bool]) -> Select[Any]:
+        run = select(date.label("when"), dag_run.c.id, *of_runs).where(dag_run.c.dag_id == OF_DAG, is_earlier(date), is_it)
+        return run.limit(1)
+
+    if listed:
+        entries = select(rows.c.run_id).where(*listed).order_by(rows.c.run_id).limit(FEW + 1).cte("entries")
+        places = select(entries.c.run_id).distinct().subquery("places")
+        run, are_few = the_run(dag_run.c.run_id == places.c.run_id).lateral("the_run"), _are_few(entries)
+        runs = select(run).select_from(places.join(run, true())).order_by(run.c.when.desc(), run.c.id.desc()).subquery("few")
+        far = [looked_into(runs).where(are_few), looked_into_newest(UNBOUNDED).where(~are_few)]
+    else:
+        walked = looked_into_newest(FEW).limit(1).cte("walked")
+        run = the_run(its_key == dag_run.c[key]).lateral("the_run")
+        rest = select(*columns, *(run.c[column.name] for column in of_run)).select_from(rows.join(run, true())).where(*where)
+        in_order = rest.order_by(run.c.when.desc(), run.c.id.desc(), *then)
+        are_more = exists(select(newest_runs(is_earlier, most=FEW + 1, are_dated=are_dated).c.id).offset(FEW))
+        far = [select(walked), in_order.where(~exists(select(walked)), are_more)]
+    return _found(looked_into_newest, NEAR, far)
 
 
 def newest_in_state(
@@ -152,24 +187,40 @@ def newest_in_state(
     *,
     columns: Sequence[ColumnElement[Any]],
     of_dag: ColumnElement[str] = OF_DAG,
-) -> CompoundSelect[Any]:
-    """Select a Dag's newest run in a state: one of the newest of all, or if they are in others, of all in this one.
+    are_dated: bool = False,
+) -> Newest:
+    """Find a Dag's newest run in a state.
 
     :param is_earlier: which runs count.
     :param columns: of ``dag_run``.
     :param of_dag: the Dag; else a statement binds ``dag_id``.
+    :param are_dated: see :func:`newest_runs`.
     """
-    runs = newest_runs(is_earlier, columns=[*columns, dag_run.c.state.label("its_state")], of_dag=of_dag, most=WALK)
-    near = select(*(runs.c[column.name] for column in columns)).where(runs.c.its_state == state)
+
+    def looked_at(most: int) -> Select[Any]:
+        its_state = dag_run.c.state.label("its_state")
+        runs = newest_runs(is_earlier, columns=[*columns, its_state], of_dag=of_dag, most=most, are_dated=are_dated)
+        found = select(*(runs.c[column.name] for column in columns)).where(runs.c.its_state == state)
+        return found.order_by(runs.c.when.desc(), runs.c.id.desc())
+
+    is_so = dag_run.c.dag_id == of_dag, dag_run.c.state == state
+    are_few = _are_few(select(literal(1)).where(*is_so).limit(FEW + 1).subquery())
     date = date_of(dag_run)
-    far = select(*columns).where(dag_run.c.dag_id == of_dag, dag_run.c.state == state, is_earlier(date))
-    return _or_else(near.order_by(runs.c.when.desc(), runs.c.id.desc()), far.order_by(date.desc(), dag_run.c.id.desc()))
+    few = select(*columns).where(*is_so, is_earlier(date), are_few).order_by(date.desc(), dag_run.c.id.desc())
+    return _found(looked_at, WALK, [few, looked_at(UNBOUNDED).where(~are_few)], of_dag=of_dag)
 
 
-def _or_else(near: Select[Any], far: Select[Any], *where: ColumnElement[bool]) -> CompoundSelect[Any]:
-    """Select the first row of one, or if it has none, of the other, which is begun only then.
+def _found(
+    looked_at: Callable[[int], Select[Any]],
+    near: int,
+    far: Sequence[Select[Any]],
+    *,
+    of_dag: ColumnElement[str] = OF_DAG,
+) -> Newest:
+    """Make the statements of what looks at so many of the newest runs and, if a Dag has more of them than ``near``, further.
 
-    :param where: when it is begun, too; asked in this order.
+    :param far: what does that; at most one of them finds something.
     """
-    found = near.limit(1).cte("near")
-    return union_all(select(found), select(far.where(~exists(select(found)), *where).limit(1).subquery("far")))
+    are_more = exists(select(literal(1)).where(dag_run.c.dag_id == of_dag).offset(near))
+    selects = (select(each.where(are_more).limit(1).subquery()) for each in far)
+    return Newest(looked_at(near).limit(1), union_all(*selects))

@@ -38,6 +38,7 @@ from sqlalchemy.types import TypeEngine
 
 metadata = MetaData()
 
+UNBOUNDED = 2**31 - 1  # more than there can be, of runs as of map indexes: what names them is a 4-byte integer
 AnyRow: TypeAlias = Row[*tuple[Any, ...]]  # a result row, its columns read by name
 
 

@@ -10,7 +10,6 @@ from typing import Any
 from sqlalchemy import (
     ARRAY,
     ColumnElement,
-    CompoundSelect,
     Double,
     Integer,
     Table,
@@ -26,11 +25,11 @@ from sqlalchemy import (
     tuple_,
 )
 
-from app.db.earlier import IsEarlier, is_before, newest
+from app.db.earlier import IsEarlier, Newest, is_before, newest
 from app.db.filtered import Filtered, one_of
 from app.db.schema import Schema
 from app.db.session import Session
-from app.db.tables import AnyRow, dag_run, date_of, task_instance
+from app.db.tables import UNBOUNDED, AnyRow, dag_run, date_of, task_instance
 from app.db.tries import Tries
 from app.schemas.base import TerminalTIState
 
@@ -89,32 +88,31 @@ class TaskInstanceQueries:
             .order_by(row.c.task_id, self._map_index, *(literal_column(each.name) for each in schema.place(row)))
         )
         self._previous = {
-            (has_date, has_state): self._newest(schema, tries, is_earlier, has_state=has_state)
+            (has_date, has_state): self._newest(schema, tries, is_earlier, has_state=has_state, are_dated=has_date)
             for has_date, is_earlier in ((True, is_before), (False, _is_before_asking))
             for has_state in (True, False)
         }
 
-    def _newest(self, schema: Schema, tries: Tries, is_earlier: IsEarlier, *, has_state: bool) -> CompoundSelect[Any]:
+    def _newest(self, schema: Schema, tries: Tries, is_earlier: IsEarlier, *, has_state: bool, are_dated: bool) -> Newest:
         """Select a task's instance in the newest run that counts and has one."""
         row = schema.task_instance
+        listed = [row.c[name] == bindparam(name) for name in ("dag_id", "task_id", *(["state"] if has_state else []))]
         return newest(
             row,
-            row.c.dag_id == bindparam("dag_id"),
-            row.c.task_id == bindparam("task_id"),
+            *listed,
+            self._map_index == bindparam("at_index"),
             tries.live,
             _in_same_pass(schema, row),
-            *([row.c.state == bindparam("state")] if has_state else []),
-            nearby=[self._map_index == bindparam("at_index")],
-            elsewhere=[self._map_index + 0 == bindparam("at_index")],  # the index that has the state is the one to use
             columns=[
                 *(row.c[name] for name in ("task_id", "dag_id", "run_id", "start_date", "end_date", "state", "try_number")),
                 self._map_index.label("map_index"),
                 row.c.duration,
                 *schema.place(row),
             ],
-            by=("run_id", "run_id"),
             of_run=[dag_run.c.logical_date],
             is_earlier=is_earlier,
+            listed=listed,
+            are_dated=are_dated,
         )
 
     async def count(
@@ -172,17 +170,16 @@ class TaskInstanceQueries:
             :func:`~app.db.tables.date_of`, which is that of every run.
         :param state: only in this state.
         """
-        statement = self._previous[before is not None, state is not None]
         parameters = {"dag_id": dag_id, "task_id": task_id, "at_index": map_index}
         parameters |= {"before": before, "asker": asker, "state": state}
-        return (await session.execute(statement, parameters)).one_or_none()
+        return await self._previous[before is not None, state is not None].row(session, parameters)
 
 
 _run, _asker = dag_run.alias("run_of_asker"), task_instance.alias("asker")
 _asking = (
     select(  # the newest of all is asked for by who is unknown
         func.coalesce(func.max(date_of(_run)), literal_column("'infinity'::timestamptz")).label("date"),
-        func.coalesce(func.max(_run.c.id), literal_column(str(2**31 - 1))).label("run_pk"),
+        func.coalesce(func.max(_run.c.id), literal_column(str(UNBOUNDED))).label("run_pk"),
     )
     .join(_asker, (_asker.c.dag_id == _run.c.dag_id) & (_asker.c.run_id == _run.c.run_id))
     .where(_asker.c.id == bindparam("asker"))
@@ -200,6 +197,6 @@ def _in_same_pass(schema: Schema, row: Table) -> ColumnElement[bool]:
     """Match a task in the pass of its loop in which who asks is itself, if that is the same task; else in the newest one."""
     asking = row.alias()
     same_task = (asking.c[name] == bindparam(name) for name in ("dag_id", "task_id"))
-    own = select(schema.pass_number(asking)).where(asking.c.id == bindparam("asker"), *same_task).scalar_subquery()
-    number = schema.pass_number(row)
+    of_asker = select(schema.pass_number(asking).label("number")).where(asking.c.id == bindparam("asker"), *same_task)
+    own, number = select(of_asker.cte("own_pass").c.number).scalar_subquery(), schema.pass_number(row)
     return or_(number.is_(None), case((own.is_not(None), number == own), else_=schema.is_newest_pass(row)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import copy
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -31,12 +31,10 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.sql.dml import ReturningInsert
 
-from app.db.earlier import newest
+from app.db.earlier import Newest, newest
 from app.db.schema import Coordinates, Schema, key_columns
 from app.db.session import Session
-from app.db.tables import AnyRow, as_bytes, dag_run, date_of, from_bytes, from_text, task_instance
-
-UNBOUNDED = 2**31 - 1  # more than there can be: a map index is a 4-byte integer
+from app.db.tables import UNBOUNDED, AnyRow, as_bytes, dag_run, date_of, from_bytes, from_text, task_instance
 
 
 class XComKey(NamedTuple):
@@ -75,6 +73,7 @@ class Values:
         several tries of a task instance it has the values of one.
     :param where: of which rows, if not of all.
     :param of_run: the same of one task in one run, which it binds, if they are found sooner so.
+    :param listed: see :func:`~app.db.earlier.newest`.
     :param place: the columns by which a sequence of them is in order.
     """
 
@@ -83,10 +82,10 @@ class Values:
         rows: FromClause,
         *where: ColumnElement[bool],
         of_run: FromClause | None = None,
+        listed: Sequence[ColumnElement[bool]] = (),
         place: Sequence[ColumnElement[Any]] | None = None,
     ) -> None:
-        self.rows = rows
-        self._bound: Mapping[str, Any] = {}
+        self.rows, self._bound = rows, dict[str, Any]()
         oldest_first = [date_of(dag_run), dag_run.c.id, rows.c.timestamp]
         matching = {is_prior: _matching(rows, where, include_prior_dates=is_prior) for is_prior in (False, True)}
         orders = {is_prior: [*(place or [rows.c.map_index]), *oldest_first] for is_prior in matching}
@@ -97,10 +96,9 @@ class Values:
         at_index = {is_prior: each.c.map_index == bindparam("at_index") for is_prior, each in sources.items()}
         skipped, most = bindparam("skipped", type_=Integer), bindparam("most", type_=Integer)
         self._of_run = matching[False].with_only_columns(as_bytes(sources[False].c.value)).where(at_index[False])
-        is_it, newer_first = [*_of_task(rows), at_index[True], *where], [rows.c.timestamp.desc()]
-        by, value = ("dag_run_id", "id"), [rows.c.value]
-        found = newest(rows, *is_it, columns=value, by=by, is_earlier=_is_prior, then=newer_first)
-        self._newest = _as_texts(found)
+        is_it, newer_first = [*_under_key(rows), at_index[True], *where], [rows.c.timestamp.desc()]
+        found = newest(rows, *is_it, columns=[rows.c.value], is_earlier=_is_prior, then=newer_first, listed=listed)
+        self._newest = Newest(*map(_as_texts, found))
         self._count = {is_prior: select(func.count()).select_from(each.subquery()) for is_prior, each in matching.items()}
         self._slice = {
             is_prior: _as_texts(each.order_by(*orders[is_prior]).offset(skipped).limit(most))
@@ -133,7 +131,9 @@ class Values:
         :param is_prior: whether of prior dates too; else of that run alone.
         """
         parameters = {**self._bound, **key._asdict(), "at_index": map_index, "asker": asker}
-        return (await session.execute(self._newest if is_prior else self._of_run, parameters)).one_or_none()
+        if is_prior:
+            return await self._newest.row(session, parameters)
+        return (await session.execute(self._of_run, parameters)).one_or_none()
 
     async def at(
         self,
@@ -297,10 +297,10 @@ class XComsOfRuns(XComs):
             Column("timestamp", DateTime(timezone=True)),
             Column("dag_result", Boolean),
         )
-        super().__init__(xcom)
         of_run, at_index = xcom.c.run_id == bindparam("run_id"), xcom.c.map_index == bindparam("at_index")
+        super().__init__(xcom, listed=[*_of_task(xcom), at_index])
         self._put = self._putting()
-        self._delete = delete(xcom).where(*_of_task(xcom), of_run, at_index)
+        self._delete = delete(xcom).where(*_under_key(xcom), of_run, at_index)
         self.left_behind = (
             select(func.array_agg(xcom.c.key))
             .where(
@@ -382,7 +382,7 @@ class XComsOfRuns(XComs):
 def _matching(rows: FromClause, where: Sequence[ColumnElement[bool]], *, include_prior_dates: bool = False) -> Select[Any]:
     """Select values under an :class:`XComKey`: of its run alone, or of prior ones too."""
     statement = select(rows.c.value).join(dag_run, dag_run.c.id == rows.c.dag_run_id)
-    statement = statement.where(*_of_task(rows), *where)
+    statement = statement.where(*_under_key(rows), *where)
     return statement.where(_is_prior(date_of(dag_run)) if include_prior_dates else rows.c.run_id == bindparam("run_id"))
 
 
@@ -391,9 +391,9 @@ def _as_texts(chosen: SelectBase) -> Select[Any]:
     return select(as_bytes(chosen.subquery("chosen").c.value))
 
 
-def _of_task(rows: FromClause) -> tuple[ColumnElement[bool], ...]:
-    return (
-        rows.c.key == bindparam("key"),
-        rows.c.task_id == bindparam("task_id"),
-        rows.c.dag_id == bindparam("dag_id"),
-    )
+def _of_task(rows: FromClause) -> list[ColumnElement[bool]]:
+    return [rows.c[name] == bindparam(name) for name in ("dag_id", "task_id")]
+
+
+def _under_key(rows: FromClause) -> list[ColumnElement[bool]]:
+    return [*_of_task(rows), rows.c.key == bindparam("key")]

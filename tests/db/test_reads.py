@@ -27,22 +27,26 @@ from tests.world import EPOCH, World, ti_id
 __all__ = ["revision"]
 
 PAD = "jsonb_build_object('run', run_id, 'pad', repeat('x', 1500))"  # a fifth of a page
-DAGS = {"few": 60, "many": 900, "undated": 60, "mixed": 60}  # runs; of mixed every third has no logical date
+# Runs; those of two Dags have no logical date, of mixed every third.
+DAGS = {"few": 60, "many": 900, "undated": 60, "many undated": 900, "mixed": 60}
 # In which runs a task succeeds and pushes an XCom, by its number; the Dag's runs succeed with the first of them.
 TASKS: dict[str, Callable[[int], bool]] = {
     "often": lambda number: number % 5 == 0,
     "once": lambda number: number == 2,
     "early": lambda number: number < 20,
+    "long": lambda number: number < 870,  # and not in the last thirty of many
     "never": lambda number: False,
 }
 LARGE = "(SELECT to_jsonb(string_agg(md5(run_id || n), '')) FROM generate_series(1, 3000) n)"  # a dozen pages
 MAPPED = 60
 KEPT = 15 * 1024  # characters: asyncpg keeps no longer statement prepared
+EACH = 18  # pages, at most, to look into a run
+AMONG_ALL = 400  # pages of the newest runs of all Dags, five to a page
 LEVELS = 20  # pages more, of indexes that have more entries; where each run is read it is 200 and more
 
 
 def is_dated(dag_id: str, number: int) -> bool:
-    return dag_id != "undated" and (dag_id != "mixed" or number % 3 != 0)
+    return not dag_id.endswith("undated") and (dag_id != "mixed" or number % 3 != 0)
 
 
 def run_id(number: int) -> str:
@@ -288,10 +292,11 @@ async def run_count(_: Storage, session: Session, dag_id: str, __: str, number: 
     return await dag_runs.count(session, dag_id=dag_id, run_ids=[run_id(number)], states=["success"])
 
 
-@pytest.mark.parametrize("dag_id", ["few", "undated", "mixed"])
+@pytest.mark.parametrize("dag_id", DAGS)
 async def test_it_is_that_of_the_newest_run_before(reading: Reading, dag_id: str) -> None:
     """In one of the newest runs, in one long before, or in none; asked by the first run, the last, and others."""
-    for number in (0, 1, 2, 19, 21, 40, 58, 59):
+    last = DAGS[dag_id] - 1
+    for number in (0, 1, 2, 19, 21, 40, last - 1, last):
         earlier = range(number - 1, -1, -1)
         dated = [n for n in earlier if is_dated(dag_id, n)]
         in_order = dated if is_dated(dag_id, number) else earlier
@@ -320,6 +325,24 @@ async def test_the_newest_runs_of_a_dag_among_those_of_all(
         assert sorted(found) == sorted(run_id(n) for n in range(max(count - most, 0), count)), (dag_id, most)
 
 
+@pytest.mark.parametrize("dag_id", ["many", "many undated", "mixed"])
+@pytest.mark.parametrize(("walk", "few"), [(earlier.WALK, earlier.FEW), (2, earlier.FEW), (2, 5)])
+async def test_the_newest_run_in_a_state(
+    reading: Reading, monkeypatch: pytest.MonkeyPatch, dag_id: str, walk: int, few: int
+) -> None:
+    """It is one of the newest, or one of few in the state, or another."""
+    monkeypatch.setattr(earlier, "WALK", walk)
+    monkeypatch.setattr(earlier, "FEW", few)
+    before = bindparam("before", type_=earlier.dag_run.c.run_after.type)
+    statements = earlier.newest_in_state("success", lambda date: date < before, columns=[earlier.dag_run.c.run_id])
+    for number in (0, 1, 6, 40, DAGS[dag_id]):
+        async with reading.database.autocommit() as session:
+            row = await statements.row(session, {"dag_id": dag_id, "before": at(number)})
+        assert (row and row.run_id) == next((run_id(n) for n in range(number - 1, -1, -1) if TASKS["often"](n)), None), (
+            number
+        )
+
+
 @pytest.mark.parametrize("read", [
     prior_xcom, previous, previous_in_any_state, previous_by_date, previous_success, previous_run, previous_queued_run,
     average_runtime, rendered_fields, events, newest_version, xcom, states, count, run_count,
@@ -327,11 +350,24 @@ async def test_the_newest_runs_of_a_dag_among_those_of_all(
 async def test_pages_do_not_grow_with_the_runs(
     reading: Reading, monkeypatch: pytest.MonkeyPatch, read: Read, revision: str
 ) -> None:
-    for task_id in TASKS:
-        if read is prior_xcom and revision == "3.4" and task_id != "often":
-            continue  # no index has the key of an XCom there: whether any run has one is asked of each
-        few, many = [await reading.pages(monkeypatch, read, dag_id, task_id, DAGS[dag_id] - 1) for dag_id in ("few", "many")]
-        assert 0 < many <= few + LEVELS, (task_id, few, many)
+    """Nor do they where none has a logical date, though a run is looked for among those of all Dags there."""
+    for pair, more in ((("few", "many"), LEVELS), (("undated", "many undated"), LEVELS + AMONG_ALL)):
+        if read is previous_by_date and more > LEVELS:
+            continue  # none of the runs counts, but a task that an index lists in few of them is asked for in these
+        for task_id in TASKS:
+            if task_id == "long" or (read is prior_xcom and revision == "3.4" and task_id != "often"):
+                continue  # no index has the key of an XCom there: whether any run has one is asked of each
+            few, many = [await reading.pages(monkeypatch, read, dag_id, task_id, DAGS[dag_id] - 1) for dag_id in pair]
+            assert 0 < many <= few + more, (pair, task_id, few, many)
+
+
+@pytest.mark.parametrize("read", [prior_xcom, previous, previous_by_date])
+async def test_of_many_runs_that_have_one_those_since_the_last_are_read(
+    reading: Reading, monkeypatch: pytest.MonkeyPatch, read: Read
+) -> None:
+    """As of a task that has succeeded for long, and fails since."""
+    pages = await reading.pages(monkeypatch, read, "many", "long", DAGS["many"] - 1)
+    assert pages < 60 * EACH, pages  # thirty runs, the first twenty of them twice
 
 
 @pytest.mark.parametrize("read", [item, prior_slice])

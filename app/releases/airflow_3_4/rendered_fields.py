@@ -42,7 +42,7 @@ class RenderedFieldsOfTries(RenderedFields):
         self._put = select(row.c.dag_id, row.c.task_id).join(stored, stored.c.task_instance_id == row.c.id)
         of_task = row.c.dag_id == bindparam("dag_id"), row.c.task_id == bindparam("task_id")
         kept, runs = newest_to_start(KEEP), newest_to_start(KEEP * 2)
-        older_runs = select(runs.c.run_id).order_by(runs.c.run_after.desc(), runs.c.id.desc()).offset(KEEP)
+        older_runs = select(runs.c.run_id).order_by(runs.c.when.desc(), runs.c.id.desc()).offset(KEEP)
         old = select(row.c.id).where(*of_task, row.c.run_id.in_(older_runs))
         before = schema.table("rtif_v1", *key_columns(primary_key=True))
         of_before = delete(before).where(
