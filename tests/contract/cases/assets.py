@@ -91,7 +91,7 @@ async def asset_events(world: World) -> Any:
     now = await world.asset("a")
     other = await world.asset("b")
     alias = await world.insert("asset_alias", "id", name="alias", group="asset")
-    for asset in (old, other):
+    for asset in (other, old):  # not in the order of their ids, in which ours are
         await world.insert("asset_alias_asset", alias_id=alias, asset_id=asset)
     run = await world.connection.fetchval("SELECT id FROM dag_run")
     later = await world.run("d", "later", logical_date=None, data_interval_start=None, data_interval_end=None)
