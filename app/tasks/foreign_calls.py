@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from app.errors import SecretsBackendTimeout
+from app.tasks.threads import as_exception
 
 THREADS = 40  # at once; as many as the event loop's own executor has at most, which is left to what does not hang
 SECONDS = 4.0  # within the client's 5 s
@@ -55,7 +56,7 @@ class ForeignCalls:
         try:
             settle = partial(self._settle, answered, answered.set_result, call())
         except BaseException as error:  # whatever foreign code raises belongs to who asked
-            settle = partial(self._settle, answered, answered.set_exception, error)
+            settle = partial(self._settle, answered, answered.set_exception, as_exception(error))
         with suppress(RuntimeError):  # the loop has ended meanwhile
             loop.call_soon_threadsafe(settle)
         del answered, settle  # as above

@@ -58,14 +58,19 @@ def _run(function: Callable[[], Result], loop: asyncio.AbstractEventLoop, ended:
     try:
         outcome = ended.set_result, function()
     except BaseException as error:  # whatever it is, it is the caller's
-        outcome = ended.set_exception, _as_exception(error)
+        outcome = ended.set_exception, as_exception(error)
     with suppress(RuntimeError):  # the loop has ended meanwhile
         loop.call_soon_threadsafe(_settle, ended, *outcome)
     del ended, outcome  # else an error refers to itself, by this frame; and to the arguments, until garbage is collected
 
 
-def _as_exception(error: BaseException) -> Exception:
-    return error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
+def as_exception(error: BaseException) -> Exception:
+    """Return what may be raised where a thread is waited for: nothing that would end this process or who waits, and no
+    ``StopIteration``, which a future does not take.
+    """
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def _settle(ended: asyncio.Future[Any], set_outcome: Callable[[Any], None], outcome: Any) -> None:

@@ -22,6 +22,7 @@ from app.dags.timetables import UnknownTimetable
 from app.dags.trusted import UntrustedClass, is_trusted, trusted_class
 from app.errors import ServerBusy
 from app.tasks import threads
+from app.tasks.foreign_calls import ForeignCalls
 from app.tasks.threads import TookTooLong
 from tests.conditions import SOON, until
 from tests.contract import serialized
@@ -116,6 +117,16 @@ async def test_what_never_ends_is_not_waited_for(monkeypatch: pytest.MonkeyPatch
 async def test_errors_come_out_of_the_thread() -> None:
     with pytest.raises(ZeroDivisionError):
         await threads.in_thread(lambda: 1 / 0, what="a division")
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt(), asyncio.CancelledError(), StopIteration(1)], ids=repr)
+async def test_no_thread_ends_who_waits_for_it(error: BaseException) -> None:
+    def run() -> None:
+        raise error
+
+    for waiting in (threads.in_thread(run, what="a Dag"), ForeignCalls().call(run)):
+        with pytest.raises(RuntimeError, match=type(error).__name__):
+            await waiting
 
 
 async def test_what_a_thread_logs_is_of_its_request() -> None:
