@@ -178,7 +178,7 @@ def newest(
         in_order = rest.order_by(run.c.when.desc(), run.c.id.desc(), *then)
         are_more = exists(select(newest_runs(is_earlier, most=FEW + 1, are_dated=are_dated).c.id).offset(FEW))
         far = [select(walked), in_order.where(~exists(select(walked)), are_more)]
-    return _found(looked_into_newest, NEAR, far)
+    return _found(looked_into_newest, NEAR, far, is_earlier)
 
 
 def newest_in_state(
@@ -207,20 +207,23 @@ def newest_in_state(
     are_few = _are_few(select(literal(1)).where(*is_so).limit(FEW + 1).subquery())
     date = date_of(dag_run)
     few = select(*columns).where(*is_so, is_earlier(date), are_few).order_by(date.desc(), dag_run.c.id.desc())
-    return _found(looked_at, WALK, [few, looked_at(UNBOUNDED).where(~are_few)], of_dag=of_dag)
+    return _found(looked_at, WALK, [few, looked_at(UNBOUNDED).where(~are_few)], is_earlier, of_dag=of_dag)
 
 
 def _found(
     looked_at: Callable[[int], Select[Any]],
     near: int,
     far: Sequence[Select[Any]],
+    is_earlier: IsEarlier,
     *,
     of_dag: ColumnElement[str] = OF_DAG,
 ) -> Newest:
-    """Make the statements of what looks at so many of the newest runs and, if a Dag has more of them than ``near``, further.
+    """Make the statements of what looks at so many of the newest runs and, if more than ``near`` may count, further.
 
     :param far: what does that; at most one of them finds something.
     """
-    are_more = exists(select(literal(1)).where(dag_run.c.dag_id == of_dag).offset(near))
+    of_this, when = dag_run.c.dag_id == of_dag, dag_run.c.logical_date
+    more_dated = exists(select(literal(1)).where(of_this, is_earlier(when)).offset(near))
+    are_more = more_dated | exists().where(of_this, when.is_(None))  # of these no index tells which are earlier
     selects = (select(each.where(are_more).limit(1).subquery()) for each in far)
     return Newest(looked_at(near).limit(1), union_all(*selects))
