@@ -114,9 +114,10 @@ def _are_few(rows: FromClause) -> ColumnElement[bool]:
 class Newest(NamedTuple):
     """What finds one row, of the newest run that has it.
 
-    :ivar near: looks at the newest runs, one after the other.
-    :ivar far: looks further, when it is in none of them: only at those in which it may be, if an index tells that these are
-        few; else at one after the other. Where no index tells, and five hundred have none, it looks through all rows.
+    :ivar near: looks at the newest runs, one after the other. When it is in none of them and there may be more runs, the
+        row is of NULL alone; one that is so by itself is found again.
+    :ivar far: looks at all: only at those in which it may be, if an index tells that these are few; else at one after the
+        other. Where no index tells, and five hundred have none, it looks through all rows.
     """
 
     near: Select[Any]
@@ -125,7 +126,9 @@ class Newest(NamedTuple):
     async def row(self, session: Session, parameters: Mapping[str, Any]) -> AnyRow | None:
         """Return the row, or None."""
         row = (await session.execute(self.near, parameters)).one_or_none()
-        return row or (await session.execute(self.far, parameters)).one_or_none()
+        if row is None or any(value is not None for value in row):
+            return row
+        return (await session.execute(self.far, parameters)).one_or_none()
 
 
 def newest(
@@ -178,7 +181,7 @@ def newest(
         in_order = rest.order_by(run.c.when.desc(), run.c.id.desc(), *then)
         are_more = exists(select(newest_runs(is_earlier, most=FEW + 1, are_dated=are_dated).c.id).offset(FEW))
         far = [select(walked), in_order.where(~exists(select(walked)), are_more)]
-    return _found(looked_into_newest, NEAR, far, is_earlier)
+    return _found(looked_into_newest, NEAR, far, is_earlier, are_dated=are_dated)
 
 
 def newest_in_state(
@@ -203,11 +206,13 @@ def newest_in_state(
         found = select(*(runs.c[column.name] for column in columns)).where(runs.c.its_state == state)
         return found.order_by(runs.c.when.desc(), runs.c.id.desc())
 
-    is_so = dag_run.c.dag_id == of_dag, dag_run.c.state == state
+    # As a range, of which PostgreSQL expects few: of one of two states it expects half, and would rather read all of a Dag.
+    is_so = dag_run.c.dag_id == of_dag, dag_run.c.state.between(state, state)
     are_few = _are_few(select(literal(1)).where(*is_so).limit(FEW + 1).subquery())
     date = date_of(dag_run)
     few = select(*columns).where(*is_so, is_earlier(date), are_few).order_by(date.desc(), dag_run.c.id.desc())
-    return _found(looked_at, WALK, [few, looked_at(UNBOUNDED).where(~are_few)], is_earlier, of_dag=of_dag)
+    far = [few, looked_at(UNBOUNDED).where(~are_few)]
+    return _found(looked_at, WALK, far, is_earlier, of_dag=of_dag, are_dated=are_dated)
 
 
 def _found(
@@ -217,13 +222,18 @@ def _found(
     is_earlier: IsEarlier,
     *,
     of_dag: ColumnElement[str] = OF_DAG,
+    are_dated: bool,
 ) -> Newest:
     """Make the statements of what looks at so many of the newest runs and, if more than ``near`` may count, further.
 
     :param far: what does that; at most one of them finds something.
     """
     of_this, when = dag_run.c.dag_id == of_dag, dag_run.c.logical_date
-    more_dated = exists(select(literal(1)).where(of_this, is_earlier(when)).offset(near))
-    are_more = more_dated | exists().where(of_this, when.is_(None))  # of these no index tells which are earlier
-    selects = (select(each.where(are_more).limit(1).subquery()) for each in far)
-    return Newest(looked_at(near).limit(1), union_all(*selects))
+    more_dated = exists(select(literal(1)).where(of_this, is_earlier(when)).order_by(when.desc()).offset(near))
+    undated = exists().where(of_this, when.is_(None))  # of these no index tells which are earlier
+    are_more = more_dated if are_dated else more_dated | undated
+    always, first = select(literal(1)).subquery("always"), looked_at(near).limit(1)
+    found = first.add_columns(true().label("is_found")).subquery("found")
+    columns = [found.c[column.name] for column in first.selected_columns]
+    told = select(*columns).select_from(always.outerjoin(found, true())).where(found.c.is_found | are_more)
+    return Newest(told, union_all(*(select(each.limit(1).subquery()) for each in far)))

@@ -44,7 +44,7 @@ HELD = f"""
     SELECT mode, coalesce(relname, locktype) AS what, granted
       FROM pg_locks l JOIN pg_stat_activity a USING (pid) LEFT JOIN pg_class c ON c.oid = l.relation
      WHERE datname = current_database() AND application_name = 'execution-api'
-       AND (NOT granted OR locktype IN ('advisory', 'tuple') OR c.{PUBLIC})
+       AND (NOT granted OR locktype = 'advisory' OR c.{PUBLIC})
        AND relkind IS DISTINCT FROM 'i'
 """
 IS_HERE = """

@@ -28,7 +28,8 @@ __all__ = ["revision"]
 
 PAD = "jsonb_build_object('run', run_id, 'pad', repeat('x', 1500))"  # a fifth of a page
 # Runs; those of two Dags have no logical date, of mixed every third.
-DAGS = {"few": 60, "many": 900, "undated": 60, "many undated": 900, "mixed": 60}
+DAGS = {"few": 120, "many": 900, "undated": 60, "many undated": 900, "mixed": 60}
+STEADY = 5000  # runs before all of these, which have succeeded: fifty and more to a page
 # In which runs a task succeeds and pushes an XCom, by its number; the Dag's runs succeed with the first of them.
 TASKS: dict[str, Callable[[int], bool]] = {
     "often": lambda number: number % 5 == 0,
@@ -141,10 +142,14 @@ async def fill(world: World) -> None:
         " run (dag_id, run_id, logical_date, at, succeeds)",
         dated,
     )
-    for state, number in (("queued", 59), ("running", 58)):  # as many states as there are
-        await world.connection.execute(
-            "UPDATE dag_run SET state = $1 WHERE dag_id = 'undated' AND run_id = $2", state, run_id(number)
-        )
+    await world.dag("steady")
+    await world.connection.execute(
+        "INSERT INTO dag_run (dag_id, run_id, logical_date, run_after, state, run_type, conf, clear_number)"
+        " SELECT 'steady', 'run ' || n, at, at, 'success', 'manual', '{}', 0"
+        " FROM generate_series(1, $1::int) n, CAST($2::timestamptz - n * interval '1 h' AS timestamptz) at",
+        STEADY,
+        EPOCH,
+    )
     index = "region_index" if world.keeps_tries else "map_index"
     tasks = [
         (pk(dag_id, task_id, n), dag_id, task_id, run_id(n), "success" if succeeds(n) else "failed")
@@ -361,13 +366,25 @@ async def test_pages_do_not_grow_with_the_runs(
             assert 0 < many <= few + more, (pair, task_id, few, many)
 
 
+async def test_a_state_that_none_of_very_many_runs_has(reading: Reading, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All runs are in one of two states, so that PostgreSQL expects half of them to be in that one."""
+    assert 0 < await reading.pages(monkeypatch, previous_queued_run, "steady", "", 0) < STEADY / 100
+
+
 @pytest.mark.parametrize("read", [prior_xcom, previous, previous_by_date])
 async def test_of_many_runs_that_have_one_those_since_the_last_are_read(
     reading: Reading, monkeypatch: pytest.MonkeyPatch, read: Read
 ) -> None:
     """As of a task that has succeeded for long, and fails since."""
     pages = await reading.pages(monkeypatch, read, "many", "long", DAGS["many"] - 1)
-    assert pages < 60 * EACH, pages  # thirty runs, the first twenty of them twice
+    assert pages < 75 * EACH, pages  # thirty runs, the first twenty of them twice; of 900
+
+
+@pytest.mark.parametrize("read", [previous, previous_by_date, previous_success, previous_run])
+async def test_runs_that_are_later_are_not_read(reading: Reading, monkeypatch: pytest.MonkeyPatch, read: Read) -> None:
+    """What one of the first runs asks is nowhere before it, and in many after it."""
+    few, many = [await reading.pages(monkeypatch, read, dag_id, "often", 0) for dag_id in ("few", "many")]
+    assert 0 < many <= few + LEVELS, (few, many)
 
 
 @pytest.mark.parametrize("read", [item, prior_slice])
