@@ -9,18 +9,21 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from bench.processes import tree
 from tests.conftest import reachable
 
 COMMAND = [sys.executable, "-m", "bench", "--target", "ours", "--task-instances", "100"]
 
 
-def test_what_is_terminated_stops_what_it_started(tmp_path: Path) -> None:
+@pytest.mark.parametrize("runs", [b"/initdb\0", b"\0serve\0"], ids=["the cluster is made", "it measures"])
+def test_what_is_terminated_stops_what_it_started(tmp_path: Path, runs: bytes) -> None:
     environment = {**os.environ, "TMPDIR": str(reachable(tmp_path))}
     measuring = subprocess.Popen(COMMAND, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     started = [measuring.pid]
     try:
-        while not any(b"serve" in _command(pid) for pid in started):
+        while not any(runs in _command(pid) for pid in started):
             assert measuring.poll() is None
             time.sleep(0.02)  # nobody tells
             started = tree(measuring.pid)
