@@ -27,7 +27,7 @@ from tests.world import EPOCH, World, ti_id
 __all__ = ["revision"]
 
 PAD = "jsonb_build_object('run', run_id, 'pad', repeat('x', 1500))"  # a fifth of a page
-# Runs; those of two Dags have no logical date, of mixed every third.
+# Runs; those of two Dags have no logical date, of mixed every third. Few are more than are walked first, as many are.
 DAGS = {"few": 120, "many": 900, "undated": 60, "many undated": 900, "mixed": 60}
 STEADY = 5000  # runs before all of these, which have succeeded: fifty and more to a page
 # In which runs a task succeeds and pushes an XCom, by its number; the Dag's runs succeed with the first of them.
@@ -377,7 +377,7 @@ async def test_of_many_runs_that_have_one_those_since_the_last_are_read(
 ) -> None:
     """As of a task that has succeeded for long, and fails since."""
     pages = await reading.pages(monkeypatch, read, "many", "long", DAGS["many"] - 1)
-    assert pages < 75 * EACH, pages  # thirty runs, the first twenty of them twice; of 900
+    assert pages < 75 * EACH, pages  # thirty runs, the first twenty of them twice
 
 
 @pytest.mark.parametrize("read", [previous, previous_by_date, previous_success, previous_run])
