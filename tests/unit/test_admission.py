@@ -9,7 +9,7 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from app.server import admission, patience
-from app.server.admission import HOPELESS, Admission, Door, Kind, Lines, Waiting, kind_of
+from app.server.admission import Admission, Door, Kind, Lines, Waiting, kind_of
 
 REPORT, RUNNING, TRIGGER, START, BESIDE = Kind
 
@@ -75,31 +75,24 @@ def test_what_a_request_is_for(request_line: str, kind: Kind | None) -> None:
 class TestOrder:
     """The order in which requests are let in."""
 
-    async def test_by_when_it_is_due_while_all_can_be_answered(self) -> None:
+    async def test_what_runs_before_new_work_that_has_time(self) -> None:
         queue = Queue()
-        queue.add(START, "s", since=0)
-        for since in (0.0, 1.9, 2.1):
-            queue.add(RUNNING, f"run{since}", since=since)
-        for since in (0.4, 0.6, 2.4, 2.7):
-            queue.add(REPORT, f"rep{since}", since=since)
-        assert queue.order(now=HOPELESS) == "rep0.4 run0.0 rep0.6 rep2.4 run1.9 s run2.1 rep2.7"
+        for kind, since in ((START, 0.0), (START, 0.1), (TRIGGER, 2.3), (RUNNING, 2.3), (REPORT, 2.4)):
+            queue.add(kind, f"{kind.label}{since}", since=since)
+        assert queue.order(now=2.5) == "report2.4 running2.3 trigger2.3 start0.0 start0.1"
 
-    async def test_by_kind_alone_when_not_all_can_be_answered(self) -> None:
+    async def test_new_work_before_what_has_more_time_left(self) -> None:
+        """At 2.75 s a start has used up half of its time, as what runs has at 0.75; a report comes so."""
         queue = Queue()
-        queue.add(START, "start", since=0)
-        for n in range(3):
-            queue.add(RUNNING, f"running{n}", since=2 + n / 10)
-            queue.add(REPORT, f"report{n}", since=2.5 + n / 10)
-        queue.add(TRIGGER, "trigger", since=HOPELESS)
-        expected = "report0 report1 report2 running0 running1 running2 trigger start"
-        assert queue.order(now=HOPELESS + 0.01) == expected
+        for kind, waited in ((START, 2.75), (RUNNING, 0.76), (RUNNING, 0.74), (REPORT, 0.01)):
+            queue.add(kind, f"{kind.label}{waited}", since=2.75 - waited)
+        assert queue.order(now=2.75) == "report0.01 running0.76 start2.75 running0.74"
 
-    async def test_the_last_first_where_the_first_is_hopeless(self) -> None:
+    async def test_what_runs_and_is_overdue_before_all_new_work(self) -> None:
         queue = Queue()
-        for n in range(4):
-            queue.add(START, f"{n}", since=n / 10)
-        queue.add(RUNNING, "running", since=0.3)
-        assert queue.order(now=HOPELESS + 0.05) == "running 3 2 1 0"
+        for kind, since in ((START, 0.0), (RUNNING, 1.4), (RUNNING, 1.6), (REPORT, 2.4), (REPORT, 2.6)):
+            queue.add(kind, f"{kind.label}{since}", since=since)
+        assert queue.order(now=3.0) == "report2.4 running1.4 start0.0 running1.6 report2.6"
 
     async def test_a_client_that_asks_for_much_at_once_has_one_place(self) -> None:
         queue = Queue()
@@ -110,14 +103,11 @@ class TestOrder:
         assert queue.lines.count(BESIDE) == 99
         assert queue.order(now=1).split()[:4] == ["greedy", "modest", "start", "greedy"]
 
-    async def test_nor_does_it_make_anybody_hopeless(self) -> None:
+    async def test_what_it_asks_for_beside_is_behind_new_work_that_has_waited_as_long(self) -> None:
         queue = Queue()
-        for n in range(3):
-            queue.add(RUNNING, "greedy", since=n / 10)
-        assert queue.lines.pop(now=1)
-        queue.add(START, "start", since=1)
-        queue.add(RUNNING, "running", since=3.2)
-        assert queue.order(now=HOPELESS + 0.4) == "greedy greedy start running"
+        for client in ("greedy", "greedy", "start"):
+            queue.add(START, client, since=0)
+        assert queue.order(now=2.75) == "greedy start greedy"
 
     async def test_its_second_place_is_behind_those_that_wait_for_their_first(self) -> None:
         queue = Queue()
@@ -125,13 +115,6 @@ class TestOrder:
             queue.add(RUNNING, "greedy", since=n / 10)
             queue.add(RUNNING, "b", since=n / 10)
         assert queue.order(now=1) == "greedy b greedy b greedy b"
-
-    async def test_nor_does_it_come_before_them_where_the_last_goes_first(self) -> None:
-        queue = Queue()
-        for client in ("a", "b", "greedy"):
-            for _ in range(3 if client == "greedy" else 2):
-                queue.add(START, client, since=0)
-        assert queue.order(now=HOPELESS + 0.05) == "greedy b a greedy b a greedy"
 
     async def test_who_left_is_not_let_in(self) -> None:
         queue = Queue()
