@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter, defaultdict
 from collections.abc import Callable
 
 import pytest
@@ -124,6 +125,70 @@ class TestOrder:
         queue.lines.discard(gone)
         assert (queue.lines.size, queue.lines.count(RUNNING), queue.order(now=0)) == (1, 1, "here")
         assert (queue.lines.size, queue.lines.oldest()) == (0, None)
+
+
+class Workers:
+    """Workers that run one task after the other and ask again at once, in a time of the test's own.
+
+    :param served: requests a second.
+    """
+
+    LIFE = (START, *[RUNNING] * 8, REPORT)  # what a task asks, one after the other
+
+    def __init__(self, workers: int, *, served: int) -> None:
+        self._queue = Queue()
+        self._now = 0.0
+        self._takes = 1 / served
+        self._asked = [0] * workers  # how far each is
+        self.refused = Counter[Kind]()
+        self.longest = defaultdict[Kind, float](float)  # seconds waited by who was let in
+        for worker in range(workers):
+            self._ask(worker)
+
+    def _ask(self, worker: int) -> None:
+        self._queue.add(self.LIFE[self._asked[worker] % len(self.LIFE)], str(worker), since=self._now)
+
+    def live(self, seconds: float) -> None:
+        """Let them ask for so long, and count anew."""
+        self.refused.clear()
+        self.longest.clear()
+        until = self._now + seconds
+        while self._now < until:
+            while (late := self._queue.lines.oldest()) is not None and late.since + patience.DOOR <= self._now:
+                self._queue.lines.discard(late)
+                self.refused[late.kind] += 1
+                self._ask(int(late.client))
+            served = self._queue.lines.pop(self._now)
+            assert served is not None
+            self.longest[served.kind] = max(self.longest[served.kind], self._now - served.since)
+            self._now += self._takes
+            self._asked[int(served.client)] += 1
+            self._ask(int(served.client))
+
+
+class TestOverload:
+    """What the order does to tasks; a quarter of a CPU serves some 800 requests a second."""
+
+    def test_what_runs_hardly_waits_while_starts_have_time(self) -> None:
+        workers = Workers(256, served=800)
+        workers.live(10)  # until they no longer ask all at once
+        workers.live(20)
+        assert workers.refused == {}
+        assert workers.longest[RUNNING] < 0.2
+
+    def test_nobody_is_refused_where_all_can_be_answered_in_time(self) -> None:
+        """1,024 workers wait 11.4 s for ten requests: 2.9 for the start, 0.9 for each of the others. All come at once."""
+        workers = Workers(1024, served=900)
+        workers.live(60)
+        assert workers.refused == {}
+
+    @pytest.mark.parametrize("count", [2048, 4096])
+    def test_only_starts_are_refused_where_they_cannot(self, count: int) -> None:
+        workers = Workers(count, served=800)
+        workers.live(20)
+        assert workers.refused.keys() == {START}
+        assert workers.longest[RUNNING] < 2.5
+        assert workers.longest[REPORT] < 1
 
 
 class Clients:
