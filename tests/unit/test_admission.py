@@ -138,7 +138,7 @@ class Workers:
     def __init__(self, workers: int, *, served: int) -> None:
         self._queue = Queue()
         self._now = 0.0
-        self._takes = 1 / served
+        self.served = served
         self._asked = [0] * workers  # how far each is
         self.refused = Counter[Kind]()
         self.longest = defaultdict[Kind, float](float)  # seconds waited by who was let in
@@ -158,12 +158,12 @@ class Workers:
                 self._queue.lines.discard(late)
                 self.refused[late.kind] += 1
                 self._ask(int(late.client))
-            served = self._queue.lines.pop(self._now)
-            assert served is not None
-            self.longest[served.kind] = max(self.longest[served.kind], self._now - served.since)
-            self._now += self._takes
-            self._asked[int(served.client)] += 1
-            self._ask(int(served.client))
+            found = self._queue.lines.pop(self._now)
+            assert found is not None
+            self.longest[found.kind] = max(self.longest[found.kind], self._now - found.since)
+            self._now += 1 / self.served
+            self._asked[int(found.client)] += 1
+            self._ask(int(found.client))
 
 
 class TestOverload:
@@ -189,6 +189,13 @@ class TestOverload:
         assert workers.refused.keys() == {START}
         assert workers.longest[RUNNING] < 2.5
         assert workers.longest[REPORT] < 1
+
+    def test_nor_is_anything_else_where_the_machine_becomes_four_times_slower(self) -> None:
+        workers = Workers(1024, served=800)
+        workers.live(30)
+        workers.served = 200
+        workers.live(15)
+        assert workers.refused.keys() == {START}
 
 
 class Clients:
