@@ -14,11 +14,11 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Reversible
 from enum import IntEnum
 from functools import partial
 from math import inf
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import structlog
 from prometheus_client import Gauge
@@ -30,6 +30,7 @@ from app.server import metrics, patience
 from app.server.middleware import header, send_unavailable
 
 log = structlog.get_logger(__name__)
+T = TypeVar("T")
 
 MOST = 10_000  # requests that wait: 12 kB each with its connection (measured with 3,000), 120 MB
 TOGETHER = 0.1  # seconds within which those whose time is up are refused at once: one by one, each would wake the process
@@ -55,27 +56,16 @@ class Kind(IntEnum):
         return self.name.lower()
 
 
-# Seconds of its wait from when and by when each is to be let in: who has used up most of that time goes first, and a report
-# comes with half of it used up. So what runs goes before new work that has waited less; then new work makes it wait, since
-# both can be answered in time, and waiting beats refusing. New work that is overdue counts no more for each second that it
-# waits: what runs and is overdue too goes before it.
-DUE = {
-    Kind.REPORT: (-0.5, 0.5),
-    Kind.RUNNING: (0.0, 1.5),
-    Kind.TRIGGER: (0.0, 2.0),
-    Kind.START: (2.5, 3.0),
-    Kind.BESIDE: (2.5, patience.DOOR),
-}
+# Seconds within which each is to be let in: who is due first goes first, as long as all can be answered in time. So new work
+# goes before what runs once it has waited two seconds longer, for the one second until it is hopeless: what it started
+# meanwhile has waited a second then, and is served within the next.
+DUE = {Kind.REPORT: 0.5, Kind.RUNNING: 1.0, Kind.TRIGGER: 1.5, Kind.START: 3.0, Kind.BESIDE: patience.DOOR}
+# Seconds that somebody has waited when not all can be answered in time. Who has will most likely be refused, or answered
+# when its client has gone; of those who came later none will, if they are served first.
+HOPELESS = patience.DOOR - 0.5
 
 WORKLOADS = ("/execution/task-instances/", "/execution/callbacks/")
 OF_WORKLOADS = {"run": Kind.START, "state": Kind.REPORT}
-
-
-def _urgency(kind: Kind, waited: float) -> float:
-    """Return how much of the time in which it is to be let in somebody has waited: 0 before, and 1 or more afterwards."""
-    since, until = DUE[kind]
-    used = max(0.0, (waited - since) / (until - since))
-    return used if kind < Kind.START else min(used, 1.0)
 
 
 def kind_of(method: str, path: str) -> Kind | None:
@@ -149,12 +139,12 @@ class _Line:
         """Whose turn it is."""
         return next(iter(next(iter(self._by_client.values()))))
 
-    def pop(self) -> Waiting:
-        """Take out whose turn it is."""
-        found = self.first
+    def pop(self, *, is_last_first: bool) -> Waiting:
+        """Take out whose turn it is, or who came last."""
+        found = _last(_last(self._by_client.values())) if is_last_first else self.first
         self.remove(found)
         if found.client in self._by_client:
-            self._by_client.move_to_end(found.client)
+            self._by_client.move_to_end(found.client, last=not is_last_first)
         return found
 
 
@@ -191,13 +181,18 @@ class Lines:
 
     def pop(self, now: float) -> Waiting | None:
         """Take out who is to be let in next, or return None if nobody waits."""
-        turn, most = None, -inf
+        foremost, turn, due, is_hopeless = None, None, inf, False
         for kind, line in self._lines.items():
-            if line.by_age and (urgency := _urgency(kind, now - line.first.since)) > most:
-                turn, most = line, urgency
+            if line.by_age:
+                foremost = foremost or line
+                is_hopeless |= kind is not Kind.BESIDE and line.oldest.since < now - HOPELESS
+                if (theirs := line.first.since + DUE[kind]) < due:
+                    turn, due = line, theirs
+        if is_hopeless:
+            turn = foremost
         if turn is None:
             return None
-        waiting = turn.pop()
+        waiting = turn.pop(is_last_first=turn.oldest.since < now - HOPELESS)
         self._has_left(waiting)
         return waiting
 
@@ -214,6 +209,10 @@ class Lines:
     def least(self) -> Waiting:
         """Return whom to refuse if somebody must be: in the last line that is not empty, who has waited longest."""
         return next(line.oldest for line in reversed(self._lines.values()) if line)
+
+
+def _last(items: Reversible[T]) -> T:
+    return next(reversed(items))
 
 
 class Behind(Protocol):

@@ -130,7 +130,10 @@ async def test_a_burst_after_long_waits_is_served_whole(ours: InProcess) -> None
             assert {answer.status_code for answer in answers} == {404}
 
 
-async def test_started_tasks_go_before_new_ones(ours: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_started_tasks_go_before_new_ones_once_not_all_can_be_served(
+    ours: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission, "HOPELESS", 0)
     running, kinds, waiting = await SETUPS["running"](ours.world), list[Kind](), asyncio.Semaphore(0)
     new = [await ours.world.ti("d", f"new{n}") for n in range(5)]
     let_in = Door.let_in
