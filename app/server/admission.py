@@ -56,13 +56,19 @@ class Kind(IntEnum):
         return self.name.lower()
 
 
-# Seconds within which each is to be let in: who is due first goes first, as long as all can be answered in time. So new work
-# goes before what runs once it has waited two seconds longer, for the one second until it is hopeless: what it started
-# meanwhile has waited a second then, and is served within the next.
-DUE = {Kind.REPORT: 0.5, Kind.RUNNING: 1.0, Kind.TRIGGER: 1.5, Kind.START: 3.0, Kind.BESIDE: patience.DOOR}
 # Seconds that somebody has waited when not all can be answered in time. Who has will most likely be refused, or answered
 # when its client has gone; of those who came later none will, if they are served first.
-HOPELESS = patience.DOOR - 0.5
+HOPELESS = patience.DOOR - 0.1
+# Seconds that a request has waited when its time begins, and when it ends: who has used up most of it goes first, as long as
+# all can be answered in time. New work waits nearly as long as it can before what runs waits for it: the fewer tasks run at
+# once, the less each of their requests costs. When it is hopeless, what runs has waited for 0.8 s.
+DUE = {
+    Kind.REPORT: (-0.4, 0.4),
+    Kind.RUNNING: (0.0, 0.8),
+    Kind.TRIGGER: (0.0, 1.2),
+    Kind.START: (HOPELESS - 0.4, HOPELESS),
+    Kind.BESIDE: (HOPELESS, patience.DOOR),
+}
 
 WORKLOADS = ("/execution/task-instances/", "/execution/callbacks/")
 OF_WORKLOADS = {"run": Kind.START, "state": Kind.REPORT}
@@ -181,13 +187,14 @@ class Lines:
 
     def pop(self, now: float) -> Waiting | None:
         """Take out who is to be let in next, or return None if nobody waits."""
-        foremost, turn, due, is_hopeless = None, None, inf, False
+        foremost, turn, most, is_hopeless = None, None, -inf, False
         for kind, line in self._lines.items():
             if line.by_age:
                 foremost = foremost or line
                 is_hopeless |= kind is not Kind.BESIDE and line.oldest.since < now - HOPELESS
-                if (theirs := line.first.since + DUE[kind]) < due:
-                    turn, due = line, theirs
+                begins, ends = DUE[kind]
+                if (used := (now - line.first.since - begins) / (ends - begins)) > most:
+                    turn, most = line, used
         if is_hopeless:
             turn = foremost
         if turn is None:

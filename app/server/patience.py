@@ -13,7 +13,7 @@ from starlette.types import Scope
 
 CLIENT = 5.0  # seconds that the Task SDK waits for an answer
 CONNECTION = CLIENT - 1.0  # in which a database connection must be had: the last second is for the work and the ways
-DOOR = CONNECTION - 0.5  # in which a request must be let in: the half is for the line behind the door
+DOOR = CONNECTION - 0.2  # in which a request must be let in: the fifth is for the line behind the door
 
 # When the request that runs came to this process, by the event loop's clock, if it has waited since.
 arrival: ContextVar[float | None] = ContextVar("arrival", default=None)
