@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.commands.serve import uvicorn_options
 from app.server import admission, metrics, patience
-from app.server.admission import Admission, Door, Kind
+from app.server.admission import IN_A_TURN, Admission, Door, Kind, Waiting
 from app.server.draining import DrainingServer, Readiness
 from app.server.middleware import CorrelationId, Count, Observed, send_json
 from app.server.protocol import HEAD_BYTES
@@ -198,6 +198,21 @@ async def test_who_is_not_in_time_is_refused_and_counted_once_and_may_ask_again(
     ours.make_room()
     connection.writer.write(request("PATCH", RUN, body=b"{}"))
     assert (await connection.answer())[0] == 200
+
+
+async def test_what_comes_while_many_are_refused_has_its_turn_between(ours: Ours, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "DOOR", 0.05)
+    loop, order = asyncio.get_running_loop(), list[str]()
+
+    def refused(_: bool) -> None:
+        if not order:
+            loop.call_soon(order.append, "a heartbeat")
+        order.append("refused")
+
+    for number in range(3 * IN_A_TURN):
+        ours.door.hold(Waiting(kind=Kind.START, client=b"%d" % number, since=loop.time(), answered=refused))
+    await until(lambda: len(order) == 3 * IN_A_TURN + 1)
+    assert order.index("a heartbeat") == IN_A_TURN
 
 
 async def test_what_it_took_is_told_with_its_wait(ours: Ours) -> None:
