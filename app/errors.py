@@ -33,6 +33,9 @@ from __future__ import annotations
 from typing import Any, ClassVar
 from uuid import UUID
 
+# What code raises that is not ours: that it calls sys.exit is no order to end this process.
+FOREIGN = (Exception, SystemExit)
+
 
 def invalid_value(message: str, *where: str) -> list[dict[str, Any]]:
     """Return the ``detail`` of a 422 in the form that FastAPI's validation has and the documents promise.

@@ -19,7 +19,7 @@ from app.db import dag_runs, dags, samples
 from app.db.direct import DirectSession
 from app.db.stage import Stage
 from app.db.tables import AnyRow
-from app.errors import UnknownInDag
+from app.errors import FOREIGN, UnknownInDag
 from app.tasks import deadlines, threads
 from app.tasks.carriers import Carriers
 from app.tasks.deadlines import UnusableVariable
@@ -101,7 +101,7 @@ def _unknown(data: Data, service: Service) -> Iterator[tuple[str, str]]:
             yield operation, str(error)
         except (KeyError, TypeError, AttributeError) as error:
             yield operation, f"the serialized form cannot be read: {type(error).__name__}"
-        except Exception:  # noqa: S112  a mapper's own, whatever it is: it was asked, and does not take the key
+        except FOREIGN:  # a mapper's own: it was asked, and does not take the key
             continue
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from app.dags.clocks import localized, zone
 from app.dags.trusted import trusted_class
-from app.errors import ExecutionApiError, UnknownInDag
+from app.errors import FOREIGN, ExecutionApiError, UnknownInDag
 
 Encoded = Mapping[str, Any]
 
@@ -289,6 +289,6 @@ def _asked(encoded: Encoded, trusted: Sequence[str]) -> Any:
     found = trusted_class(encoded["__type"], trusted)
     try:
         return found.deserialize(encoded["__var"])
-    except Exception as error:  # whatever a foreign class raises
+    except FOREIGN as error:
         message = f"the partition mapper {encoded['__type']} cannot be asked here ({type(error).__name__}: {error})"
         raise UnknownMapper(message) from error

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.dags.clocks import localized, zone
 from app.dags.trusted import trusted_class
-from app.errors import UnknownInDag
+from app.errors import FOREIGN, UnknownInDag
 
 if TYPE_CHECKING:  # imported with the first calendar that is asked: most workers' tasks trigger nothing
     from croniter import croniter
@@ -159,5 +159,5 @@ def _asked(kind: str, fields: Mapping[str, Any], run_after: datetime, trusted: S
     try:
         interval = found.deserialize(fields).infer_manual_data_interval(run_after=run_after)
         return _utc(interval.start), _utc(interval.end)
-    except Exception as error:  # whatever a foreign class raises: the triggering task is told which class
+    except FOREIGN as error:  # the triggering task is told which class
         raise UnknownTimetable(f"the timetable {kind} cannot be asked here ({type(error).__name__}: {error})") from error

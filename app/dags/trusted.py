@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
-from app.errors import UnknownInDag
+from app.errors import FOREIGN, UnknownInDag
 
 
 class UntrustedClass(UnknownInDag):
@@ -33,7 +33,7 @@ def trusted_class(path: str, prefixes: Sequence[str]) -> Any:
     module, _, name = path.rpartition(".")
     try:
         found = getattr(import_module(module), name)
-    except Exception as error:  # whatever a foreign module raises
+    except FOREIGN as error:
         raise UntrustedClass(f"the class {path} cannot be imported here ({type(error).__name__}: {error})") from error
     if not isinstance(found, type):
         raise UntrustedClass(f"{path} is no class")

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from app.errors import ConfigurationError
+from app.errors import FOREIGN, ConfigurationError
 from app.settings import StatsSettings
 
 log = structlog.get_logger(__name__)
@@ -100,7 +100,7 @@ class Stats:
             name = self._named(name)
             if self._is_wanted(name):
                 send(name, tags)
-        except Exception as error:  # the handler's own, or a name that is none: whoever counts has done its work
+        except FOREIGN as error:  # the handler's own, or a name that is none: whoever counts has done its work
             log.warning("a count could not be sent to StatsD", reason=type(error).__name__)
 
     def _is_wanted(self, name: str) -> bool:
@@ -189,5 +189,5 @@ def _imported(path: str, setting: str) -> Any:
     module, _, name = path.rpartition(".")
     try:
         return getattr(import_module(module), name)
-    except Exception as error:  # whatever a foreign module raises
+    except FOREIGN as error:
         raise ConfigurationError(f"{setting} names {path!r}, which cannot be imported ({type(error).__name__})") from None

@@ -31,7 +31,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import __version__
-from app.errors import ConfigurationError
+from app.errors import FOREIGN, ConfigurationError
 from app.server import patience
 from app.server.middleware import header
 from app.settings import DETAIL_LEVEL, TraceSettings
@@ -228,7 +228,7 @@ def _exporter() -> SpanExporter:
         raise ConfigurationError(f"OTEL_TRACES_EXPORTER is {name!r}: expected one of {there}")
     try:
         exporter: SpanExporter = found.load()()
-    except Exception as error:  # a foreign class' own, whatever it is
+    except FOREIGN as error:
         raise ConfigurationError(f"OTEL_TRACES_EXPORTER is {name!r}, which fails with {type(error).__name__}") from error
     return exporter
 

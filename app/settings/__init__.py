@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from app.errors import ConfigurationError
+from app.errors import FOREIGN, ConfigurationError
 from app.settings.airflow import AirflowConfiguration, Option, Options
 from app.settings.connect_args import import_connect_args, split_tls
 from app.settings.model import (
@@ -117,7 +117,12 @@ def _configuration(environment: Mapping[str, str], options: Options | None = Non
         backend, kwargs = _secrets_backend(AirflowConfiguration(environment), environment)
         if not backend:
             raise ConfigurationError(f"a _SECRET setting refers to {reference!r}, but [secrets] backend is not set")
-        value: str | None = load_backend(backend, kwargs).get_config(reference)
+        loaded = load_backend(backend, kwargs)
+        try:
+            value: str | None = loaded.get_config(reference)
+        except FOREIGN as error:
+            failed = f"[secrets] backend {backend!r} failed at {reference!r}, which a _SECRET setting refers to"
+            raise ConfigurationError(f"{failed} ({type(error).__name__})") from None
         return value
 
     return AirflowConfiguration(environment, secret=from_backend, options=options)

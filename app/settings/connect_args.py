@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from app.errors import ConfigurationError
+from app.errors import FOREIGN, ConfigurationError
 
 
 def import_connect_args(path: str, *, setting: str, home: Path) -> Mapping[str, Any]:
@@ -25,7 +25,7 @@ def import_connect_args(path: str, *, setting: str, home: Path) -> Mapping[str, 
     module, _, name = path.rpartition(".")
     try:
         found = getattr(import_module(module), name)
-    except Exception as error:  # whatever a foreign module raises ends the start-up with one sentence
+    except FOREIGN as error:  # which ends the start-up with one sentence
         raise ConfigurationError(f"{setting} names {path!r}, which cannot be imported ({type(error).__name__})") from None
     if not isinstance(found, Mapping) or not all(isinstance(each, str) for each in found):
         raise ConfigurationError(f"{setting} names {path!r}, which is no dict: expected one with the driver's arguments")

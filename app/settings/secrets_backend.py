@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from app.errors import ConfigurationError
+from app.errors import FOREIGN, ConfigurationError
 
 
 def load_backend(class_path: str, kwargs: Mapping[str, Any]) -> Any:
@@ -18,7 +18,7 @@ def load_backend(class_path: str, kwargs: Mapping[str, Any]) -> Any:
     module, _, name = class_path.rpartition(".")
     try:
         backend = getattr(import_module(module), name)(**kwargs)
-    except Exception as error:  # whatever a foreign class raises ends the start-up with one sentence
+    except FOREIGN as error:  # which ends the start-up with one sentence
         raise ConfigurationError(
             f"[secrets] backend {class_path!r} cannot be loaded: {type(error).__name__}: {error}"
         ) from error

@@ -21,7 +21,7 @@ from app.db.asset_events import Event, Found
 from app.db.assets import AssetKey
 from app.db.session import Session
 from app.db.tables import AnyRow
-from app.errors import UnknownInDag
+from app.errors import FOREIGN, UnknownInDag
 from app.releases import Revision
 from app.schemas.assets import AssetProfile
 from app.server.stats import Stats
@@ -308,7 +308,7 @@ async def _answers(
                 answers[question] = downstream(mapper, question.key, trusted)
             except UnknownInDag:
                 raise
-            except Exception as error:  # the mapper's own, whatever it is: the event stays, as Airflow has it
+            except FOREIGN as error:  # the mapper's own, whatever it is: the event stays, as Airflow has it
                 answers[question] = _unmapped(question, error)  # itself it would refer to its frames, and they to it
         return answers
 
@@ -317,7 +317,7 @@ async def _answers(
     return await threads.in_thread(ask_all, what=f"asking {', '.join(sorted({m['__type'] for m in mappers.values()}))}")
 
 
-def _unmapped(question: _Question, error: Exception) -> _Note:
+def _unmapped(question: _Question, error: BaseException) -> _Note:
     """Say, as Airflow does, that a Dag's mapper does not take a key."""
     named = {"key": question.key, "asset": question.name, "dag_id": question.dag_id}
     log.warning("a partition key could not be mapped", **named, exc_info=error)

@@ -20,6 +20,7 @@ from tests.world import World
 RUN = "/dag-runs/sample/r1"
 WHEN = {"logical_date": "2026-02-03T04:05:06Z"}
 ODD = {"__type": "tests.unit.foreign.Odd", "__var": {}}
+LEAVING = {"__type": "tests.unit.foreign.Leaving", "__var": {}}
 
 
 async def _change(world: World, part: str, value: Any) -> None:
@@ -67,19 +68,18 @@ async def test_classes_that_the_operator_trusts(make_database: Callable[[str], s
         await connection.execute("DELETE FROM dag_run WHERE dag_id = 'sample'")
         await _change(world, "timetable", {"__type": "tests.unit.foreign_too.Odd", "__var": {}})
         assert (await _trigger(server, ti, WHEN)).status_code == 400
-        await empty(connection)
-        ti = await SETUPS["partitions, identity"](world)
-        config = json.dumps([[{"__type": "asset", "name": "first", "uri": "s3://bucket/first"}, ODD]])
-        await connection.execute(
-            "UPDATE serialized_dag SET data = jsonb_set(data::jsonb, '{dag,timetable,__var,partition_mapper_config}', $1)",
-            config,
-        )
         outlet = {"name": "first", "uri": "s3://bucket/first", "type": "Asset"}
         body = {"state": "success", "end_date": "2026-01-01T00:05:00Z", "task_outlets": [outlet]}
-        async with server.client(ti, timeout=30) as client:
-            answer = await client.patch(f"/task-instances/{ti}/state", json=body)
-        assert answer.status_code == 204, answer.text
-        assert await connection.fetchval("SELECT partition_key FROM asset_partition_dag_run") == "P1"
+        for mapper, partition in ((ODD, "P1"), (LEAVING, None)):
+            await empty(connection)
+            ti = await SETUPS["partitions, identity"](world)
+            config = json.dumps([[{"__type": "asset", "name": "first", "uri": "s3://bucket/first"}, mapper]])
+            place = "{dag,timetable,__var,partition_mapper_config}"
+            await connection.execute(f"UPDATE serialized_dag SET data = jsonb_set(data::jsonb, '{place}', $1)", config)
+            async with server.client(ti, timeout=30) as client:
+                answer = await client.patch(f"/task-instances/{ti}/state", json=body)
+            assert answer.status_code == 204, answer.text
+            assert await connection.fetchval("SELECT partition_key FROM asset_partition_dag_run") == partition
     await connection.close()
 
 

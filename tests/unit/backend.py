@@ -19,6 +19,8 @@ class Backend:
         self.config, self.variables, self.broken = config or {}, variables or {}, broken
 
     def get_config(self, key: str) -> str | None:
+        if self.broken:
+            raise RuntimeError("the vault is sealed, s3cret")
         return self.config.get(key)
 
     def get_variable(self, key: str, team_name: str | None = None) -> str | None:

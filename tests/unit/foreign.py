@@ -32,5 +32,15 @@ class Endless(Odd):
         threading.Event().wait()
 
 
+class Leaving(Odd):
+    """One that ends the process that asks it."""
+
+    def infer_manual_data_interval(self, *, run_after: datetime) -> Any:
+        raise SystemExit(0)
+
+    def to_downstream(self, key: str) -> str:
+        raise SystemExit(0)
+
+
 def not_a_class() -> None:
     raise AssertionError("it was called")

@@ -98,6 +98,13 @@ def test_a_trusted_class_that_lacks_what_is_asked() -> None:
         partitions.downstream({"__type": "decimal.Decimal", "__var": {}}, "k", ("decimal",))
 
 
+def test_a_trusted_class_that_ends_the_process() -> None:
+    with pytest.raises(UnknownTimetable, match=r"Leaving cannot be asked here \(SystemExit"):
+        timetables.manual_interval({"__type": f"{FOREIGN}.Leaving", "__var": {}}, NOW, trusted=(FOREIGN,))
+    with pytest.raises(UntrustedClass, match=r"tests\.unit\.leaving\.Any cannot be imported here \(SystemExit"):
+        trusted_class("tests.unit.leaving.Any", ("tests.unit.leaving",))
+
+
 def test_a_weight_rule_that_only_sounds_like_one_of_airflow_s() -> None:
     data = serialized.dag(AIRFLOW["3.3"], "weights")
     data["dag"]["tasks"][0]["__var"]["weight_rule"] = "my.DownstreamPriorityWeightStrategy"

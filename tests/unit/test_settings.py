@@ -13,6 +13,11 @@ from tests.unit.configurations import CONFIGURATIONS, REFUSED, Configuration
 
 URL = "postgresql+psycopg2://airflow:s3cret@db.example.com:5433/airflow?sslmode=require"
 COMPLETE = {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": URL, "AIRFLOW__API_AUTH__JWT_SECRET": "x" * 64}
+HELD = {  # by a secrets backend
+    "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_SECRET": "conn",
+    "AIRFLOW__API_AUTH__JWT_SECRET": "x" * 64,
+    "AIRFLOW__SECRETS__BACKEND": "tests.unit.backend.Backend",
+}
 
 
 def load(tmp_path: Path, **environment: str) -> settings.Settings:
@@ -137,6 +142,12 @@ def test_commands_in_airflow_cfg(tmp_path: Path) -> None:
         ({**COMPLETE, "AIRFLOW__EXECUTION_API_SERVICE__DRAIN_SECONDS": "-1"}, "drain_seconds"),
         ({**COMPLETE, "AIRFLOW__API__SSL_CERT": "/cert.pem"}, "ssl_key"),
         ({**COMPLETE, "AIRFLOW__SECRETS__BACKEND_KWARGS": "[1]"}, "backend_kwargs"),
+        ({**HELD, "AIRFLOW__SECRETS__BACKEND": "tests.unit.leaving.Backend"}, r"\[secrets\] backend .*SystemExit"),
+        ({**HELD, "AIRFLOW__SECRETS__BACKEND_KWARGS": '{"broken": true}'}, "failed at 'conn', .*RuntimeError"),
+        (
+            {**COMPLETE, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONNECT_ARGS": "tests.unit.leaving.arguments"},
+            "connect_args .*SystemExit",
+        ),
         ({**COMPLETE, "AIRFLOW__EXECUTION_API_SERVICE__HEARTBEAT_WRITE_INTERVAL": "31"}, "a tenth at most .* is 300 s"),
         ({**COMPLETE, "AIRFLOW__API_AUTH__JWT_SECRET_CMD": "false", "AIRFLOW__API_AUTH__JWT_SECRET": ""}, "jwt_secret"),
     ],

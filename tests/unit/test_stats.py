@@ -47,6 +47,10 @@ def shout(name: str) -> str:
     return name.upper()
 
 
+def leave(name: str) -> str:
+    raise SystemExit(0)
+
+
 @pytest.mark.parametrize(
     ("metrics", "lines"),
     [
@@ -66,6 +70,7 @@ def shout(name: str) -> str:
         ),
         ({"metrics_allow_list": "Asset\\., nothing", "metrics_block_list": "asset"}, ["airflow.asset.updates:1|c"]),
         ({"stat_name_handler": "tests.unit.test_stats.shout", "metrics_allow_list": "asset"}, ["airflow.ASSET.UPDATES:1|c"]),
+        ({"stat_name_handler": "tests.unit.test_stats.leave"}, []),
         ({"statsd_on": "False"}, []),
     ],
 )
@@ -117,6 +122,7 @@ def test_no_name_is_looked_up_for_a_count(
     [
         ({"statsd_host": "no.such.host.invalid"}, "statsd_host"),
         ({"stat_name_handler": "no.such.handler"}, "stat_name_handler"),
+        ({"stat_name_handler": "tests.unit.leaving.handler"}, "stat_name_handler"),
         ({"statsd_custom_client_path": "no.such.Client"}, "statsd_custom_client_path"),
         ({"metrics_allow_list": "("}, "metrics_allow_list"),
     ],
