@@ -39,8 +39,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """Take SIGTERM as Ctrl-C is taken: whatever ends a run, what it started is stopped."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Take SIGTERM as Ctrl-C is taken: whatever ends a run, what it started is stopped.
+
+    asyncio cancels a test for Ctrl-C. A KeyboardInterrupt out of the middle of a task would be raised again where fixtures
+    end, and they would not.
+    """
+
+    def interrupt(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # ``make`` passes on what it was sent, and so it comes twice
+        signal.raise_signal(signal.SIGINT)
+
+    signal.signal(signal.SIGTERM, interrupt)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
