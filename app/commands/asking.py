@@ -12,7 +12,7 @@ from urllib.parse import quote
 import httpx
 
 import app
-from app.errors import FOREIGN, ReadOnlyServer, RetryableDatabaseError, StatementTimeout
+from app.errors import ReadOnlyServer, RetryableDatabaseError, StatementTimeout
 from app.routes import MOUNT_POINT
 from app.server.bodies import Bodies
 from app.server.middleware import CorrelationId
@@ -80,7 +80,7 @@ class Asking:
             raise Unserved(self._name(method, path), reason) from error
         except RetryableDatabaseError:
             raise
-        except FOREIGN as error:  # or a defect
+        except Exception as error:  # a defect, or a foreign class' own
             raise Unserved(self._name(method, path), f"a defect: {type(error).__name__} in {_place(error)}") from error
 
     async def require(self, method: str, path: str, *, ti_id: uuid.UUID | None = None, json: Any = None) -> httpx.Response:

@@ -25,7 +25,7 @@ from sqlalchemy.engine import URL
 from app.db.hosts import connect_to_one, keep_alive
 from app.db.moments import send_moments_as_they_are
 from app.db.retrying import classify
-from app.errors import FOREIGN, ConfigurationError, ConnectionLost
+from app.errors import ConfigurationError, ConnectionLost
 from app.settings import DatabaseSettings
 
 log = structlog.get_logger(__name__)
@@ -225,7 +225,7 @@ class Pool:
         try:
             async with asyncio.timeout(ASK_TIMEOUT):
                 self._url = await asyncio.shield(asking)
-        except FOREIGN as error:  # an operator's own code may tell it, and fail in any way: it is asked again
+        except Exception as error:  # an operator's own code may tell it, and fail in any way: it is asked again
             reason = str(error) if isinstance(error, ConfigurationError) else type(error).__name__
             log.warning("the database refuses the login, and what tells its URL does not answer", error=reason)
         else:
