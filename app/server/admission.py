@@ -6,7 +6,7 @@ for, as the line for database connections (:mod:`app.db.slots`) has room. Heartb
 
 Who is not let in within :data:`app.server.patience.DOOR` hears 503, and nobody hears it earlier: no model says how long a
 wait will be, and who is held cannot ask again meanwhile. So refusing cannot feed itself: of a thousand clients that ask
-again at once, three hundred a second are refused at most, for 0.1 ms each, a third of what an answer costs.
+again at once, three hundred a second are refused at most, for 0.1 to 0.2 ms each, up to half of what an answer costs.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ class Stats:
 class StatsD:
     """The ``statsd`` library.
 
-    :raises ConfigurationError: when the host has no address, or a client of one's own cannot be imported.
+    :raises ConfigurationError: when the host has no address, or a client of one's own cannot be imported or made.
     """
 
     def __init__(self, settings: StatsSettings) -> None:
@@ -130,6 +130,9 @@ class StatsD:
             self._client = client(settings.host, settings.port, settings.prefix, ipv6=settings.ipv6)
         except OSError as error:
             raise _without_address(settings) from error
+        except FOREIGN as error:
+            failed = f"[metrics] statsd_custom_client_path names {path!r}, which fails with {type(error).__name__}"
+            raise ConfigurationError(failed) from None
         if isinstance(opened := getattr(self._client, "_sock", None), socket.socket):
             opened.setblocking(False)  # what does not fit into the system's buffer is lost, as all may be that goes by UDP
 

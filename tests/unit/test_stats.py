@@ -124,6 +124,7 @@ def test_no_name_is_looked_up_for_a_count(
         ({"stat_name_handler": "no.such.handler"}, "stat_name_handler"),
         ({"stat_name_handler": "tests.unit.leaving.handler"}, "stat_name_handler"),
         ({"statsd_custom_client_path": "no.such.Client"}, "statsd_custom_client_path"),
+        ({"statsd_custom_client_path": "tests.unit.foreign.Odd"}, "statsd_custom_client_path .* TypeError"),
         ({"metrics_allow_list": "("}, "metrics_allow_list"),
     ],
 )
