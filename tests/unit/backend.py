@@ -15,7 +15,15 @@ class Denied(AirflowSecretsBackendAccessDenied):
 
 
 class Backend:
-    def __init__(self, config: dict[str, str] | None = None, variables: dict[str, str] | None = None, broken: bool = False):
+    def __init__(
+        self,
+        config: dict[str, str] | None = None,
+        variables: dict[str, str] | None = None,
+        broken: bool = False,
+        refused: str = "",
+    ):
+        if refused:
+            raise ValueError(f"the vault does not take the token {refused}")
         self.config, self.variables, self.broken = config or {}, variables or {}, broken
 
     def get_config(self, key: str) -> str | None:

@@ -143,6 +143,8 @@ def test_commands_in_airflow_cfg(tmp_path: Path) -> None:
         ({**COMPLETE, "AIRFLOW__API__SSL_CERT": "/cert.pem"}, "ssl_key"),
         ({**COMPLETE, "AIRFLOW__SECRETS__BACKEND_KWARGS": "[1]"}, "backend_kwargs"),
         ({**HELD, "AIRFLOW__SECRETS__BACKEND": "tests.unit.leaving.Backend"}, r"\[secrets\] backend .*SystemExit"),
+        ({**HELD, "AIRFLOW__SECRETS__BACKEND_KWARGS": '{"refused": "s3cret"}'}, "cannot be loaded: ValueError$"),
+        ({**HELD, "AIRFLOW__SECRETS__BACKEND_KWARGS": '{"borken": true}'}, "cannot be loaded: TypeError: .*'borken'"),
         ({**HELD, "AIRFLOW__SECRETS__BACKEND_KWARGS": '{"broken": true}'}, "failed at 'conn', .*RuntimeError"),
         (
             {**COMPLETE, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONNECT_ARGS": "tests.unit.leaving.arguments"},
