@@ -33,6 +33,7 @@ from app.server.draining import Readiness
 from app.server.event_loop import Lag
 from app.server.middleware import (
     AccessLog,
+    Answered,
     CorrelationId,
     Count,
     Observed,
@@ -255,6 +256,10 @@ def create_app(settings: Settings | None = None, *, readiness: Readiness | None 
         if traces is not None:
             await traces.close()
 
+    answered = Answered(
+        operation=api.operation,
+        access_log=AccessLog(server.access_log_share, server.access_log_heartbeats) if server.access_log else None,
+    )
     application = Application(
         api,
         metrics_port=server.metrics_port,
@@ -263,19 +268,14 @@ def create_app(settings: Settings | None = None, *, readiness: Readiness | None 
             *([Middleware(RootPath, root_path=server.root_path)] if server.root_path else ()),
             Middleware(CorrelationId),
             *_request_spans(settings, api),
-            Middleware(
-                Observed,
-                operation=api.operation,
-                under_way=under_way,
-                access_log=AccessLog(server.access_log_share, server.access_log_heartbeats) if server.access_log else None,
-            ),
+            Middleware(Observed, answered=answered, under_way=under_way),
             Middleware(Admission, door=door),
             Middleware(RetryableErrors),
         ],
         lifespan=lifespan,
     )
     # For what waits before it is parsed, see app.server.protocol.
-    application.state.door, application.state.under_way = door, under_way
+    application.state.door, application.state.under_way, application.state.answered = door, under_way, answered
     return application
 
 

@@ -47,6 +47,7 @@ class Relay:
         self.hidden = 0  # ends that were hidden
         self.opened = 0  # connections that were ever made through here
         self.trips = 0  # how often a client spoke after it was answered
+        self.spoken: list[bytearray] | None = None  # what it said each time, where that is to be kept
         self.port = 0
         self._links: set[_Link] = set()
         self._server: asyncio.Server | None = None
@@ -126,6 +127,10 @@ class Relay:
             while chunk := await reader.read(CHUNK):
                 asks = writer is link.writers[1]
                 self.trips += asks and link.was_answered
+                if asks and self.spoken is not None:
+                    if link.was_answered:
+                        self.spoken.append(bytearray())
+                    self.spoken[-1] += chunk
                 link.was_answered = not asks
                 if self.latency:
                     await asyncio.sleep(self.latency)

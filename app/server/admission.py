@@ -364,7 +364,6 @@ class Admission:
                 return await self.app(scope, self._in_turn(scope, receive) if has_body else receive, send)
             is_let_in = await self.door.let_in(kind, client_of(scope))
         if not is_let_in:
-            metrics.RETRYABLE.labels(PoolExhausted.reason).inc()
             return await send_unavailable(send, PoolExhausted)
         first = [await receive()]
         if first[0]["type"] == "http.disconnect":

@@ -50,12 +50,14 @@ _begin_process()
 os.register_at_fork(after_in_child=_begin_process)
 
 
-def begin_request(correlation_id: str | None, client: str) -> None:
+def begin_request(correlation_id: bytes | None, client: tuple[str, int] | None) -> None:
     """Put a request's correlation id and client on every line that its task logs from now on.
 
     :param correlation_id: generated if None: the process's own random beginning, and a number.
+    :param client: its address and port; None where the connection has none.
     """
-    _request.set((next(_ids) if correlation_id is None else correlation_id, client))
+    known = next(_ids) if correlation_id is None else correlation_id.decode("latin-1")
+    _request.set((known, client[0] if client else ""))
 
 
 def answered(method: str, path: str, status: int, milliseconds: float) -> None:

@@ -36,11 +36,22 @@ def header(scope: Scope, name: bytes) -> bytes | None:
     return None
 
 
-async def send_json(send: Send, status: int, body: Any, headers: list[tuple[bytes, bytes]] | None = None) -> None:
-    """Send a whole JSON answer; the content type carries no parameter, or the Task SDK does not read the detail."""
+def json_answer(body: Any) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Return the headers and the content of a whole JSON answer.
+
+    The content type carries no parameter, or the Task SDK does not read the detail.
+    """
     content = orjson.dumps(body)
-    base = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": base + (headers or [])})
+    return [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())], content
+
+
+async def send_json(send: Send, status: int, body: Any) -> None:
+    """Send a whole JSON answer."""
+    await _send(send, status, *json_answer(body))
+
+
+async def _send(send: Send, status: int, headers: list[tuple[bytes, bytes]], content: bytes) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": content})
 
 
@@ -73,8 +84,7 @@ class CorrelationId:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         found = header(scope, CORRELATION_HEADER)
-        client = scope.get("client")
-        logs.begin_request(None if found is None else found.decode("latin-1"), client[0] if client else "")
+        logs.begin_request(found, scope.get("client"))
         scope["added_headers"] = [(CORRELATION_HEADER, found)] if found else []
         await self.app(scope, receive, send)
 
@@ -106,29 +116,46 @@ class AccessLog:
         return self.share >= 1 or random.random() < self.share
 
 
-class Observed:
-    """Counts and times every request by its operation, writes the access log, and answers 500 for a defect.
-
-    What every answer passes is passed here, once: it also adds the headers that were added on the scope.
+class Answered:
+    """Counts and times every answer by its operation, and writes the access log.
 
     :param operation: tells which operation a request's method and path name, None for none; asked when nothing has put it on
         the scope (``operation``), as when a request is refused at the door.
-    :param under_way: counted up and down.
     :param access_log: None for no line at all.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        operation: Callable[[Scope], str | None],
-        under_way: Count,
-        access_log: AccessLog | None,
-    ) -> None:
+    def __init__(self, *, operation: Callable[[Scope], str | None], access_log: AccessLog | None) -> None:
+        self._operation = operation
+        self._access_log = access_log
+
+    def add(self, scope: Scope, status: int, seconds: float) -> None:
+        """Record an answer.
+
+        :param scope: at least the request's ``method`` and ``path``.
+        :param seconds: since the request came.
+        """
+        operation = scope.get("operation") or self._operation(scope)
+        if operation is None:  # labels are not a stranger's to make
+            metrics.observe(metrics.NO_OPERATION, metrics.OTHER, status, seconds)
+        else:
+            metrics.observe(operation, scope["method"], status, seconds)
+        if self._access_log is not None and self._access_log.has(scope["path"], status):
+            logs.answered(scope["method"], scope["path"], status, round(seconds * 1000, 2))
+
+
+class Observed:
+    """Sees every answer of the application, and answers 500 for a defect.
+
+    What every answer passes is passed here, once: it also adds the headers that were added on the scope.
+
+    :param answered: is told of it.
+    :param under_way: counted up and down.
+    """
+
+    def __init__(self, app: ASGIApp, *, answered: Answered, under_way: Count) -> None:
         self.app = app
-        self.operation = operation
+        self.answered = answered
         self.under_way = under_way
-        self.access_log = access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -154,16 +181,7 @@ class Observed:
             await send_json(observe, HTTPStatus.INTERNAL_SERVER_ERROR, {"detail": "Internal server error"})
         finally:
             self.under_way.now -= 1
-            self._record(scope, status, time.perf_counter() - started)
-
-    def _record(self, scope: Scope, status: int, seconds: float) -> None:
-        operation = scope.get("operation") or self.operation(scope)
-        if operation is None:  # labels are not a stranger's to make
-            metrics.observe(metrics.NO_OPERATION, metrics.OTHER, status, seconds)
-        else:
-            metrics.observe(operation, scope["method"], status, seconds)
-        if self.access_log is not None and self.access_log.has(scope["path"], status):
-            logs.answered(scope["method"], scope["path"], status, round(seconds * 1000, 2))
+            self.answered.add(scope, status, time.perf_counter() - started)
 
 
 class RetryableErrors:
@@ -176,7 +194,6 @@ class RetryableErrors:
         try:
             await self.app(scope, receive, send)
         except RetryableDatabaseError as error:
-            metrics.RETRYABLE.labels(error.reason).inc()
             log.warning(
                 "retryable database error",
                 reason=error.reason,
@@ -186,8 +203,14 @@ class RetryableErrors:
             await send_unavailable(send, type(error))
 
 
+def unavailable(error: type[RetryableDatabaseError]) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Return the headers and the content of the 503 that says when to come back, and count why."""
+    metrics.RETRYABLE.labels(error.reason).inc()
+    detail = {"reason": error.reason, "message": (error.__doc__ or "").split("\n")[0]}
+    headers, content = json_answer({"detail": detail})
+    return [*headers, (b"retry-after", str(error.delay + random.randint(0, JITTER)).encode())], content
+
+
 async def send_unavailable(send: Send, error: type[RetryableDatabaseError]) -> None:
     """Answer 503, with when to come back."""
-    detail = {"reason": error.reason, "message": (error.__doc__ or "").split("\n")[0]}
-    retry_after = str(error.delay + random.randint(0, JITTER)).encode()
-    await send_json(send, HTTPStatus.SERVICE_UNAVAILABLE, {"detail": detail}, [(b"retry-after", retry_after)])
+    await _send(send, HTTPStatus.SERVICE_UNAVAILABLE, *unavailable(error))

@@ -3,14 +3,13 @@
 They have none of their own: a head could be of any size, a connection that never ended its head or body was kept for ever,
 and so was an answer that nobody read. What is refused here has not reached the application, or is taken from it.
 
-And what has to wait at the door (:mod:`app.server.admission`) waits here, as the bytes that it came in: a thousand requests
-that were parsed, each with a task, are as much memory again for every cache between two looks at it.
+And what has to wait at the door (:mod:`app.server.admission`) waits here, as the bytes that it came in, and if it is not let
+in it is answered from them (:mod:`app.server.heads`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 from contextvars import Context
 from http import HTTPStatus
 from typing import Any
@@ -19,16 +18,15 @@ import orjson
 import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from app.server import patience
-from app.server.admission import Door, Kind, Waiting, kind_of
-from app.server.middleware import Count
+from app.errors import PoolExhausted
+from app.server import logs, patience
+from app.server.admission import Door, Kind, Waiting
+from app.server.draining import CLOSE
+from app.server.heads import HEAD_BYTES, Plain, asked, plain
+from app.server.middleware import CORRELATION_HEADER, Answered, Count, unavailable
 
 log = structlog.get_logger(__name__)
 
-REQUEST_LINE = re.compile(rb"([A-Z]+) (/[^ ?]*)[^ ]* HTTP/1\.1\r\n")
-AUTHORIZATION = b"\r\nauthorization:"
-
-HEAD_BYTES = 64 * 1024  # a request's line and headers; those of the Task SDK are 1 KiB, most of it the token
 HEAD_SECONDS = 10.0  # twice what a client of the Task SDK waits for its answer
 REQUEST_SECONDS = 20.0  # for a head and a small body, and one more for each
 BODY_BYTES_PER_SECOND = 256 * 1024  # of body: 64 MiB may take four and a half minutes
@@ -66,6 +64,7 @@ class Protocol(HttpToolsProtocol):
         application: Any = self.config.app
         self._door: Door = application.state.door
         self._under_way: Count = application.state.under_way
+        self._answered: Answered = application.state.answered
         self._waiting: Waiting | None = None  # while a request of this connection is at the door,
         self._held = b""  # which came in these bytes
         self._turn: patience.Turn | None = None  # what its scope will say of that
@@ -93,7 +92,7 @@ class Protocol(HttpToolsProtocol):
             self._held += data
             if len(self._held) > HEAD_BYTES:
                 self.flow.pause_reading()  # uvicorn goes on with it as the body is asked for
-        elif self._door.is_open or not self._is_between_requests or (found := _asked(data)) is None:
+        elif self._door.is_open or not self._is_between_requests or (found := asked(data)) is None:
             self._parse(data)
         else:
             self._wait(data, *found)
@@ -118,9 +117,29 @@ class Protocol(HttpToolsProtocol):
     def _has_turn(self, is_let_in: bool) -> None:
         """Go on with a request that waited: in a context of its own, since whoever makes room calls this."""
         assert self._waiting is not None
-        self._turn = patience.Turn(is_let_in, self._waiting.since)
-        Context().run(self._parse, self._has_left())
+        since, data = self._waiting.since, self._has_left()
+        if not is_let_in and (request := plain(data)) is not None:
+            return Context().run(self._answer_unavailable, request, since)
+        self._turn = patience.Turn(is_let_in, since)
+        Context().run(self._parse, data)
         self._turn = None
+
+    def _answer_unavailable(self, request: Plain, since: float) -> None:
+        """Answer what the application would, without a parser and a task: hundreds may be refused in a second."""
+        logs.begin_request(request.correlation_id, self.client)
+        headers, content = unavailable(PoolExhausted)
+        if request.correlation_id:
+            headers.append((CORRELATION_HEADER, request.correlation_id))
+        headers = [*self.server_state.default_headers, *headers]
+        lines = b"".join([b"%s: %s\r\n" % header for header in headers])
+        self.transport.write(b"%s%s\r\n%s" % (STATUS_LINE[HTTPStatus.SERVICE_UNAVAILABLE], lines, content))
+        self.server_state.total_requests += 1
+        if CLOSE in headers:
+            self.transport.close()
+        else:
+            self._keep_alive()
+        scope = {"type": "http", "method": request.method, "path": request.path}
+        self._answered.add(scope, HTTPStatus.SERVICE_UNAVAILABLE, self.loop.time() - since)
 
     def _parse(self, data: bytes) -> None:
         self._piece = len(data)
@@ -222,16 +241,3 @@ class Protocol(HttpToolsProtocol):
             cycle.disconnected = True  # the application hears that its client is gone
             cycle.message_event.set()
         self.transport.close()
-
-
-def _asked(data: bytes) -> tuple[Kind, bytes] | None:
-    """Return what a request is for and whom it speaks for, or None if it has to be parsed before that is known.
-
-    Below a proxy's path, or in pieces, it is: then it waits behind the parser.
-    """
-    if len(data) > HEAD_BYTES or (line := REQUEST_LINE.match(data)) is None or (end := data.find(b"\r\n\r\n")) < 0:
-        return None
-    if (kind := kind_of(line[1].decode(), line[2].decode("latin-1"))) is None:
-        return None
-    start = data[:end].lower().find(AUTHORIZATION)
-    return kind, data[start + len(AUTHORIZATION) : data.find(b"\r\n", start + 2)].strip() if start >= 0 else b""

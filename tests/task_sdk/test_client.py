@@ -7,16 +7,19 @@ import json
 import subprocess
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
+from app.server.heads import plain
+from tests.relay import Relay
 from tests.servers import Server, airflow_environment, clean_environment, token
 from tests.world import World
 
 pytestmark = pytest.mark.slow
 
 
-async def _drive(server: Server, world: World, airflow: str, home: Path) -> dict[str, Any]:
+async def _drive(base_url: str, world: World, airflow: str, home: Path) -> dict[str, Any]:
     await world.dag("sdk")
     await world.run("sdk")
     names = ("succeeds", "fails", "retries", "defers", "reschedules", "waits")
@@ -31,7 +34,7 @@ async def _drive(server: Server, world: World, airflow: str, home: Path) -> dict
         "connection", conn_id="conn", conn_type="http", host="h", is_encrypted=False, is_extra_encrypted=False
     )
     request = {
-        "base_url": f"{server.base_url}/",
+        "base_url": f"{base_url}/",
         "tasks": {name: {"id": str(ti), "token": token(ti)} for name, ti in tasks.items()},
     }
     done = await asyncio.to_thread(
@@ -52,7 +55,13 @@ async def _drive(server: Server, world: World, airflow: str, home: Path) -> dict
 async def test_every_operation(server: Server, world: World, revision: str, sdk: str, tmp_path: Path) -> None:
     if (revision, sdk) == ("3.2", "3.3.2"):
         pytest.skip("a Task SDK newer than the server's API date is refused by Airflow's own server too")
-    results = await _drive(server, world, sdk, tmp_path)
+    between = Relay("127.0.0.1", urlsplit(server.base_url).port or 0)
+    between.spoken = spoken = []
+    await between.listen()
+    try:
+        results = await _drive(f"http://127.0.0.1:{between.port}/execution", world, sdk, tmp_path)
+    finally:
+        await between.close()
 
     assert results["start"]["dag_run"]["dag_id"] == "sdk"
     assert results["start"]["should_retry"] is True
@@ -102,3 +111,7 @@ async def test_every_operation(server: Server, world: World, revision: str, sdk:
     }
     if sdk == "3.3.2":
         assert states["waits"] == "awaiting_input"
+
+    parsed = [each for each in spoken if plain(bytes(each)) is None]
+    assert len(spoken) > 40
+    assert all(each.startswith(b"HEAD ") or b"%" in each.split()[1].partition(b"?")[0] for each in parsed), parsed

@@ -35,9 +35,9 @@ def fails():
         raise PasswordError(password) from error
 
 log.debug("of interest to few")
-logs.begin_request(None, "192.0.2.7")
+logs.begin_request(None, ("192.0.2.7", 4))
 log.info("a request")
-logs.begin_request("theirs", "192.0.2.7")
+logs.begin_request(b"theirs", ("192.0.2.7", 4))
 try:
     fails()
 except ValueError as error:
@@ -89,7 +89,7 @@ ANSWERED = """
 import structlog
 from app.server import logs
 logs.configure({level!r}, {form!r})
-logs.begin_request("theirs", "192.0.2.7")
+logs.begin_request(b"theirs", ("192.0.2.7", 4))
 logs.answered("PUT", "/execution/x", 204, 1.25)
 structlog.get_logger("access").info("request", method="PUT", path="/execution/x", status=204, milliseconds=1.25)
 """

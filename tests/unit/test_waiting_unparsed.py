@@ -7,6 +7,7 @@ import gc
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import uvicorn
@@ -15,10 +16,10 @@ from starlette.middleware import Middleware
 from starlette.types import Receive, Scope, Send
 
 from app.commands.serve import uvicorn_options
-from app.server import admission, metrics, patience
+from app.server import admission, logs, metrics, middleware, patience
 from app.server.admission import IN_A_TURN, Admission, Door, Kind, Waiting
 from app.server.draining import DrainingServer, Readiness
-from app.server.middleware import CorrelationId, Count, Observed, send_json
+from app.server.middleware import AccessLog, Answered, CorrelationId, Count, Observed, send_json
 from app.server.protocol import HEAD_BYTES
 from app.settings import ServerSettings
 from tests.conditions import until
@@ -104,15 +105,16 @@ def named_alike(_: Scope) -> str:
 async def serving(*, keep_alive: int = 1) -> AsyncIterator[Ours]:
     room, under_way = Room(), Count()
     door = Door(room)
+    answered = Answered(operation=named_alike, access_log=AccessLog())
     listening = socket.create_server(("127.0.0.1", 0))
     application = Starlette(
         middleware=[
             Middleware(CorrelationId),
-            Middleware(Observed, operation=named_alike, under_way=under_way, access_log=None),
+            Middleware(Observed, answered=answered, under_way=under_way),
             Middleware(Admission, door=door),
         ]
     )
-    application.state.door, application.state.under_way = door, under_way
+    application.state.door, application.state.under_way, application.state.answered = door, under_way, answered
     options = {**uvicorn_options(ServerSettings()), "loop": "none", "timeout_keep_alive": keep_alive}
     config = uvicorn.Config(application, **options)
     server = DrainingServer(config, readiness=Readiness(), drain_seconds=0)
@@ -198,6 +200,55 @@ async def test_who_is_not_in_time_is_refused_and_counted_once_and_may_ask_again(
     ours.make_room()
     connection.writer.write(request("PATCH", RUN, body=b"{}"))
     assert (await connection.answer())[0] == 200
+
+
+async def test_what_is_refused_unparsed_hears_what_it_would_have_heard(ours: Ours, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "DOOR", 0.05)
+    monkeypatch.setattr(middleware, "JITTER", 0)
+    lines = list[tuple[Any, ...]]()
+    monkeypatch.setattr(logs, "answered", lambda *line: lines.append((*line[:3], logs._request.get())))
+    sent = request("PATCH", f"{RUN}?a=b", body=b"{}").replace(b"\r\n\r\n", b"\r\ncorrelation-id: theirs\r\n\r\n")
+    answers, counted = [], list[float]()
+    for pieces in ([sent], [sent[:20], sent[20:]]):
+        before = metrics.REQUESTS.labels("tested", "PATCH", 503)._value.get()
+        connection = await ours.connected()
+        for piece in pieces:
+            connection.writer.write(piece)
+            await connection.writer.drain()
+            await asyncio.sleep(0.02)
+        status, head, body = await connection.answer()
+        answers.append((status, sorted(line for line in head.splitlines() if not line.startswith("date: ")), body))
+        await until(lambda: ours.under_way.now == 0)
+        counted.append(metrics.REQUESTS.labels("tested", "PATCH", 503)._value.get() - before)
+        assert await asyncio.wait_for(connection.reader.read(), 10) == b"", "it is not kept for ever"
+    assert answers[0] == answers[1]
+    assert lines == [("PATCH", RUN, 503, ("theirs", "127.0.0.1"))] * 2
+    assert counted == [1, 1]
+    assert "correlation-id: theirs" in answers[0][1]
+
+
+@pytest.mark.parametrize("size", [HEAD_BYTES // 2, HEAD_BYTES + 10], ids=["a body", "more than is read while it waits"])
+async def test_what_was_refused_with_a_body_may_ask_again(ours: Ours, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr(patience, "DOOR", 0.1)
+    connection = await ours.connected()
+    for _ in range(2):
+        sent = request("PUT", RTIF, body=b"x" * size)
+        connection.writer.write(sent[:-size])
+        await ours.waiting(1)
+        connection.writer.write(sent[-size:])
+        assert (await connection.answer())[0] == 503
+
+
+async def test_who_is_refused_while_the_server_ends_is_told_to_go_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "DOOR", 0.2)
+    async with serving(keep_alive=60) as ours:
+        connection = await ours.connected()
+        connection.writer.write(request("PATCH", RUN, body=b"{}"))
+        await ours.waiting(1)
+        ours.server.finish()
+        status, head, _ = await connection.answer()
+        assert (status, head.count("connection: close")) == (503, 1)
+        assert await connection.reader.read() == b""
 
 
 async def test_what_comes_while_many_are_refused_has_its_turn_between(ours: Ours, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,17 +374,26 @@ async def test_too_many_for_our_memory(ours: Ours, monkeypatch: pytest.MonkeyPat
     assert (await first.answer())[0] == 200
 
 
-@pytest.mark.parametrize("room", [0, 1], ids=["while it waits", "when it was answered"])
-async def test_a_connection_that_ends_leaves_the_garbage_collector_nothing(ours: Ours, room: int) -> None:
+@pytest.mark.parametrize(
+    ("room", "seconds", "status"),
+    [(0, patience.DOOR, None), (2, patience.DOOR, 200), (0, 0.05, 503)],
+    ids=["while it waits", "when it was answered", "when it was refused"],
+)
+async def test_a_connection_that_ends_leaves_the_garbage_collector_nothing(
+    ours: Ours, monkeypatch: pytest.MonkeyPatch, room: int, seconds: float, status: int | None
+) -> None:
     """It looks seldom, and what a connection read into would be kept until then."""
-    ours.make_room(room)
+    monkeypatch.setattr(patience, "DOOR", seconds)
     with collected_by_hand():
         for _ in range(2):  # the first makes what is kept
             gc.collect()
+            ours.make_room(room)
             connection = await ours.connected()
             connection.writer.write(request("PUT", RTIF, body=b"{}"))
-            await (connection.answer() if room else ours.waiting(1))
+            if status is None:
+                await ours.waiting(1)
+            else:
+                assert (await connection.answer())[0] == status
             connection.writer.close()
             await until(lambda: not ours.server.server_state.connections)
-            ours.make_room(room)
         assert garbage() == []
