@@ -131,7 +131,8 @@ def _checked(parameters: dict[str, str], setting: str) -> URL:
         )
     for host in hosts:
         if not host.startswith("/") and not _is_host(host):
-            raise ConfigurationError(f"{setting} has a host that is no name, address or folder of a socket")
+            name = "hostaddr" if addresses else "host"
+            raise ConfigurationError(f"{setting} has a {name} that is no name, address or folder of a socket")
     if mode in ENCRYPTED:
         for name, file in DEFAULT_FILES.items():
             path = os.path.expanduser(f"~/.postgresql/{file}")

@@ -85,6 +85,7 @@ def test_variables_stand_behind_the_url(monkeypatch: pytest.MonkeyPatch) -> None
 
 @given(st.lists(st.tuples(st.sampled_from(sorted({*LIBPQ, *TAKEN, *DROPPED})), VALUES), max_size=4))
 @example([("hostaddr", "::1"), ("host", "a,b"), ("port", "1,2")])
+@example([("hostaddr", "\ufff9")])
 @settings(deadline=None)
 async def test_none_ends_in_a_traceback(parameters: list[tuple[str, str]]) -> None:
     """Whatever is asked for, what comes is a connection that is tried, or one sentence; not even a surrogate escapes."""
