@@ -252,6 +252,7 @@ class Door:
         self._looks_again = False
         self._expiry: asyncio.TimerHandle | None = None
         self._refused = Counter[str]()
+        self._not_let_in = {kind: metrics.NOT_LET_IN.labels(kind.label) for kind in Kind}
         behind.when_there_is_room = self._look_again
 
     @property
@@ -299,7 +300,7 @@ class Door:
         waiting.answered(False)
 
     def _count(self, kind: Kind) -> None:
-        metrics.NOT_LET_IN.labels(kind.label).inc()
+        self._not_let_in[kind].inc()
         if not self._refused:
             asyncio.get_running_loop().call_later(TOLD_AFTER, self._tell)
         self._refused[kind.label] += 1

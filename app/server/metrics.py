@@ -135,6 +135,9 @@ BUILD = Gauge("execution_api_build_info", "What serves", ["version", "metadata_r
 RESTARTS = Counter("execution_api_worker_restarts", "Worker processes that were replaced, by reason", ["reason"])
 
 
+retryable = lru_cache(RETRYABLE.labels)  # of a reason, of which there are a dozen
+
+
 @lru_cache(maxsize=10_000)
 def _children(handler: str, method: str, status: int) -> tuple[Counter, Histogram]:
     """Return the counter and the histogram of one kind of answer; their library looks them up at a higher price."""

@@ -205,7 +205,7 @@ class RetryableErrors:
 
 def unavailable(error: type[RetryableDatabaseError]) -> tuple[list[tuple[bytes, bytes]], bytes]:
     """Return the headers and the content of the 503 that says when to come back, and count why."""
-    metrics.RETRYABLE.labels(error.reason).inc()
+    metrics.retryable(error.reason).inc()
     detail = {"reason": error.reason, "message": (error.__doc__ or "").split("\n")[0]}
     headers, content = json_answer({"detail": detail})
     return [*headers, (b"retry-after", str(error.delay + random.randint(0, JITTER)).encode())], content
