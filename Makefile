@@ -14,7 +14,7 @@ help: ## list the targets
 serve: $(READY) ## serve on an embedded PostgreSQL (ARGS="--port 9092 --data folder")
 	$(BIN)/execution-api dev $(ARGS)
 
-test: $(READY) lint ## pass every test, with real Airflows (installed on first use); each on two releases, a canary at one share
+test: $(READY) lint ## pass every test, with real Airflows (installed on first use); each on two releases, the longest on one
 	$(BIN)/python -m pytest -m "slow or not slow" --two-releases $(ARGS)
 
 test-all: $(READY) lint ## pass every test on every release

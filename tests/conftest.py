@@ -1,9 +1,9 @@
 """Fixtures: a real PostgreSQL for the whole run, databases cloned from templates, real server processes.
 
-With ``--two-releases`` each test that runs on every metadata revision runs on two of them, and one marked ``drawn(n)`` on n
-of its cases; ``drawn(n, together=True)`` draws the same n for all tests of a file, which look at what one fixture made. They
-are drawn for each test anew with every change of ``app/``: a run does not grow with the releases, what one leaves out
-another one runs, and a test that was mended runs as it failed.
+With ``--two-releases`` each test that runs on every metadata revision runs on two of them, one marked ``releases(n)`` on n,
+and one marked ``drawn(n)`` on n of its cases; with ``together=True`` the same n are drawn for all tests of a file, which
+look at what one fixture made. They are drawn for each test anew with every change of ``app/``: a run does not grow with the
+releases, what one leaves out another one runs, and a test that was mended runs as it failed.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # ``make`` passes on what it was sent, and so it comes twice
         signal.raise_signal(signal.SIGINT)
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's script starts what runs beside it with it ignored
     signal.signal(signal.SIGTERM, interrupt)
 
 
@@ -74,12 +75,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _drawn(item: pytest.Item) -> tuple[str, str, int]:
     """Return of which test an item is a case, which (often a revision or a version of Airflow), and how many are run."""
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    release = params.get("revision") or params.get("version")
     if marker := item.get_closest_marker("drawn"):
         test, _, case = item.nodeid.partition("[")
-        return test.partition("::")[0] if marker.kwargs.get("together") else test, case, marker.args[0]
-    params = item.callspec.params if hasattr(item, "callspec") else {}
-    found = params.get("revision") or params.get("version")
-    return (item.nodeid.replace(found, ""), found, 2) if isinstance(found, str) else (item.nodeid, item.nodeid, 1)
+    elif isinstance(release, str):
+        test, case, marker = item.nodeid.replace(release, ""), release, item.get_closest_marker("releases")
+    else:
+        return item.nodeid, item.nodeid, 1
+    is_of_all = marker is not None and marker.kwargs.get("together")
+    return test.partition("::")[0] if is_of_all else test, case, marker.args[0] if marker else 2
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -19,7 +19,9 @@ INTERRUPTED = Path(__file__).with_name("interrupted.py")
 @pytest.mark.slow
 def test_a_run_that_is_interrupted_leaves_no_process(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTEST_DEBUG_TEMPROOT": str(reachable(tmp_path))}
-    command: list[str | Path] = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-k", "3.2", INTERRUPTED]
+    in_background = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]  # as a script starts what it does not wait for
+    pytest_command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-k", "3.2", INTERRUPTED]
+    command = [*in_background, *pytest_command]
     run = subprocess.run(command, env=environment, cwd=INTERRUPTED.parents[1], capture_output=True, text=True, check=False)
     assert run.returncode == pytest.ExitCode.INTERRUPTED, run.stdout
     assert list(tmp_path.rglob("postgresql.conf")), "it had started PostgreSQL"

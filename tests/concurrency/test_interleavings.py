@@ -43,7 +43,7 @@ from tests.rows import rows
 from tests.servers import FERNET_KEY, SECRET
 from tests.world import World
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.releases(1)]
 
 START = {"state": "running", "hostname": "worker", "unixname": "u", "pid": 42, "start_date": "2026-01-01T00:00:00Z"}
 END = {"end_date": "2026-01-01T00:05:00Z"}

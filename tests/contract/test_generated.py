@@ -29,7 +29,7 @@ from tests.rows import rows
 from tests.servers import Server, token
 from tests.world import EPOCH, World
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.releases(1, together=True)]
 
 ENOUGH = int(os.environ.get("SEQUENCES_STEPS") or 1000)  # compared on each revision, without those that differ on purpose
 STEPS = 30

@@ -13,7 +13,7 @@ import pytest
 from tests.servers import Server, clean_environment, pinned_environment, token
 from tests.world import World
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.releases(1)]
 
 FOLDER = Path(__file__).parent / "schemathesis"
 EXAMPLES = 20  # test cases an operation and phase, at most

@@ -20,7 +20,7 @@ from tests.end_to_end.installation import Airflow
 from tests.servers import AIRFLOW, Server, our_server
 from tests.world import World
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.releases(1)]
 
 DAGS = """
 from datetime import UTC, datetime

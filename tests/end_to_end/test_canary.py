@@ -62,7 +62,7 @@ async def both(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFact
 
 
 @CELLS
-@pytest.mark.drawn(2)
+@pytest.mark.drawn(1)
 async def test_ours_is_killed_and_stopped_meanwhile(both: Both, file: str, share: int, tmp_path: Path) -> None:
     run_id = f"manual__{file}_{share}"
     await both.world.run("sdk", run_id, logical_date=None)

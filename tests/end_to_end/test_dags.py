@@ -28,7 +28,7 @@ from tests.end_to_end.everything import DIFFERS, SERVER_SETTINGS, TRIGGERED, run
 from tests.end_to_end.installation import Airflow
 from tests.servers import AIRFLOW, FERNET_KEY, Server, airflow_server, our_server
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.drawn(3, together=True)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.drawn(2, together=True)]
 
 TARGETS = [*((version, "ours") for version in AIRFLOW.values()), (AIRFLOW["3.2"], "airflow")]
 if records.RECORDING:

@@ -21,7 +21,7 @@ from tests.end_to_end import records
 from tests.end_to_end.installation import Airflow
 from tests.servers import AIRFLOW, airflow_environment, airflow_server, our_server
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.releases(1)]
 
 # Those that need nothing but Airflow, are not scheduled by time, and wait neither for a person nor for a time, which
 # may have come before a busy machine asks; by file.

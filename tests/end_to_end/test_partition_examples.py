@@ -19,7 +19,7 @@ from tests.end_to_end import records
 from tests.end_to_end.installation import Airflow
 from tests.servers import AIRFLOW, airflow_environment, airflow_server, our_server
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.releases(1)]
 
 HOUR, MONDAY = "2025-06-02T04", "2025-06-02T00:00:00"
 # The producers with the partitions that they are triggered for; those since 3.3 that have none find theirs as they run.
