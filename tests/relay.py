@@ -21,6 +21,7 @@ class _Link:
         self.writers = (client, server)
         self.is_silent = False
         self.was_answered = True
+        self.spoken = bytearray()  # by the client since then
         self.audible = asyncio.Event()  # for what waits here for ever unless the link is cut
         self.forwarding: list[asyncio.Task[None]] = []
 
@@ -129,8 +130,9 @@ class Relay:
                 self.trips += asks and link.was_answered
                 if asks and self.spoken is not None:
                     if link.was_answered:
-                        self.spoken.append(bytearray())
-                    self.spoken[-1] += chunk
+                        link.spoken = bytearray()
+                        self.spoken.append(link.spoken)
+                    link.spoken += chunk
                 link.was_answered = not asks
                 if self.latency:
                     await asyncio.sleep(self.latency)
