@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 import orjson
-from fastapi import APIRouter, FastAPI, Response
+from fastapi import FastAPI, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
@@ -197,10 +197,8 @@ def _built(service: Service, version: str, bodies: Bodies) -> Dispatcher:
         if has_documents:
             pages.add_pages(app)
         for prefix, tag, operations in routers:
-            router = APIRouter()
             for operation in operations:
-                _add(router, operation, models)
-            app.include_router(router, prefix=prefix, tags=[tag])
+                _add(app, prefix + operation.path, tag, operation, models)
 
     app = VersionedApp(
         make_routes,
@@ -271,11 +269,15 @@ def _as_of(
             yield Operation(path, endpoint, options)
 
 
-def _add(router: APIRouter, operation: Operation, models: OlderModels) -> None:
-    """Add FastAPI's route for an operation."""
+def _add(app: FastAPI, path: str, tag: str, operation: Operation, models: OlderModels) -> None:
+    """Add FastAPI's route for an operation: to the application, which makes it now.
+
+    Routes of a router that is included are made again by the first request that comes there, in the event loop.
+    """
     documented = models.annotation(operation.options["response_model"])
-    router.add_api_route(operation.path, operation.endpoint, **{**operation.options, "response_model": documented})
-    route = router.routes[-1]
+    options = {**operation.options, "tags": [tag], "response_model": documented}
+    app.router.add_api_route(path, operation.endpoint, **options)
+    route = app.routes[-1]
     assert isinstance(route, APIRoute)
     for required in _token_requirements(route.dependant):
         route.openapi_extra = {**(route.openapi_extra or {}), "security": [{documents.SCHEME: list(required)}]}
