@@ -1,7 +1,7 @@
 """What the bytes of a request say before a parser has seen them: enough to let it wait, or to refuse it.
 
 A thousand requests that were parsed, each with a task, are as much memory again for every cache between two looks at it; and
-of what a refusal costs, the parser and the task are the most.
+the parser and the task would be a third of what a refusal costs.
 """
 
 from __future__ import annotations
